@@ -318,7 +318,7 @@ def grid_of(
         if side > 1 and shape[1] in (side*side, side*side + 1): return side, side
     return None
 
-# %% ../nbs/00_core.ipynb #34dfa9b0
+# %% ../nbs/00_core.ipynb #fffd5dc7
 def _positions(t):
     "How many grid positions of the gradient tensor `t` are not zero."
     if t is None: return 0
@@ -326,15 +326,16 @@ def _positions(t):
     return int((t[0].abs().sum(dim if dim < 0 else 0) > 0).sum())
 
 def _is_pool(m): return 'Pool' in type(m).__name__
+def _area(t): return int(np.prod(grid_of(t.shape) or 0))
 
 def _record_outputs(model, x):
-    "Run `x`; the modules in order of completion with their outputs, poolings (and containers that end in one) left out."
+    "Run `x`; modules in order of completion with their output and input's area, without poolings and what ends in one."
     seen, pooled, handles = [], [], []
-    def hook(m, _, out):
+    def hook(m, inp, out):
         if not isinstance(out, Tensor): return
         if _is_pool(m): pooled.append(out)
         if any(out is o for o in pooled): return
-        seen.append((m, out))
+        seen.append((m, out, _area(inp[0]) if inp and isinstance(inp[0], Tensor) else 0))
     for m in model.modules():
         if m is not model: handles.append(m.register_forward_hook(hook))
     try: out = logits_of(model(*x))
@@ -355,7 +356,7 @@ def _example(learn_or_model, x):
     xs = _move(tuple(t.as_subclass(Tensor)[:1].detach() for t in xs), _model_device(get_model(learn_or_model)))
     return tuple(t.clone().requires_grad_() if t.is_floating_point() else t for t in xs)
 
-# %% ../nbs/00_core.ipynb #e23c98a8
+# %% ../nbs/00_core.ipynb #bc918948
 def find_layer(
     learn_or_model, # a Learner (its own data is run) or an nn.Module
     kind:str='cam', # what for; only 'cam' so far: the last layer with spatial extent
@@ -364,7 +365,7 @@ def find_layer(
 ) -> nn.Module:
     """The last layer with a spatial extent above 1×1 that reaches the answer from more than one position, before pooling.
 
-    For dense outputs (segmentation) the last of the narrowest layers. Where the output is the same tensor as that of an
+    For dense outputs (segmentation) the last module that narrows to the narrowest grid: the end of the encoder. Where the output is the same tensor as that of an
     inner module, the outer one is returned. Raises `ModelError` if no layer has a spatial extent."""
     if kind != 'cam': raise TaskError(f"find_layer knows the kind 'cam', got {kind!r}.")
     model = get_model(learn_or_model)
@@ -377,13 +378,14 @@ def find_layer(
 def _last_spatial(model, seen, out):
     "Choose among the modules `seen`: see `find_layer`."
     dense = out.ndim == 4 and min(out.shape[2:]) > 1
-    found = [(m, o) for m, o in seen if (g := grid_of(o.shape)) is not None and g[0]*g[1] > 1 and o.requires_grad]
-    if found:
-        score = out.float().sum() if dense else out.float().flatten(1).max(1).values.sum()
-        grads = torch.autograd.grad(score, [o for _, o in found], allow_unused=True)
-        found = [f for f, g in zip(found, grads) if _positions(g) > 1] or found
+    found = [o for o in seen if _area(o[1]) > 1 and o[1].requires_grad]
     if not found: raise ModelError(f"No layer of {type(model).__name__} has a spatial extent above 1×1 for this input. "
                                    "Pass a larger input as x, or name the layer yourself.")
-    area = lambda o: int(np.prod(grid_of(o.shape)))
-    if dense: found = [f for f in found if area(f[1]) == min(area(o) for _, o in found)]
+    score = out.float().sum() if dense else out.float().flatten(1).max(1).values.sum()
+    grads = torch.autograd.grad(score, [o for _, o, _ in found], allow_unused=True)
+    found = [f for f, g in zip(found, grads) if _positions(g) > 1] or found
+    if dense:
+        narrow = min(_area(o) for _, o, _ in found)
+        found = [f for f in found if _area(f[1]) == narrow]
+        found = [f for f in found if f[2] > narrow] or found
     return found[-1][0]
