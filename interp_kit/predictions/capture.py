@@ -260,7 +260,7 @@ def _mean_positions(x, n):
     if x.ndim != 2 or len(x) != n: raise ModelError(f"The layer's input has the shape {tuple(x.shape)} for {n} rows: it holds no features a row.")
     return x.clone()
 
-# %% ../../nbs/predictions/11_capture.ipynb #15f23248
+# %% ../../nbs/predictions/11_capture.ipynb #9bdb893a
 def _to_cpu(o):
     "Detached plain tensors on the CPU, half precision as float32; lists become tuples."
     if isinstance(o, (tuple, list)): return tuple(_to_cpu(x) for x in o)
@@ -272,14 +272,15 @@ def _watch(rows, loss, observers):
     from fastai.callback.core import Callback
     class Watch(Callback):
         order = 1000 # after whoever changes predictions
-        def before_validate(self): self.done, self.outs, self.targs, self.losses, self.kind = 0, [], [], [], None
+        def before_validate(self): self.done, self.outs, self.targs, self.losses, self.kind, self.fresh = 0, [], [], [], None, False
         def after_pred(self):
             self.learn.pred = logits_of(self.pred)
             if not len(self.yb): raise DataError("The loader has no targets, and every question needs the right answers. "
                                                  "Make it with learn.dls.test_dl(items, with_labels=True).")
+        def after_loss(self): self.fresh = True
         def after_batch(self):
-            if not hasattr(self, 'pred') or not isinstance(self.loss, Tensor) or self.loss.ndim != 1: return
-            n = len(self.loss)
+            if not self.fresh: return # another callback cancelled this batch
+            self.fresh, n = False, len(self.loss)
             at = np.arange(self.done, self.done + n) if rows is None else rows[self.done:self.done + n]
             out, y = _to_cpu(self.pred), _to_cpu(self.yb)
             if n_rows(out) != n or len(at) != n:
