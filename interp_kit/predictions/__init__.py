@@ -12,3 +12,6 @@ from .scores import *
 from .metrics import *
 from .calibration import *
 from .compare import *
+
+# %% ../../nbs/predictions/16_room.ipynb #df354e08
+__all__ = sorted(n for n, o in list(globals().items()) if getattr(o, '__module__', '').startswith('interp_kit.predictions.') and not n.startswith('_'))
