@@ -76,10 +76,11 @@ def draw_sample(
     values = np.asarray(sample, dtype=object).reshape(-1)
     return draw_sample({f'input {i}': v for i, v in enumerate(values[:15])} | ({'…': f'{len(values)} in all'} if len(values) > 15 else {}), ax, title=title, frame=frame)
 
-# %% ../../nbs/interpret/30_base.ipynb #603d53b6
+# %% ../../nbs/interpret/30_base.ipynb #ba6ee833
 class Interpretation:
     "Predictions with the loader and the learner they came from; make one with `from_learner`."
     task = None # the only task a subclass takes; None takes any
+    _legend = '' # what the captions of panels say, above a grid
     def __init__(self,
         dl, # the loader that the predictions came from; None if there is none
         inputs=None, # (N, …) inputs as the model sees them, or a tuple; None fetches them from `dl` when shown
@@ -170,7 +171,7 @@ class Interpretation:
         return list(at if self.predictions.items is None else self.predictions.items[rows])
 
     def _caption(self, i):
-        "(title, frame colour) of row `i`: prediction / actual / loss / probability of the actual class."
+        "(title, frame colour) of row `i`."
         return f'loss {float(self.losses[i]):.3g}', NEUTRAL
 
     def _draw(self, rows, figsize, ncols, panel=(3., 3.2)):
@@ -181,6 +182,7 @@ class Interpretation:
         for ax, s, i in zip(axs, samples, rows):
             title, frame = self._caption(int(i))
             draw_sample(s, ax, title=title, frame=frame)
+        if self._legend: axs[0].figure.suptitle(self._legend, fontsize=10)
         return axs
 
     def plot_top_losses(self,
