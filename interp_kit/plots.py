@@ -13,8 +13,8 @@ import numpy as np
 from torch import Tensor
 from .core import DataError
 
-# %% ../nbs/01_plots.ipynb #8ac64549
-PALETTE = ('#0072B2', '#D55E00', '#009E73', '#E69F00', '#CC79A7', '#56B4E9', '#F0E442', '#000000')
+# %% ../nbs/01_plots.ipynb #b9723f9d
+PALETTE = ('#0072B2', '#D55E00', '#009E73', '#E69F00', '#CC79A7', '#56B4E9', '#000000') # without its yellow, too pale on white
 RIGHT, WRONG, NEUTRAL = PALETTE[0], PALETTE[1], '#8a8a8a'
 
 def color_for(
@@ -153,14 +153,14 @@ def overlay(
     ax.imshow(heat, cmap=cmap, alpha=alpha, extent=(-.5, w-.5, h-.5, -.5), interpolation='bilinear')
     return ax
 
-# %% ../nbs/01_plots.ipynb #4d4050d1
+# %% ../nbs/01_plots.ipynb #66a3d436
 def text_panel(
     text:str, # what to write; line breaks are kept
     ax=None, # Axes
     *,
     title:str='', # above
-    width:int=44, # characters a line
-    lines:int=14, # lines at most
+    width:int=50, # characters a line
+    lines:int=11, # lines at most
     frame:str=NEUTRAL, # colour of the frame
     mono:bool=False, # a fixed-width font, for tables
     figsize=None, # inches
@@ -169,7 +169,7 @@ def text_panel(
     ax = new_axes(ax, figsize); bare(ax, frame)
     rows = [r for line in str(text).split('\n') for r in (textwrap.wrap(line, width) or [''])]
     if len(rows) > lines: rows = rows[:lines-1] + [rows[lines-1][:width-2] + ' …']
-    ax.text(.03, .97, '\n'.join(rows).replace('$', r'\$'), va='top', ha='left', fontsize=8, transform=ax.transAxes, family=['DejaVu Sans Mono', *font_family()] if mono else font_family())
+    ax.text(.03, .97, '\n'.join(rows).replace('$', r'\$'), va='top', ha='left', fontsize=8 if mono else 9, transform=ax.transAxes, family=['DejaVu Sans Mono', *font_family()] if mono else font_family())
     ax.set_title(title, fontsize=9, family=font_family())
     return ax
 

@@ -20,7 +20,7 @@ from ..predictions.store import Predictions
 # %% ../../nbs/interpret/32_analyzer.ipynb #1ff6de66
 if TYPE_CHECKING: from pandas import DataFrame
 
-# %% ../../nbs/interpret/32_analyzer.ipynb #68ef4ee7
+# %% ../../nbs/interpret/32_analyzer.ipynb #370f25b5
 def _plain_fields(o):
     return plain({f.name: v.to_dict() if hasattr(v := getattr(o, f.name), 'edges') else v.reset_index().to_dict('records') if hasattr(v, 'iloc') else v for f in fields(o)})
 
@@ -48,7 +48,7 @@ class PredictionDistribution:
         axs = new_grid(2, ncols=2, figsize=figsize); t = _some(self.table, 'actual', most); x = np.arange(len(t))
         axs[0].bar(x - .2, t.actual, .4, color=NEUTRAL, label='actual'); axs[0].bar(x + .2, t.predicted, .4, color=RIGHT, label='predicted')
         name_ticks(axs[0], list(t.index), max_n=most)
-        axs[0].set(ylabel='rows', title='classes' if len(t) == len(self.table) else f'the {most} largest of {len(self.table):,} classes'); axs[0].legend(frameon=False, fontsize=8)
+        axs[0].set(xlabel='class', ylabel='rows', title='classes' if len(t) == len(self.table) else f'the {most} largest of {len(self.table):,} classes'); axs[0].legend(frameon=False, fontsize=8)
         axs[1].hist(self.entropy, bins=40, range=(0, max(np.log(self.n_classes), 1e-9)), color=RIGHT)
         axs[1].set(xlabel=f'entropy of a prediction (nats; {np.log(self.n_classes):.2f} is a guess)', ylabel='rows', title='uncertainty')
         return axs
@@ -103,7 +103,7 @@ class ErrorAnalysis:
         ax.bar(range(len(t)), t.error_rate, color=WRONG, yerr=np.clip([t.error_rate - low, high - t.error_rate], 0, 1), ecolor=NEUTRAL, capsize=2)
         ax.axhline(self.error_rate, color=NEUTRAL, ls='--', lw=1, label=f'all rows: {self.error_rate:.1%}')
         name_ticks(ax, list(t.index), max_n=most)
-        ax.set(ylabel='error rate', title=f'{self.n_errors:,} errors' + ('' if len(t) == len(self.by_class) else f', the {len(t)} classes with most')); ax.legend(frameon=False, fontsize=8)
+        ax.set(xlabel='actual class', ylabel='error rate', title=f'{self.n_errors:,} errors' + ('' if len(t) == len(self.by_class) else f', the {len(t)} classes with most')); ax.legend(frameon=False, fontsize=8)
         return ax
 
 # %% ../../nbs/interpret/32_analyzer.ipynb #8386a396

@@ -76,11 +76,11 @@ def draw_sample(
     values = np.asarray(sample, dtype=object).reshape(-1)
     return draw_sample({f'input {i}': v for i, v in enumerate(values[:15])} | ({'…': f'{len(values)} in all'} if len(values) > 15 else {}), ax, title=title, frame=frame)
 
-# %% ../../nbs/interpret/30_base.ipynb #ba6ee833
+# %% ../../nbs/interpret/30_base.ipynb #4af18e38
 class Interpretation:
     "Predictions with the loader and the learner they came from; make one with `from_learner`."
     task = None # the only task a subclass takes; None takes any
-    _legend = '' # what the captions of panels say, above a grid
+    _legend = 'prediction / actual · loss' # what the captions of panels say, above a grid
     def __init__(self,
         dl, # the loader that the predictions came from; None if there is none
         inputs=None, # (N, …) inputs as the model sees them, or a tuple; None fetches them from `dl` when shown
@@ -172,13 +172,15 @@ class Interpretation:
 
     def _caption(self, i):
         "(title, frame colour) of row `i`."
-        return f'loss {float(self.losses[i]):.3g}', NEUTRAL
+        loss = f'loss {float(self.losses[i]):.3g}'
+        if isinstance(self.targs, tuple) or isinstance(self.decoded, tuple) or self.targs[i].numel() != 1 or self.decoded[i].numel() != 1: return loss, NEUTRAL
+        return f'{_number(self.decoded[i].item())} / {_number(self.targs[i].item())}\n{loss}', NEUTRAL
 
-    def _draw(self, rows, figsize, ncols, panel=(3., 3.2)):
+    def _draw(self, rows, figsize, ncols):
         xs, ys = self._batch(rows)
         samples = decoded_samples(self.dl, xs, ys)
-        wide = any(isinstance(s, (str, dict)) or getattr(s, 'ndim', 3) == 1 for s in samples)
-        axs = new_grid(len(rows), ncols=ncols, figsize=_fit(len(rows), ncols, figsize, (4.2, 2.9) if wide else (2.9, 3.1)))
+        panel = (4., 2.4) if isinstance(samples[0], str) else (3.1, 2.9) if isinstance(samples[0], dict) or getattr(samples[0], 'ndim', 3) == 1 else (2.9, 3.1)
+        axs = new_grid(len(rows), ncols=ncols, figsize=_fit(len(rows), ncols, figsize, panel))
         for ax, s, i in zip(axs, samples, rows):
             title, frame = self._caption(int(i))
             draw_sample(s, ax, title=title, frame=frame)

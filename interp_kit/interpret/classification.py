@@ -37,7 +37,7 @@ def fold_classes(
     np.add.at(folded, (group[:, None], group[None]), cm)
     return folded, [names[i] for i in keep] + [f'{C - top} others']
 
-# %% ../../nbs/interpret/31_classification.ipynb #db8f31c4
+# %% ../../nbs/interpret/31_classification.ipynb #d98c42fa
 def _plot_curves(curves, ax, figsize, most, worst_first, **kw):
     "Draw up to `most` curves, the least area first; the others grey."
     ax = new_axes(ax, figsize)
@@ -45,14 +45,14 @@ def _plot_curves(curves, ax, figsize, most, worst_first, **kw):
     ordered = sorted(curves.values(), key=lambda c: c.area)
     for c in ordered[most:][:200]: ax.plot(c.x, c.y, color=NEUTRAL, lw=.6, alpha=.35)
     for i, c in enumerate(ordered[:most]):
-        ax.plot(c.x, c.y, color=color_for(i), lw=1.8, ls=('-', '--')[i//8 % 2], label=f'{elide(c.name, 18)} {c.area:.3f}')
+        ax.plot(c.x, c.y, color=color_for(i), lw=1.8, label=f'{elide(c.name, 18)} {c.area:.3f}')
     ax.set(xlim=(-.01, 1.01), ylim=(-.01, 1.02), **kw)
     said = f'{kw["title"]}: least area of {len(ordered)}' if len(ordered) > most else kw['title']
     ax.set_title(said, fontsize=10)
     ax.legend(fontsize=8, frameon=False, loc=worst_first, prop=dict(family=font_family(), size=8))
     return ax
 
-# %% ../../nbs/interpret/31_classification.ipynb #23d8112c
+# %% ../../nbs/interpret/31_classification.ipynb #870ded04
 class ClassificationInterpretation(Interpretation):
     "What a classifier gets wrong; make one with `ClassificationInterpretation.from_learner(learn)`. No method runs the model again."
     task = 'classification'
@@ -120,7 +120,7 @@ class ClassificationInterpretation(Interpretation):
     def plot_roc(self,
         ax=None, # Axes
         *,
-        most:int=8, # curves in colour, least area first; the others are grey
+        most:int=7, # curves in colour, least area first; the others are grey
         figsize=(5, 4.6), # inches
     ): # Axes
         "ROC curve of each class against the rest."
@@ -131,7 +131,7 @@ class ClassificationInterpretation(Interpretation):
     def plot_pr(self,
         ax=None, # Axes
         *,
-        most:int=8, # curves in colour, least area first; the others are grey
+        most:int=7, # curves in colour, least area first; the others are grey
         figsize=(5, 4.6), # inches
     ): # Axes
         "Precision–recall curve of each class against the rest."
