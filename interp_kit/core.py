@@ -25,10 +25,10 @@ class TaskError(InterpKitError, TypeError):
 class ModelError(InterpKitError, RuntimeError):
     "The model or its loss cannot be run as asked."
 
-# %% ../nbs/00_core.ipynb #9301c43d
+# %% ../nbs/00_core.ipynb #63e69a3f
 def map_nested(
-    f, # applied to each leaf
-    o, # a value, or tuples, lists and dicts of values
+    f:'Callable', # applied to each leaf
+    o:object, # a value, or tuples, lists and dicts of values
 ):
     "Apply `f` to each leaf of `o`, keeping tuples, lists and dicts."
     if isinstance(o, (tuple, list)): return type(o)(map_nested(f, x) for x in o)
@@ -114,9 +114,9 @@ def _keep_learner(learn):
         for r in keeps: r()
     return restore
 
-# %% ../nbs/00_core.ipynb #40c679b3
+# %% ../nbs/00_core.ipynb #61c96fa1
 def get_model(
-    learn_or_model, # a Learner or an nn.Module
+    learn_or_model:'Learner|nn.Module', # a Learner or an nn.Module
 ) -> nn.Module:
     "The module of a Learner, or the module itself; raises `TaskError` for anything else."
     if isinstance(learn_or_model, nn.Module): return learn_or_model
@@ -127,7 +127,7 @@ def get_model(
 
 @contextmanager
 def untouched(
-    learn_or_model, # a Learner or an nn.Module
+    learn_or_model:'Learner|nn.Module', # a Learner or an nn.Module
 ):
     """Run the block, then leave the model as it was, also after an exception or an interrupt.
 
@@ -140,15 +140,15 @@ def untouched(
         finally:
             for restore in keeps: restore()
 
-# %% ../nbs/00_core.ipynb #8f4a6b83
+# %% ../nbs/00_core.ipynb #e68226b9
 def loss_name(
-    loss_func, # a loss module, a function, a partial or a fastai loss
+    loss_func:'Callable', # a loss module, a function, a partial or a fastai loss
 ) -> str: # e.g. 'CrossEntropyLoss'
     "The name of the innermost loss in `loss_func`."
     while hasattr(loss_func, 'func'): loss_func = loss_func.func
     return getattr(loss_func, '__name__', type(loss_func).__name__)
 
-# %% ../nbs/00_core.ipynb #9718c91d
+# %% ../nbs/00_core.ipynb #4972ede4
 def _binary_valued(t): return bool(((t == 0) | (t == 1)).all())
 
 def _task_by_shape(out, targ):
@@ -162,9 +162,9 @@ def _task_by_shape(out, targ):
     return 'regression'
 
 def infer_task(
-    output, # raw output of the model for a batch: (B, C, …) Tensor, or a tuple of them
-    targets, # the batch's targets, a Tensor or a tuple of them
-    loss_func=None, # the loss, whose name decides first
+    output:'Tensor|tuple', # raw output of the model for a batch: (B, C, …) Tensor, or a tuple of them
+    targets:'Tensor|tuple', # the batch's targets, a Tensor or a tuple of them
+    loss_func:'Callable|None'=None, # the loss, whose name decides first
 ) -> str: # 'classification', 'multilabel', 'segmentation', 'regression' or 'multi_output'
     "Guess the task of a batch from the loss, then from shapes and dtypes of `output` and `targets`."
     if isinstance(output, (tuple, list)) or isinstance(targets, (tuple, list)): return 'multi_output'
@@ -214,7 +214,7 @@ def clone_loader(
         kw.update(batch_size=None, sampler=dl.sampler) if dl.batch_sampler is None else kw.update(batch_sampler=dl.batch_sampler)
     return torch.utils.data.DataLoader(**{**kw, **changes})
 
-# %% ../nbs/00_core.ipynb #1e6d9d70
+# %% ../nbs/00_core.ipynb #845fbb83
 class ProbabilityLoss(nn.Module):
     "Negative log-likelihood for a model whose outputs are probabilities already; `reduction` as in torch."
     def __init__(self,
@@ -236,7 +236,7 @@ def are_probabilities(
 
 def standard_loss(
     task:str, # as `infer_task` names them
-    output=None, # raw outputs of a batch, to see whether they are probabilities
+    output:'Tensor|tuple|None'=None, # raw outputs of a batch, to see whether they are probabilities
 ) -> nn.Module:
     "The usual loss of a task; raises `TaskError` where there is none."
     if task in ('classification', 'segmentation') and output is not None:
@@ -247,9 +247,9 @@ def standard_loss(
     if task not in losses: raise TaskError(f"There is no standard loss for the task {task!r}. Pass loss_func, or one of the tasks {list(losses)}.")
     return losses[task]()
 
-# %% ../nbs/00_core.ipynb #44f86d3b
+# %% ../nbs/00_core.ipynb #3be3e9e6
 def logits_of(
-    output, # what the model returned
+    output:'Tensor|tuple', # what the model returned
 ):
     "The tensor (or tuple) to score in `output`: the entry `logits` or `out` of a dict, a one-element tuple's element, else itself."
     if isinstance(output, dict) or hasattr(output, 'logits'):
@@ -281,12 +281,12 @@ def _pick_loss(model, batch, task):
     warnings.warn(f"No loss_func given: the targets look like {task}, so losses are those of {loss_name(loss)}.", stacklevel=3)
     return loss
 
-# %% ../nbs/00_core.ipynb #394f6b6f
+# %% ../nbs/00_core.ipynb #d0a4a211
 def as_learner(
     model:nn.Module, # the trained model
-    dl, # a PyTorch or fastai DataLoader (or any sized iterable of batches), each batch `(inputs…, targets)` or a dict
-    loss_func=None, # the loss it was trained with; None picks the task's standard one and warns which
-    vocab=None, # names of the classes, in the order of the outputs
+    dl:'DataLoader', # a PyTorch or fastai DataLoader (or any sized iterable of batches), each batch `(inputs…, targets)` or a dict
+    loss_func:'Callable|None'=None, # the loss it was trained with; None picks the task's standard one and warns which
+    vocab:list|None=None, # names of the classes, in the order of the outputs
     task:str|None=None, # 'classification', 'multilabel', 'segmentation' or 'regression'; None infers it
 ): # a fastai Learner whose `dls[0]` and `dls[1]` are both `dl`
     """A fastai Learner around a plain `model` and `dl`; the model is neither copied nor changed.
@@ -310,9 +310,9 @@ def as_learner(
     if next(iter(model.parameters()), None) is None: learn._set_device = lambda b: b
     return learn
 
-# %% ../nbs/00_core.ipynb #2962db37
+# %% ../nbs/00_core.ipynb #617fce32
 def grid_of(
-    shape, # shape of an activation, batch first
+    shape:tuple, # shape of an activation, batch first
 ) -> tuple|None: # (height, width) in positions, or None if there is no grid
     "The spatial grid of an activation: (B, C, H, W), or (B, T, D) tokens where T or T − 1 is a square."
     if len(shape) == 4: return tuple(shape[2:]) if shape[2] == shape[3] or shape[1] != shape[2] else tuple(shape[1:3])
@@ -359,12 +359,12 @@ def _example(learn_or_model, x):
     xs = _move(tuple(t.as_subclass(Tensor)[:1].detach() for t in xs), _model_device(get_model(learn_or_model)))
     return tuple(t.clone().requires_grad_() if t.is_floating_point() else t for t in xs)
 
-# %% ../nbs/00_core.ipynb #bc918948
+# %% ../nbs/00_core.ipynb #e6dbe35a
 def find_layer(
-    learn_or_model, # a Learner (its own data is run) or an nn.Module
+    learn_or_model:'Learner|nn.Module', # a Learner (its own data is run) or an nn.Module
     kind:str='cam', # what for; only 'cam' so far: the last layer with spatial extent
     *,
-    x=None, # (1, …) input or tuple of inputs to run; None takes the Learner's data, or noise of 224×224 for a module
+    x:'Tensor|tuple|None'=None, # (1, …) input or tuple of inputs to run; None takes the Learner's data, or noise of 224×224 for a module
 ) -> nn.Module:
     """The last layer with a spatial extent above 1×1 that reaches the answer from more than one position, before pooling.
 

@@ -10,11 +10,11 @@ import dataclasses, hashlib, html, json, math
 from dataclasses import dataclass, field
 from .core import DataError
 
-# %% ../nbs/02_findings.ipynb #ebfb79b2
+# %% ../nbs/02_findings.ipynb #35339839
 SEVERITIES = ('critical', 'high', 'medium', 'low', 'info')
 
 def plain(
-    o, # numbers, arrays, tensors, tuples, dicts of them
+    o:object, # numbers, arrays, tensors, tuples, dicts of them
 ):
     "`o` as JSON knows it: NumPy and torch values become Python's, NaN and infinities become None."
     if hasattr(o, 'tolist'): o = o.tolist()
@@ -68,7 +68,7 @@ class Finding:
         parts = [f'<b>[{e(self.severity)}] {e(self.title)}</b>', f'<small>{facts}</small>', e(self.interpretation), f'<i>{e(self.action)}</i>']
         return '<p>' + '<br>'.join(p for p in parts if p) + '</p>'
 
-# %% ../nbs/02_findings.ipynb #4d0dc11c
+# %% ../nbs/02_findings.ipynb #204b66bb
 class Findings(list):
     "A list of findings that a notebook shows as prose."
     def _repr_html_(self):
@@ -79,7 +79,7 @@ class Findings(list):
         return [f.to_dict() for f in self]
 
 def rank_findings(
-    findings, # any iterable of Finding
+    findings:'Iterable[Finding]', # any iterable of Finding
 ) -> Findings:
     "Worst first: by severity, then confidence, then title, so that the order never depends on the input's."
     return Findings(sorted(findings, key=lambda f: (SEVERITIES.index(f.severity), -f.confidence, f.title)))

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 from .core import DataError
 
-# %% ../nbs/01_plots.ipynb #b9723f9d
+# %% ../nbs/01_plots.ipynb #2f73aa0e
 PALETTE = ('#0072B2', '#D55E00', '#009E73', '#E69F00', '#CC79A7', '#56B4E9', '#000000') # without its yellow, too pale on white
 RIGHT, WRONG, NEUTRAL = PALETTE[0], PALETTE[1], '#8a8a8a'
 
@@ -24,17 +24,17 @@ def color_for(
     return PALETTE[i % len(PALETTE)]
 
 def ink_on(
-    rgba, # a background colour, components in [0, 1]
+    rgba:tuple, # a background colour, components in [0, 1]
 ) -> str: # 'black' or 'white'
     "The text colour that reads better on `rgba` (WCAG relative luminance)."
     rgb = np.asarray(rgba[:3], dtype=float)
     lin = np.where(rgb <= .04045, rgb/12.92, ((rgb + .055)/1.055)**2.4)
     return 'black' if lin @ np.array([.2126, .7152, .0722]) > .179 else 'white'
 
-# %% ../nbs/01_plots.ipynb #4bffc731
+# %% ../nbs/01_plots.ipynb #fa5062c5
 def new_axes(
-    ax=None, # Axes to draw on; None makes a figure
-    figsize=None, # (width, height) in inches of a new figure
+    ax:'Axes|None'=None, # Axes to draw on; None makes a figure
+    figsize:tuple|None=None, # (width, height) in inches of a new figure
 ):
     "`ax`, or the Axes of a new figure."
     import matplotlib.pyplot as plt
@@ -44,8 +44,8 @@ def new_grid(
     n:int, # number of panels
     *,
     ncols:int|None=None, # columns; None makes the grid about square
-    figsize=None, # (width, height) in inches; None gives each panel `panel` inches
-    panel=(3., 3.2), # (width, height) of a panel in inches
+    figsize:tuple|None=None, # (width, height) in inches; None gives each panel `panel` inches
+    panel:tuple=(3., 3.2), # (width, height) of a panel in inches
 ) -> np.ndarray: # of Axes, flat, length n
     "`n` Axes in a grid; what is left over of the grid is not drawn."
     import matplotlib.pyplot as plt
@@ -65,7 +65,7 @@ def font_family() -> list: # of names
     return ['DejaVu Sans'] + [f for f in more if f in get_font_names()]
 
 def elide(
-    text, # anything with a str
+    text:object, # anything with a str
     width:int=24, # characters at most
 ) -> str:
     "`text` in at most `width` characters: the middle of a longer one becomes …"
@@ -74,10 +74,10 @@ def elide(
     head = width//2
     return text[:head] + '…' + text[len(text) - (width - head - 1):]
 
-# %% ../nbs/01_plots.ipynb #9214c867
+# %% ../nbs/01_plots.ipynb #bcf32653
 def name_ticks(
-    ax, # Axes
-    names, # one name for each position 0, 1, …
+    ax:'Axes', # Axes
+    names:list, # one name for each position 0, 1, …
     *,
     axis:str='x', # 'x' or 'y'
     max_n:int=40, # ticks at most
@@ -94,9 +94,9 @@ def name_ticks(
         ax.set_xticks(at, labels, fontsize=size, rotation=60 if turn else 0, ha='right' if turn else 'center',
                       rotation_mode='anchor' if turn else 'default', family=font_family())
 
-# %% ../nbs/01_plots.ipynb #27831a57
+# %% ../nbs/01_plots.ipynb #852857c5
 def to_image(
-    x, # PIL image, (H, W), (H, W, C), (C, H, W) or (1, H, W) array or tensor
+    x:'Tensor|np.ndarray|Image', # PIL image, (H, W), (H, W, C), (C, H, W) or (1, H, W) array or tensor
 ) -> np.ndarray: # (H, W) or (H, W, 3 or 4) float in [0, 1]
     """`x` as matplotlib draws it: bytes are divided by 255, floats outside [0, 1] stretched to it, extra channels left out.
 
@@ -112,13 +112,13 @@ def to_image(
     return np.nan_to_num(a)
 
 def show_image(
-    x, # see `to_image`
-    ax=None, # Axes; None makes a figure
+    x:'Tensor|np.ndarray|Image', # see `to_image`
+    ax:'Axes|None'=None, # Axes; None makes a figure
     *,
     title:str='', # above the image
     frame:str|None=None, # colour of a frame, e.g. WRONG
     cmap:str='gray', # for images of one channel
-    figsize=None, # inches
+    figsize:tuple|None=None, # inches
 ):
     "Draw one image without ticks; returns the Axes."
     ax = new_axes(ax, figsize)
@@ -128,7 +128,7 @@ def show_image(
     return ax
 
 def bare(
-    ax, # Axes
+    ax:'Axes', # Axes
     frame:str|None=None, # colour of the frame; None draws none
 ):
     "Take ticks off `ax`, and draw its frame in `frame` or not at all."
@@ -136,11 +136,11 @@ def bare(
     for s in ax.spines.values():
         s.set_visible(frame is not None); s.set_color(frame or 'none'); s.set_linewidth(2.5)
 
-# %% ../nbs/01_plots.ipynb #c8b67d88
+# %% ../nbs/01_plots.ipynb #635a49ca
 def overlay(
-    x, # the image, see `to_image`
-    heat, # (h, w) array or tensor, any scale; resized to the image
-    ax=None, # Axes
+    x:'Tensor|np.ndarray|Image', # the image, see `to_image`
+    heat:'Tensor|np.ndarray', # (h, w) array or tensor, any scale; resized to the image
+    ax:'Axes|None'=None, # Axes
     *,
     alpha:float=.5, # opacity of the heat map
     cmap:str='viridis', # perceptually uniform and colour-blind safe by default
@@ -153,17 +153,17 @@ def overlay(
     ax.imshow(heat, cmap=cmap, alpha=alpha, extent=(-.5, w-.5, h-.5, -.5), interpolation='bilinear')
     return ax
 
-# %% ../nbs/01_plots.ipynb #66a3d436
+# %% ../nbs/01_plots.ipynb #d2f520b7
 def text_panel(
     text:str, # what to write; line breaks are kept
-    ax=None, # Axes
+    ax:'Axes|None'=None, # Axes
     *,
     title:str='', # above
     width:int=50, # characters a line
     lines:int=11, # lines at most
     frame:str=NEUTRAL, # colour of the frame
     mono:bool=False, # a fixed-width font, for tables
-    figsize=None, # inches
+    figsize:tuple|None=None, # inches
 ):
     "Write `text` into a frame; returns the Axes."
     ax = new_axes(ax, figsize); bare(ax, frame)
@@ -173,23 +173,23 @@ def text_panel(
     ax.set_title(title, fontsize=9, family=font_family())
     return ax
 
-# %% ../nbs/01_plots.ipynb #3c77d049
+# %% ../nbs/01_plots.ipynb #5dbc4b48
 def plot_matrix(
-    values, # (R, C) array
-    row_names, # R names
-    col_names, # C names
-    ax=None, # Axes
+    values:'np.ndarray', # (R, C) array
+    row_names:list, # R names
+    col_names:list, # C names
+    ax:'Axes|None'=None, # Axes
     *,
     cmap:str='Blues', # any matplotlib colour map
-    fmt=str, # value -> text of a cell
+    fmt:'Callable'=str, # value -> text of a cell
     text:bool=True, # write the cells where they fit (at most 30 columns)
-    shade=None, # (R, C) values to colour by; None: `values`
-    norm=None, # matplotlib norm for the colours, e.g. PowerNorm(.5) to lift small values
+    shade:'np.ndarray|None'=None, # (R, C) values to colour by; None: `values`
+    norm:'Normalize|None'=None, # matplotlib norm for the colours, e.g. PowerNorm(.5) to lift small values
     label:str='', # of the colour bar
     xlabel:str='', # below
     ylabel:str='', # at the left
     title:str='', # above
-    figsize=None, # inches; None grows with the matrix
+    figsize:tuple|None=None, # inches; None grows with the matrix
 ):
     "Draw a matrix as coloured cells with their values; returns the Axes."
     values = np.asarray(values); shade = values if shade is None else np.asarray(shade)

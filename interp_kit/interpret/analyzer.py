@@ -20,7 +20,7 @@ from ..predictions.store import Predictions
 # %% ../../nbs/interpret/32_analyzer.ipynb #1ff6de66
 if TYPE_CHECKING: from pandas import DataFrame
 
-# %% ../../nbs/interpret/32_analyzer.ipynb #370f25b5
+# %% ../../nbs/interpret/32_analyzer.ipynb #a3e5390d
 def _plain_fields(o):
     return plain({f.name: v.to_dict() if hasattr(v := getattr(o, f.name), 'edges') else v.reset_index().to_dict('records') if hasattr(v, 'iloc') else v for f in fields(o)})
 
@@ -40,7 +40,7 @@ class PredictionDistribution:
         return _plain_fields(self)
 
     def plot(self,
-        figsize=(11, 3.8), # inches
+        figsize:tuple=(11, 3.8), # inches
         *,
         most:int=25, # classes at most, the largest
     ) -> np.ndarray: # of 2 Axes
@@ -67,7 +67,7 @@ class ConfidenceAnalysis:
         return _plain_fields(self)
 
     def plot(self,
-        figsize=(14, 4), # inches
+        figsize:tuple=(14, 4), # inches
     ) -> np.ndarray: # of 3 Axes
         "Confidence of right and wrong rows, the reliability diagram, and accuracy against coverage."
         axs = new_grid(3, ncols=3, figsize=figsize)
@@ -93,7 +93,7 @@ class ErrorAnalysis:
         return _plain_fields(self)
 
     def plot(self,
-        figsize=(9, 3.8), # inches
+        figsize:tuple=(9, 3.8), # inches
         *,
         most:int=25, # classes at most, those with most errors
     ): # Axes
@@ -106,12 +106,12 @@ class ErrorAnalysis:
         ax.set(xlabel='actual class', ylabel='error rate', title=f'{self.n_errors:,} errors' + ('' if len(t) == len(self.by_class) else f', the {len(t)} classes with most')); ax.legend(frameon=False, fontsize=8)
         return ax
 
-# %% ../../nbs/interpret/32_analyzer.ipynb #8386a396
+# %% ../../nbs/interpret/32_analyzer.ipynb #4b61ab09
 class PredictionAnalyzer:
     "Patterns in a classifier's predictions, errors and confidence; the model runs once, at the first question."
     def __init__(self,
-        learn, # a Learner, or Predictions of a classification
-        dl=None, # loader with targets; None takes the validation set
+        learn:'Learner|Predictions', # a Learner, or Predictions of a classification
+        dl:'DataLoader|None'=None, # loader with targets; None takes the validation set
     ):
         self.learn, self.dl, self._p = learn, dl, learn if isinstance(learn, Predictions) else None
 

@@ -21,10 +21,10 @@ from ..predictions.store import Predictions, each, row_index
 # %% ../../nbs/interpret/30_base.ipynb #1ff6de66
 if TYPE_CHECKING: from pandas import DataFrame
 
-# %% ../../nbs/interpret/30_base.ipynb #beef99ad
+# %% ../../nbs/interpret/30_base.ipynb #f15d2a50
 def fetch_batch(
-    dl, # a loader
-    rows, # row numbers of its data set
+    dl:'DataLoader', # a loader
+    rows:'int|slice|list|np.ndarray|Tensor', # row numbers of its data set
 ) -> tuple: # (inputs, targets), each a tuple of batched CPU tensors
     "The batch of just these `rows`, in this order, without augmentation and without a trace in the random state."
     loader = take_rows(dl, rows)
@@ -46,7 +46,7 @@ def _plain_samples(xs):
     return list(x)
 
 def decoded_samples(
-    dl, # the loader
+    dl:'DataLoader', # the loader
     xs:tuple, # batched inputs
     ys:tuple, # batched targets
 ) -> list: # of pictures (tensor or PIL), texts (str) or table rows (dict)
@@ -56,12 +56,12 @@ def decoded_samples(
     its = dl.decode_batch((*xs, *ys), max_n=len(xs[0]), full=True)
     return [next((o for o in it[:len(xs)] if isinstance(o, str) or getattr(o, 'ndim', 0) == 3 or hasattr(o, 'getbands')), it[0]) for it in its]
 
-# %% ../../nbs/interpret/30_base.ipynb #b396b102
+# %% ../../nbs/interpret/30_base.ipynb #15ad5545
 def _number(v): return f'{v:.4g}' if isinstance(v, (float, np.floating)) else str(v)
 
 def draw_sample(
-    sample, # a picture, a text or a dict of columns
-    ax, # Axes
+    sample:'Tensor|Image|str|dict', # a picture, a text or a dict of columns
+    ax:'Axes', # Axes
     *,
     title:str='', # above
     frame:str=NEUTRAL, # colour of the frame
@@ -76,20 +76,20 @@ def draw_sample(
     values = np.asarray(sample, dtype=object).reshape(-1)
     return draw_sample({f'input {i}': v for i, v in enumerate(values[:15])} | ({'…': f'{len(values)} in all'} if len(values) > 15 else {}), ax, title=title, frame=frame)
 
-# %% ../../nbs/interpret/30_base.ipynb #4af18e38
+# %% ../../nbs/interpret/30_base.ipynb #39b9890e
 class Interpretation:
     "Predictions with the loader and the learner they came from; make one with `from_learner`."
     task = None # the only task a subclass takes; None takes any
     _legend = 'prediction / actual · loss' # what the captions of panels say, above a grid
     def __init__(self,
-        dl, # the loader that the predictions came from; None if there is none
-        inputs=None, # (N, …) inputs as the model sees them, or a tuple; None fetches them from `dl` when shown
-        preds=None, # (N, C, …) after the activation
-        targs=None, # (N, …)
-        decoded=None, # (N, …)
-        losses=None, # (N,)
-        learn=None, # the Learner
-        act=None, # the activation that was used
+        dl:'DataLoader', # the loader that the predictions came from; None if there is none
+        inputs:'Tensor|tuple|None'=None, # (N, …) inputs as the model sees them, or a tuple; None fetches them from `dl` when shown
+        preds:'Tensor|np.ndarray|tuple|None'=None, # (N, C, …) after the activation
+        targs:'Tensor|np.ndarray|None'=None, # (N, …)
+        decoded:'Tensor|tuple|None'=None, # (N, …)
+        losses:'Tensor|np.ndarray|None'=None, # (N,)
+        learn:'Learner|None'=None, # the Learner
+        act:'Callable|None'=None, # the activation that was used
     ):
         if hasattr(dl, 'get_preds'): raise TaskError(f"{type(self).__name__}(learn) makes nothing: write {type(self).__name__}.from_learner(learn).")
         if preds is None or targs is None or decoded is None or losses is None:
@@ -107,10 +107,10 @@ class Interpretation:
 
     @classmethod
     def from_learner(cls,
-        learn, # the trained Learner
+        learn:'Learner', # the trained Learner
         ds_idx:int=1, # 0: training set (without augmentation), 1: validation set
-        dl=None, # another loader with targets
-        act=None, # raw outputs -> probabilities; None takes the loss's own
+        dl:'DataLoader|None'=None, # another loader with targets
+        act:'Callable|None'=None, # raw outputs -> probabilities; None takes the loss's own
     ) -> 'Interpretation':
         "Run the model once over the data and keep what it said; errors as of `capture`."
         p = capture(learn, dl, ds_idx=ds_idx, act=act)
@@ -119,8 +119,8 @@ class Interpretation:
     @classmethod
     def from_predictions(cls,
         p:Predictions, # kept predictions
-        learn=None, # the Learner, if there is one
-        dl=None, # the loader, to show inputs; rows are looked up by `p.rows`
+        learn:'Learner|None'=None, # the Learner, if there is one
+        dl:'DataLoader|None'=None, # the loader, to show inputs; rows are looked up by `p.rows`
     ) -> 'Interpretation':
         "An interpretation of kept predictions; the model is not run."
         return cls.__new__(cls)._keep(p, dl, learn)
@@ -142,7 +142,7 @@ class Interpretation:
         return fetch_batch(self.dl, self.predictions.rows[rows])
 
     def __getitem__(self,
-        rows, # int, slice, list, mask, array or tensor
+        rows:'int|slice|list|np.ndarray|Tensor', # int, slice, list, mask, array or tensor
     ) -> tuple: # (inputs, preds, targs, decoded, losses)
         "Inputs (fetched from the loader), predictions, targets, decisions and losses of `rows`, in the order asked for."
         idx = np.arange(len(self))[row_index(rows, len(self))]
@@ -188,9 +188,9 @@ class Interpretation:
         return axs
 
     def plot_top_losses(self,
-        k, # how many, or the ranks to draw (a list or range)
+        k:'int|list|range', # how many, or the ranks to draw (a list or range)
         largest:bool=True, # the largest or the smallest losses
-        figsize=(12, 12), # box in inches that the grid is fitted into
+        figsize:tuple=(12, 12), # box in inches that the grid is fitted into
         *,
         ncols:int|None=None, # columns of the grid; None makes it about square
     ) -> np.ndarray: # of Axes
@@ -200,9 +200,9 @@ class Interpretation:
         return self._draw(rows.numpy()[row_index(list(ranks), len(rows))], figsize, ncols)
 
     def show_results(self,
-        rows=9, # row numbers, or how many from the start
+        rows:'int|slice|list|np.ndarray|Tensor'=9, # row numbers, or how many from the start
         *,
-        figsize=(12, 12), # box in inches that the grid is fitted into
+        figsize:tuple=(12, 12), # box in inches that the grid is fitted into
         ncols:int|None=None, # columns of the grid
     ) -> np.ndarray: # of Axes
         "Draw `rows` with prediction and actual value. The model is not run."

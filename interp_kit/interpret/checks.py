@@ -14,13 +14,13 @@ from ..predictions.metrics import confusion_counts
 from ..predictions.scores import as_predictions, row_scores
 from ..predictions.store import Predictions
 
-# %% ../../nbs/interpret/29_checks.ipynb #9ef5f9ca
+# %% ../../nbs/interpret/29_checks.ipynb #79f8ded3
 ALPHA = .01 # familywise level of each of the rules that test
 
 def excess_p(
-    seen, # numbers of events
-    expected, # sums of their probabilities
-    n, # numbers of trials
+    seen:'np.ndarray|float', # numbers of events
+    expected:'np.ndarray|float', # sums of their probabilities
+    n:'np.ndarray|int', # numbers of trials
 ) -> np.ndarray: # p-values
     "Bound on the chance of at least `seen` events when `n` independent trials expect `expected` (Hoeffding 1956); 1 below the mean."
     from scipy.special import bdtrc
@@ -30,7 +30,7 @@ def excess_p(
     return np.where((seen >= expected + 1) & (n > 0), np.clip(np.nan_to_num(p, nan=1.), 0, 1), 1.)
 
 def holm(
-    p, # p-values
+    p:'np.ndarray|list', # p-values
 ) -> np.ndarray: # adjusted p-values
     "Holm's adjustment (1979): the chance of any false alarm among them stays below the level."
     p = np.asarray(p, dtype=np.float64)

@@ -52,7 +52,7 @@ def _plot_curves(curves, ax, figsize, most, worst_first, **kw):
     ax.legend(fontsize=8, frameon=False, loc=worst_first, prop=dict(family=font_family(), size=8))
     return ax
 
-# %% ../../nbs/interpret/31_classification.ipynb #870ded04
+# %% ../../nbs/interpret/31_classification.ipynb #706d83ab
 class ClassificationInterpretation(Interpretation):
     "What a classifier gets wrong; make one with `ClassificationInterpretation.from_learner(learn)`. No method runs the model again."
     task = 'classification'
@@ -77,12 +77,12 @@ class ClassificationInterpretation(Interpretation):
         normalize:bool=False, # show shares of the actual class instead of counts
         title:str='Confusion matrix', # above
         cmap:str='Blues', # matplotlib colour map
-        figsize=None, # inches; None grows with the number of classes
+        figsize:tuple|None=None, # inches; None grows with the number of classes
         norm_dec:int=2, # decimals of shares
         plot_txt:bool=True, # write the numbers, where they fit
         top:int|None=None, # classes with most errors to show, the rest folded into 'others'; None: all up to 40, else 25
         *,
-        ax=None, # Axes
+        ax:'Axes|None'=None, # Axes
     ): # Axes
         "Draw the confusion matrix; colours are shares of the actual class on a square-root scale, so that rare confusions show."
         from matplotlib.colors import PowerNorm
@@ -118,10 +118,10 @@ class ClassificationInterpretation(Interpretation):
         print(text)
 
     def plot_roc(self,
-        ax=None, # Axes
+        ax:'Axes|None'=None, # Axes
         *,
         most:int=7, # curves in colour, least area first; the others are grey
-        figsize=(5, 4.6), # inches
+        figsize:tuple=(5, 4.6), # inches
     ): # Axes
         "ROC curve of each class against the rest."
         ax = _plot_curves(roc_curves(self.predictions, classes=self._drawn('roc_auc')), ax, figsize, most, 'lower right', xlabel='false positive rate', ylabel='true positive rate', title='ROC')
@@ -129,10 +129,10 @@ class ClassificationInterpretation(Interpretation):
         return ax
 
     def plot_pr(self,
-        ax=None, # Axes
+        ax:'Axes|None'=None, # Axes
         *,
         most:int=7, # curves in colour, least area first; the others are grey
-        figsize=(5, 4.6), # inches
+        figsize:tuple=(5, 4.6), # inches
     ): # Axes
         "Precision–recall curve of each class against the rest."
         return _plot_curves(pr_curves(self.predictions, classes=self._drawn('average_precision')), ax, figsize, most, 'lower left', xlabel='recall', ylabel='precision', title='Precision and recall')
@@ -143,10 +143,10 @@ class ClassificationInterpretation(Interpretation):
         return np.flatnonzero(np.argsort(np.argsort(np.where(np.isnan(a), 9, a), kind='stable'), kind='stable') < most)
 
     def plot_calibration(self,
-        ax=None, # Axes
+        ax:'Axes|None'=None, # Axes
         *,
         bins:int=15, # bins of confidence
-        figsize=(5, 4.6), # inches
+        figsize:tuple=(5, 4.6), # inches
     ): # Axes
         "Reliability diagram: accuracy against confidence."
         return plot_reliability(self.predictions, ax, bins=bins, figsize=figsize)

@@ -44,7 +44,7 @@ figure { margin: 1.2rem 0; } img { max-width: 100%; background: #fff; border: 1p
 </body></html>
 '''
 
-# %% ../../nbs/interpret/34_folder.ipynb #40d2d078
+# %% ../../nbs/interpret/34_folder.ipynb #a8cb59ca
 def _pictures(interp):
     "(file, what it shows, function that draws it) of each picture."
     res = [('confusion_matrix.png', 'Which classes are taken for which', interp.plot_confusion_matrix)]
@@ -74,10 +74,10 @@ def _page(interp, title, table, findings, pictures):
 
 def write_folder(
     interp:ClassificationInterpretation, # what to write
-    path, # the folder; files of the same names in it are replaced
+    path:'str|Path', # the folder; files of the same names in it are replaced
     *,
     title:str='What the model gets wrong', # of the page
-    on_step=lambda name: None, # called with the name of each file before it is made
+    on_step:'Callable'=lambda name: None, # called with the name of each file before it is made
 ) -> Path: # of index.html
     "Write pictures, `predictions.csv`, `metrics.json` and `index.html`; raises `DataError` if `path` cannot be a folder. The model is not run."
     path = Path(path)

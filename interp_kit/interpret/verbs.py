@@ -16,14 +16,14 @@ from .base import Interpretation
 from .classification import ClassificationInterpretation
 from ..predictions.capture import capture, ordered_loader, pick_loader, take_rows
 
-# %% ../../nbs/interpret/33_verbs.ipynb #ee6fffa4
+# %% ../../nbs/interpret/33_verbs.ipynb #f14fa611
 INTERPRETATIONS = dict(classification=ClassificationInterpretation) # task -> class; other tasks get `Interpretation`
 
 def interpret(
-    learn, # a Learner, or what `as_learner` makes
+    learn:'Learner', # a Learner, or what `as_learner` makes
     ds_idx:int=1, # 0: training set (without augmentation), 1: validation set
-    dl=None, # another loader with targets
-    act=None, # raw outputs -> probabilities; None takes the loss's own
+    dl:'DataLoader|None'=None, # another loader with targets
+    act:'Callable|None'=None, # raw outputs -> probabilities; None takes the loss's own
     *,
     progress:bool=True, # show the Learner's progress bar
 ) -> Interpretation:
@@ -37,7 +37,7 @@ def _learner_interpret(self:Learner, *args, **kwargs) -> Interpretation:
     "The interpretation of this learner after one pass, see `interp_kit.interpret.verbs.interpret`."
     return interpret(self, *args, **kwargs)
 
-# %% ../../nbs/interpret/33_verbs.ipynb #b212b11a
+# %% ../../nbs/interpret/33_verbs.ipynb #63e424dd
 def _rows_of(dl, max_n, shuffle=False, seed=0):
     "At most `max_n` rows of a loader: the first of the data set, or a seeded sample."
     _, rows = ordered_loader(dl)
@@ -53,10 +53,10 @@ def _show_rows(learn, dl, rows, figsize, ncols):
     return INTERPRETATIONS.get(p.task, Interpretation).from_predictions(p, learn, dl).show_results(len(p), figsize=figsize or (12, 12), ncols=ncols)
 
 def plot_predictions(
-    learn, # a Learner
+    learn:'Learner', # a Learner
     ds_idx:int=1, # 0: training set, 1: validation set
     max_n:int=9, # rows at most, the first
-    figsize=None, # box in inches; None: (12, 12)
+    figsize:tuple|None=None, # box in inches; None: (12, 12)
     *,
     ncols:int|None=None, # columns of the grid
 ) -> np.ndarray: # of Axes
@@ -65,10 +65,10 @@ def plot_predictions(
     return _show_rows(learn, dl, _rows_of(dl, max_n), figsize, ncols)
 
 def show_batch_predictions(
-    learn, # a Learner
-    dl=None, # loader with targets; None takes the validation set
+    learn:'Learner', # a Learner
+    dl:'DataLoader|None'=None, # loader with targets; None takes the validation set
     max_n:int=9, # rows at most
-    figsize=None, # box in inches; None: (12, 12)
+    figsize:tuple|None=None, # box in inches; None: (12, 12)
     *,
     ncols:int|None=None, # columns of the grid
 ) -> np.ndarray: # of Axes
@@ -77,16 +77,16 @@ def show_batch_predictions(
     _, rows = ordered_loader(dl)
     return _show_rows(learn, dl, _rows_of(dl, max_n) if rows is None else rows[:max_n], figsize, ncols)
 
-# %% ../../nbs/interpret/33_verbs.ipynb #d3350bea
+# %% ../../nbs/interpret/33_verbs.ipynb #dc68e36b
 def _show_learner_results(
-    learn, # a Learner
+    learn:'Learner', # a Learner
     ds_idx:int=1, # 0: training set, 1: validation set
-    dl=None, # another loader with targets
+    dl:'DataLoader|None'=None, # another loader with targets
     max_n:int=10, # rows at most
     shuffle:bool=True, # a sample of rows instead of the first
     *,
     seed:int=0, # of the sample
-    figsize=None, # box in inches; None: (12, 12)
+    figsize:tuple|None=None, # box in inches; None: (12, 12)
     ncols:int|None=None, # columns of the grid
 ):
     dl = pick_loader(learn, dl, ds_idx)
@@ -94,7 +94,7 @@ def _show_learner_results(
 
 @delegates(_show_learner_results)
 def show_results(
-    learn, # a Learner, an Interpretation, or fastai's `x`
+    learn:object, # a Learner, an Interpretation, or fastai's `x`
     *args, # as of the Learner (ds_idx, dl, max_n, shuffle), of `Interpretation.show_results`, or of fastai's function
     **kwargs
 ): # ndarray of Axes, or what fastai's function returns
@@ -104,8 +104,8 @@ def show_results(
 
 @delegates(Interpretation.plot_top_losses)
 def plot_top_losses(
-    interp, # an Interpretation, or fastai's `x`
-    k, # how many, or the ranks to draw; or fastai's `y`
+    interp:object, # an Interpretation, or fastai's `x`
+    k:object, # how many, or the ranks to draw; or fastai's `y`
     *args, # fastai's dispatched arguments
     **kwargs
 ): # ndarray of Axes, or what fastai's function returns

@@ -19,7 +19,7 @@ from .store import Predictions
 # %% ../../nbs/predictions/14_calibration.ipynb #1ff6de66
 if TYPE_CHECKING: from pandas import DataFrame
 
-# %% ../../nbs/predictions/14_calibration.ipynb #0ac5d706
+# %% ../../nbs/predictions/14_calibration.ipynb #aeae9da7
 @dataclass
 class Reliability:
     "Confidence against accuracy in bins; NaN in empty bins."
@@ -62,7 +62,7 @@ def _confidence(p):
     return rows.confidence, rows.correct.astype(np.float64)
 
 def reliability(
-    p, # Predictions of a classification
+    p:'Predictions', # Predictions of a classification
     bins:int=15, # number of bins
     strategy:str='width', # 'width': equally wide bins; 'mass': equally many rows a bin
 ) -> Reliability:
@@ -73,16 +73,16 @@ def reliability(
     var = np.bincount(bin_index(conf, edges), weights=conf*(1 - conf), minlength=len(n))
     return Reliability(edges, mean, acc, n, np.sqrt(var)/np.where(n, n, np.nan), strategy)
 
-# %% ../../nbs/predictions/14_calibration.ipynb #53697b2c
+# %% ../../nbs/predictions/14_calibration.ipynb #0e6570c7
 def ece(
-    p, # Predictions of a classification
+    p:'Predictions', # Predictions of a classification
     bins:int=15, # equally wide bins of confidence
 ) -> float: # in [0, 1]
     "Expected calibration error of the predicted class (Guo et al. 2017)."
     return gap_of_bins(*_confidence(p), bin_edges(None, bins))
 
 def adaptive_ece(
-    p, # Predictions of a classification
+    p:'Predictions', # Predictions of a classification
     bins:int=15, # bins of equally many rows
 ) -> float: # in [0, 1]
     "Expected calibration error over bins of equally many rows (Nguyen and O'Connor 2015)."
@@ -90,7 +90,7 @@ def adaptive_ece(
     return gap_of_bins(conf, right, bin_edges(conf, bins, 'mass'))
 
 def classwise_ece(
-    p, # Predictions of a classification
+    p:'Predictions', # Predictions of a classification
     bins:int=15, # equally wide bins of each class's probability
 ) -> float: # in [0, 1]
     "Mean over classes of the calibration error of that class's probability (Kull et al. 2019)."
@@ -107,7 +107,7 @@ def _debiased_square(conf, right, edges):
     return float((n[ok]*((mean[ok] - acc[ok])**2 - noise)).sum()/n.sum())
 
 def debiased_ece(
-    p, # Predictions of a classification
+    p:'Predictions', # Predictions of a classification
     bins:int=15, # bins of equally many rows
     *,
     squared:bool=False, # the unbiased square itself, which may be negative
@@ -117,14 +117,14 @@ def debiased_ece(
     sq = _debiased_square(conf, right, bin_edges(conf, bins, 'mass'))
     return sq if squared else float(np.sqrt(max(sq, 0)))
 
-# %% ../../nbs/predictions/14_calibration.ipynb #16c2d97d
+# %% ../../nbs/predictions/14_calibration.ipynb #de0d02b8
 def _smoothed_gap(on_grid, width):
     "∫|kernel-smoothed residual| for residuals on a grid over [0, 1], reflected at its ends."
     from scipy.ndimage import gaussian_filter1d
     return float(np.abs(gaussian_filter1d(on_grid, width*(len(on_grid) - 1), mode='reflect', truncate=5)).sum())
 
 def smooth_ece(
-    p, # Predictions of a classification
+    p:'Predictions', # Predictions of a classification
     *,
     grid:int=2001, # points over [0, 1]
 ) -> float: # in [0, 1]
@@ -140,7 +140,7 @@ def smooth_ece(
         else: low = mid
     return _smoothed_gap(on_grid, high)
 
-# %% ../../nbs/predictions/14_calibration.ipynb #44c5eb51
+# %% ../../nbs/predictions/14_calibration.ipynb #ffb01841
 @dataclass
 class ConsistencyTest:
     "What the calibration error is, and what it would be if the model were calibrated."
@@ -155,7 +155,7 @@ class ConsistencyTest:
         return plain(asdict(self))
 
 def consistency_test(
-    p, # Predictions of a classification
+    p:'Predictions', # Predictions of a classification
     bins:int=15, # bins of equally many rows
     *,
     n:int=1000, # label sets to draw
@@ -185,7 +185,7 @@ def _calibrated_counts(conf, b, bins, n, seed):
     step = max(1, 4_000_000//len(conf))
     return np.concatenate([draw(min(step, n - i)) for i in range(0, n, step)])
 
-# %% ../../nbs/predictions/14_calibration.ipynb #2c41f468
+# %% ../../nbs/predictions/14_calibration.ipynb #383898c1
 @dataclass
 class BrierDecomposition:
     "Brier score = reliability − resolution + uncertainty + within_variance − within_covariance, exactly."
@@ -204,7 +204,7 @@ class BrierDecomposition:
         return plain(dict(asdict(self), total=self.total))
 
 def brier(
-    p, # Predictions of a classification
+    p:'Predictions', # Predictions of a classification
 ) -> float: # in [0, 2]
     "Brier score, summed over classes (scikit-learn's for three classes and more; twice its halved value for two)."
     return float(row_scores(as_predictions(p)).brier.mean())
@@ -216,7 +216,7 @@ def _brier_terms(x, y, edges):
     return np.array([np.nansum(w*(mx - my)**2), np.nansum(w*(my - base)**2), base*(1 - base), (dx*dx).mean(), 2*(dx*dy).mean()])
 
 def brier_decomposition(
-    p, # Predictions of a classification
+    p:'Predictions', # Predictions of a classification
     bins:int=15, # equally wide bins
     *,
     top_label:bool=False, # decompose (confidence − correct)² of the predicted class instead of the sum over classes
@@ -228,7 +228,7 @@ def brier_decomposition(
     terms = sum(_brier_terms(p.preds[:, c].double().numpy(), (p.targs == c).double().numpy(), edges) for c in range(p.n_classes))
     return BrierDecomposition(*map(float, terms))
 
-# %% ../../nbs/predictions/14_calibration.ipynb #b373a87b
+# %% ../../nbs/predictions/14_calibration.ipynb #f1124fb7
 @dataclass
 class Temperature:
     "A fitted temperature: logits are divided by it. Above 1 the model was overconfident."
@@ -273,7 +273,7 @@ def _fit_beta(logits, targs, low=.01, high=100.):
     return beta
 
 def fit_temperature(
-    p, # Predictions of a classification, best of rows that the model was not trained on
+    p:'Predictions', # Predictions of a classification, best of rows that the model was not trained on
     *,
     folds:int=5, # for `ece_after`
     seed:int=0, # of the folds
@@ -291,13 +291,13 @@ def fit_temperature(
     after = gap_of_bins(soft.gather(1, p.decoded[:, None]).squeeze(1).numpy(), right, bin_edges(None, 15))
     return Temperature(1/beta, nll(1.), nll(beta), before, after)
 
-# %% ../../nbs/predictions/14_calibration.ipynb #6b4575f2
+# %% ../../nbs/predictions/14_calibration.ipynb #97e68048
 def plot_reliability(
-    p, # Predictions of a classification, or a `Reliability`
-    ax=None, # Axes
+    p:'Predictions|Reliability', # Predictions of a classification, or a `Reliability`
+    ax:'Axes|None'=None, # Axes
     *,
     bins:int=15, # number of bins, where predictions are given
-    figsize=(5, 4.6), # inches
+    figsize:tuple=(5, 4.6), # inches
     title:str='Reliability', # above
 ):
     "Accuracy against confidence with the band in which a calibrated model would lie, and where the rows are; returns the Axes."

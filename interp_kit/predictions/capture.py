@@ -15,7 +15,7 @@ from ..core import (DataError, ModelError, TaskError, are_probabilities, clone_l
                              map_nested, untouched)
 from .store import Predictions, check_targets, decode, each, n_rows
 
-# %% ../../nbs/predictions/11_capture.ipynb #e058349d
+# %% ../../nbs/predictions/11_capture.ipynb #acf62969
 class _Order:
     "A picklable `get_idxs`: always the same rows."
     def __init__(self, rows): self.rows = rows
@@ -40,7 +40,7 @@ def _torch_batches(dl):
     return [rows[i:i+dl.batch_size] for i in range(0, len(rows), dl.batch_size)]
 
 def ordered_loader(
-    dl, # a fastai or PyTorch loader, or a sized iterable of batches
+    dl:'DataLoader', # a fastai or PyTorch loader, or a sized iterable of batches
 ) -> tuple: # (loader, int64 rows in the order it yields them; None where only the loader knows)
     "A loader over every row of `dl` once, not shuffled, nothing dropped, with the row numbers in the order it takes."
     if _is_fastai(dl):
@@ -52,8 +52,8 @@ def ordered_loader(
     return dl, None
 
 def take_rows(
-    dl, # a fastai or PyTorch loader, or a sized iterable of batches
-    rows, # row numbers in the data set
+    dl:'DataLoader', # a fastai or PyTorch loader, or a sized iterable of batches
+    rows:'int|slice|list|np.ndarray|Tensor', # row numbers in the data set
 ): # a loader
     "A loader over just these `rows`, in this order, in one batch, without worker processes."
     rows = [int(i) for i in rows]
@@ -73,10 +73,10 @@ def _pick(dl, rows):
     if missing: raise DataError(f"Row {missing[0]} does not exist: the loader has {lo} rows.")
     return tuple(torch.cat(ts) if isinstance(ts[0], Tensor) else ts[0] for ts in zip(*[found[r] for r in rows]))
 
-# %% ../../nbs/predictions/11_capture.ipynb #f2f6c7d7
+# %% ../../nbs/predictions/11_capture.ipynb #2f7538f5
 @contextmanager
 def not_augmented(
-    dl, # a loader
+    dl:'DataLoader', # a loader
 ):
     "Transforms of the training split (augmentation) do not run inside the block."
     ds = getattr(dl, 'dataset', None)
@@ -122,11 +122,11 @@ def _row_by_row(loss, pred, yb, n):
     try: return torch.stack([loss(row(pred, i), *(row(y, i) for y in yb)).as_subclass(Tensor).detach().float().mean() for i in range(n)])
     except Exception as e: raise ModelError(f"The loss {loss_name(loss)} has no reduction='none', and fails on a single row: {e}") from e
 
-# %% ../../nbs/predictions/11_capture.ipynb #a985f2c0
+# %% ../../nbs/predictions/11_capture.ipynb #b691dedc
 class PerSampleLoss:
     "Stands in for a loss during the pass: returns (B,) losses and remembers what it takes to scale weighted ones."
     def __init__(self,
-        loss_func, # any loss: module, function, partial, fastai loss
+        loss_func:'Callable', # any loss: module, function, partial, fastai loss
     ):
         self.loss_func, self.holder = loss_func, _weight_holder(loss_func)
         self.how, self.fixed, self.weights, self.misfit = '', [], [], np.zeros(2)
@@ -170,7 +170,7 @@ class PerSampleLoss:
         part = losses*w if self.how == 'row by row' else losses - fixed
         return fixed + part*(len(w)/w.sum()), f"{name}, {self.how}, class weights scaled by N/Σw"
 
-# %% ../../nbs/predictions/11_capture.ipynb #9a667076
+# %% ../../nbs/predictions/11_capture.ipynb #80d56a7d
 def _guess_activation(task, out):
     "Activation for outputs of an unknown loss."
     if task == 'multilabel': return ('none', lambda x: x) if 0 <= float(out.min()) and float(out.max()) <= 1 else ('sigmoid', torch.sigmoid)
@@ -180,10 +180,10 @@ def _guess_activation(task, out):
     return 'softmax', lambda x: x.softmax(1)
 
 def pick_activation(
-    loss_func, # the Learner's loss
+    loss_func:'Callable', # the Learner's loss
     task:str, # as `infer_task` names them
-    out, # raw outputs of a batch, or a tuple
-    act=None, # what the user asked for
+    out:'Tensor|tuple', # raw outputs of a batch, or a tuple
+    act:'Callable|None'=None, # what the user asked for
 ) -> tuple: # (name, function)
     "The function that turns raw outputs into probabilities, and what to call it."
     if act is not None: return getattr(act, '__name__', type(act).__name__), act
@@ -196,17 +196,17 @@ def pick_activation(
     if isinstance(out, tuple): return 'none', lambda x: x
     return _guess_activation(task, out)
 
-# %% ../../nbs/predictions/11_capture.ipynb #22f388e4
+# %% ../../nbs/predictions/11_capture.ipynb #93d69d8a
 class Observer:
     "What wants something from the pass. Subclasses override what they need; a duck with the same methods will do."
     def attach(self,
-        learn, # the Learner that is about to run
+        learn:'Learner', # the Learner that is about to run
     ):
         "Called before the first batch."
     def on_batch(self,
         rows:np.ndarray, # (B,) int64 rows of the data set
         inputs:tuple, # what the model was given
-        outputs, # what it returned, before the activation
+        outputs:'Tensor|tuple', # what it returned, before the activation
     ):
         "Called after each batch."
     def detach(self):
@@ -290,7 +290,7 @@ def _watch(rows, loss, observers):
             self.outs.append(out); self.targs.append(y); self.losses.append(self.loss.detach().cpu().as_subclass(Tensor).float()); self.done += n
     return Watch()
 
-# %% ../../nbs/predictions/11_capture.ipynb #242bd2fa
+# %% ../../nbs/predictions/11_capture.ipynb #32c9e662
 def _refuse_distributed():
     d = torch.distributed
     if d.is_available() and d.is_initialized() and d.get_world_size() > 1:
@@ -298,8 +298,8 @@ def _refuse_distributed():
                          "so row k would not be item k. Run it in one process.")
 
 def pick_loader(
-    learn, # a Learner
-    dl=None, # a loader; None takes `learn.dls[ds_idx]`
+    learn:'Learner', # a Learner
+    dl:'DataLoader|None'=None, # a loader; None takes `learn.dls[ds_idx]`
     ds_idx:int=1, # 0: training, 1: validation
 ): # the loader to capture
     "The loader meant by `dl` and `ds_idx`; raises `DataError` if it is missing or empty."
@@ -407,14 +407,14 @@ def _meta(learn, p, loss, act):
                 task=p.task, model=type(learn.model).__name__, model_hash=model_hash(learn.model), dataset_fingerprint=data,
                 created=time.strftime('%Y-%m-%dT%H:%M:%S%z'))
 
-# %% ../../nbs/predictions/11_capture.ipynb #1c286a3c
+# %% ../../nbs/predictions/11_capture.ipynb #2fc7f5df
 def capture(
-    learn, # a fastai Learner, or what `as_learner` makes of a plain model
-    dl=None, # loader with targets; None takes `learn.dls[ds_idx]`
+    learn:'Learner', # a fastai Learner, or what `as_learner` makes of a plain model
+    dl:'DataLoader|None'=None, # loader with targets; None takes `learn.dls[ds_idx]`
     *,
     ds_idx:int=1, # 0: training set (captured without augmentation and shuffling), 1: validation set
-    act=None, # raw outputs -> probabilities; None takes the loss's own
-    observers=(), # objects that watch the pass, see `Observer`
+    act:'Callable|None'=None, # raw outputs -> probabilities; None takes the loss's own
+    observers:'Sequence'=(), # objects that watch the pass, see `Observer`
     progress:bool=True, # show the Learner's progress bar
 ) -> Predictions:
     """One pass over every row, kept in the order of the data set; the Learner is left as it was.

@@ -19,7 +19,7 @@ from .store import Predictions
 # %% ../../nbs/predictions/15_compare.ipynb #1ff6de66
 if TYPE_CHECKING: from pandas import DataFrame
 
-# %% ../../nbs/predictions/15_compare.ipynb #58e40ea3
+# %% ../../nbs/predictions/15_compare.ipynb #f5cf5d92
 def mcnemar(
     fixes:int, # rows that only the first has right
     breaks:int, # rows that only the second has right
@@ -30,7 +30,7 @@ def mcnemar(
     return float(min(1., 2*bdtr(k, n, .5))) if n else 1.
 
 def benjamini_hochberg(
-    p, # (M,) p-values; NaN are left out
+    p:'np.ndarray|list', # (M,) p-values; NaN are left out
 ) -> np.ndarray: # (M,) q-values
     "Adjusted p-values that control the false discovery rate (Benjamini and Hochberg 1995)."
     p = np.asarray(p, dtype=np.float64)
@@ -62,7 +62,7 @@ def _mean_draws(x, n, seed):
     draw = lambda k: np.stack([np.bincount(r, minlength=N) for r in rng.integers(0, N, (k, N))]) @ x/N
     return np.concatenate([draw(min(block, n - lo)) for lo in range(0, n, block)])
 
-# %% ../../nbs/predictions/15_compare.ipynb #f4e3ca14
+# %% ../../nbs/predictions/15_compare.ipynb #2a9563ae
 @dataclass
 class Comparison:
     "Two models on the same rows; differences are a minus b."
@@ -122,8 +122,8 @@ def _class_table(a, fixed, broken):
                              q_value=benjamini_hochberg(p)), index=pd.Index(a.names, name='class'))
 
 def compare_predictions(
-    a, # Predictions of a classification
-    b, # Predictions of the same rows by another model, in any order
+    a:Predictions, # Predictions of a classification
+    b:Predictions, # Predictions of the same rows by another model, in any order
     n:int=10000, # bootstrap samples
     seed:int=0, # of the resampling
 ) -> Comparison:

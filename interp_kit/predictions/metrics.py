@@ -34,7 +34,7 @@ def confusion_counts(
     check_targets(t, n_classes, 'targs'); check_targets(d, n_classes, 'decoded')
     return torch.bincount(t.long()*n_classes + d, minlength=n_classes**2).view(n_classes, n_classes)
 
-# %% ../../nbs/predictions/13_metrics.ipynb #e0a3f5d6
+# %% ../../nbs/predictions/13_metrics.ipynb #da19af6a
 @dataclass
 class Margins:
     "Diagonal and margins of confusion matrices, each (…, C) float64."
@@ -44,7 +44,7 @@ class Margins:
 
     @classmethod
     def of(cls,
-        cm, # (C, C) counts, rows actual
+        cm:'Tensor|np.ndarray', # (C, C) counts, rows actual
     ) -> 'Margins':
         "Diagonal and margins of one matrix."
         cm = np.asarray(cm, dtype=np.float64)
@@ -80,7 +80,7 @@ def decision_scores(
     res['matthews_corrcoef'] = _ratio(hits*n - chance, np.sqrt(spread))
     return res
 
-# %% ../../nbs/predictions/13_metrics.ipynb #b3505dee
+# %% ../../nbs/predictions/13_metrics.ipynb #3183757e
 @dataclass
 class Ranking:
     "How well each class's probability ranks its rows before the others."
@@ -104,8 +104,8 @@ def _positives(targs, n_classes):
     return np.split(order, np.cumsum(np.bincount(targs, minlength=n_classes))[:-1])
 
 def ranking(
-    p, # Predictions of a classification, or (N, C) probabilities
-    targs=None, # (N,) targets, with an array
+    p:'Predictions|Tensor|np.ndarray', # Predictions of a classification, or (N, C) probabilities
+    targs:'Tensor|np.ndarray|None'=None, # (N,) targets, with an array
     *,
     approx:bool=False, # histograms of log p (4,096 bins over [−20, 0]) instead of sorting
     block:int=16, # columns in memory at a time
@@ -175,10 +175,10 @@ def _remarks(m, bad):
         res.update({k: said for k in ('loss', 'log_loss', 'brier', 'ece', 'mean_confidence', 'mean_entropy', 'roc_auc_ovr_macro', 'average_precision_macro', 'top_5_accuracy')})
     return res
 
-# %% ../../nbs/predictions/13_metrics.ipynb #d73e56f0
+# %% ../../nbs/predictions/13_metrics.ipynb #9e486040
 def classification_metrics(
-    p, # Predictions of a classification, or (N, C) probabilities
-    targs=None, # (N,) targets, with an array
+    p:'Predictions|Tensor|np.ndarray', # Predictions of a classification, or (N, C) probabilities
+    targs:'Tensor|np.ndarray|None'=None, # (N,) targets, with an array
     *,
     approx:bool=False, # rank by histograms, see `ranking`
 ) -> Scores: # a dict
@@ -200,10 +200,10 @@ def classification_metrics(
     first = ['accuracy', 'balanced_accuracy'] + (['top_5_accuracy'] if p.n_classes > 5 else [])
     return Scores({k: res[k] for k in first + [k for k in res if k not in first]}, _remarks(m, bad))
 
-# %% ../../nbs/predictions/13_metrics.ipynb #087ff1a9
+# %% ../../nbs/predictions/13_metrics.ipynb #167b3b84
 def per_class_metrics(
-    p, # Predictions of a classification, or (N, C) probabilities
-    targs=None, # (N,) targets, with an array
+    p:'Predictions|Tensor|np.ndarray', # Predictions of a classification, or (N, C) probabilities
+    targs:'Tensor|np.ndarray|None'=None, # (N,) targets, with an array
 ) -> 'DataFrame': # one row per class
     "Support, rows predicted, precision, recall, F1, AUC, AP and mean probability of each class; NaN where undefined."
     import pandas as pd
@@ -214,7 +214,7 @@ def per_class_metrics(
     return pd.DataFrame(dict(support=m.actual.astype(int), predicted=m.predicted.astype(int), **class_rates(m), roc_auc=r.roc_auc,
                              average_precision=r.average_precision, mean_probability=mean.numpy()), index=pd.Index(p.names, name='class'))
 
-# %% ../../nbs/predictions/13_metrics.ipynb #fd10331d
+# %% ../../nbs/predictions/13_metrics.ipynb #8fce5e44
 @dataclass
 class Curve:
     "A ROC or precision–recall curve of one class."
@@ -231,20 +231,20 @@ def _curves(p, targs, curve_of, areas, classes):
     return {p.names[c]: Curve(p.names[c], *curve_of(p.targs.numpy() == c, p.preds[:, c].numpy()), float(area[c])) for c in classes if not np.isnan(area[c])}
 
 def roc_curves(
-    p, # Predictions of a classification, or (N, C) probabilities
-    targs=None, # (N,) targets, with an array
+    p:'Predictions|Tensor|np.ndarray', # Predictions of a classification, or (N, C) probabilities
+    targs:'Tensor|np.ndarray|None'=None, # (N,) targets, with an array
     *,
-    classes=None, # columns; None takes all
+    classes:'list|np.ndarray|None'=None, # columns; None takes all
 ) -> dict: # class name -> Curve
     "ROC curve of each class against the rest, by scikit-learn; classes without positives or negatives have none."
     from sklearn.metrics import roc_curve
     return _curves(p, targs, roc_curve, lambda r: r.roc_auc, classes)
 
 def pr_curves(
-    p, # Predictions of a classification, or (N, C) probabilities
-    targs=None, # (N,) targets, with an array
+    p:'Predictions|Tensor|np.ndarray', # Predictions of a classification, or (N, C) probabilities
+    targs:'Tensor|np.ndarray|None'=None, # (N,) targets, with an array
     *,
-    classes=None, # columns; None takes all
+    classes:'list|np.ndarray|None'=None, # columns; None takes all
 ) -> dict: # class name -> Curve
     "Precision–recall curve of each class against the rest, by scikit-learn; classes without positives have none."
     from sklearn.metrics import precision_recall_curve
@@ -288,7 +288,7 @@ def _student(x, mean):
     se = x.std(1, ddof=1)/np.sqrt(x.shape[1])
     return _ratio(x.mean(1) - mean, se)
 
-# %% ../../nbs/predictions/13_metrics.ipynb #194bfc69
+# %% ../../nbs/predictions/13_metrics.ipynb #e5942c7b
 ROW_MEANS = dict(log_loss='log_loss', brier='brier', mean_confidence='confidence', mean_entropy='entropy')
 RATES = ('accuracy', 'top_5_accuracy', 'precision_micro', 'recall_micro', 'f1_micro')
 RANKINGS = dict(roc_auc_ovr_macro='roc_auc', average_precision_macro='average_precision')
@@ -319,7 +319,7 @@ def _quantiles(x, level):
     return tuple(float(o) for o in np.nanquantile(x, [(1 - level)/2, (1 + level)/2]))
 
 def bootstrap(
-    p, # Predictions of a classification
+    p:'Predictions', # Predictions of a classification
     metric:str|Callable, # a name that `classification_metrics` knows, or a function of Predictions to a number
     n:int=1000, # resamples
     seed:int=0, # of the resampling

@@ -12,10 +12,10 @@ from torch import Tensor
 from ..core import DataError, TaskError
 from .store import Predictions
 
-# %% ../../nbs/predictions/12_scores.ipynb #21ab7002
+# %% ../../nbs/predictions/12_scores.ipynb #02ac0b3c
 def as_predictions(
-    p, # Predictions, or an (N, C) array of probabilities
-    targs=None, # (N,) targets, with an array
+    p:'Predictions|Tensor|np.ndarray', # Predictions, or an (N, C) array of probabilities
+    targs:'Tensor|np.ndarray|None'=None, # (N,) targets, with an array
     task:str='classification', # the task that is needed
 ) -> Predictions:
     "Predictions of `task`, from themselves or from arrays; raises `TaskError` for another task."
@@ -25,7 +25,7 @@ def as_predictions(
     if p.task != task or isinstance(p.preds, tuple): raise TaskError(f"These are predictions of the task {p.task}, but {task} is needed here.")
     return p
 
-# %% ../../nbs/predictions/12_scores.ipynb #8d0bd633
+# %% ../../nbs/predictions/12_scores.ipynb #e21afa05
 @dataclass
 class RowScores:
     "What each of N rows contributes, in float64 unless said otherwise."
@@ -43,8 +43,8 @@ class RowScores:
         return np.flatnonzero(~np.isfinite(self.brier))
 
 def row_scores(
-    p, # Predictions of a classification, or (N, C) probabilities
-    targs=None, # (N,) targets, with an array
+    p:'Predictions|Tensor|np.ndarray', # Predictions of a classification, or (N, C) probabilities
+    targs:'Tensor|np.ndarray|None'=None, # (N,) targets, with an array
     *,
     chunk:int=8192, # rows at a time
 ) -> RowScores:

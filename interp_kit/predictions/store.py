@@ -15,16 +15,16 @@ from ..core import DataError, LabelError, TaskError, are_probabilities
 # %% ../../nbs/predictions/10_store.ipynb #1ff6de66
 if TYPE_CHECKING: from pandas import DataFrame
 
-# %% ../../nbs/predictions/10_store.ipynb #1994639c
+# %% ../../nbs/predictions/10_store.ipynb #8711ce12
 def each(
-    f, # Tensor -> anything
-    o, # a Tensor, or a tuple of them
+    f:'Callable', # Tensor -> anything
+    o:object, # a Tensor, or a tuple of them
 ):
     "`f` of a tensor, or the tuple of `f` of each tensor of a tuple."
     return tuple(f(x) for x in o) if isinstance(o, tuple) else f(o)
 
 def n_rows(
-    o, # a Tensor or a tuple of Tensors with the same first dimension
+    o:object, # a Tensor or a tuple of Tensors with the same first dimension
 ) -> int:
     "Length of the first dimension; raises `DataError` if the parts differ."
     sizes = {len(x) for x in (o if isinstance(o, tuple) else (o,))}
@@ -32,7 +32,7 @@ def n_rows(
     return sizes.pop()
 
 def row_index(
-    rows, # an int, slice, list, range, boolean mask, array or tensor
+    rows:'int|slice|list|np.ndarray|Tensor', # an int, slice, list, range, boolean mask, array or tensor
     n:int, # number of rows there are
 ) -> slice|np.ndarray: # a slice (kept, so that views stay views) or int64 row numbers in [0, n)
     "Row numbers from whatever names rows; negative ones count from the end; raises `DataError` outside the range."
@@ -71,22 +71,22 @@ def standard_losses(
     else: l = (preds - targs.view_as(preds))**2
     return l.float() if l.ndim == 1 else l.flatten(1).mean(1).float()
 
-# %% ../../nbs/predictions/10_store.ipynb #f9bc1afe
+# %% ../../nbs/predictions/10_store.ipynb #5a73b716
 class Predictions:
     """N rows of what a model said, in the order of the data set; everything is on the CPU.
 
     With several outputs or targets, `preds`, `targs` and `decoded` are tuples of tensors."""
     def __init__(self,
-        preds, # (N, C, …) float Tensor after the activation, or a tuple
-        targs, # (N, …) Tensor, or a tuple
+        preds:'Tensor|np.ndarray|list|tuple', # (N, C, …) float Tensor after the activation, or a tuple
+        targs:'Tensor|np.ndarray|list|tuple', # (N, …) Tensor, or a tuple
         losses:Tensor, # (N,) float32, one per row
-        decoded, # (N, …) decisions, or a tuple
+        decoded:'Tensor|tuple', # (N, …) decisions, or a tuple
         *,
         vocab:list|None=None, # names of the classes, in the order of columns
         task:str='classification', # as `infer_task` names them
-        ids=None, # (N,) names that stay with the rows; None numbers them
-        rows=None, # (N,) int64 positions in the data set; None numbers them
-        items=None, # (N,) what each row was read from (a path, an index of a frame), or None
+        ids:'np.ndarray|list|None'=None, # (N,) names that stay with the rows; None numbers them
+        rows:'int|slice|list|np.ndarray|Tensor|None'=None, # (N,) int64 positions in the data set; None numbers them
+        items:'np.ndarray|list|None'=None, # (N,) what each row was read from (a path, an index of a frame), or None
         columns:dict|None=None, # name -> (N, …) Tensor of further facts a row, e.g. features
         meta:dict|None=None, # how it was made: loss, activation, versions; JSON
     ):
@@ -122,7 +122,7 @@ class Predictions:
         return self.columns['features']
 
     def __getitem__(self,
-        rows, # int, slice, list, mask, array or tensor of positions in this table
+        rows:'int|slice|list|np.ndarray|Tensor', # int, slice, list, mask, array or tensor of positions in this table
     ) -> 'Predictions':
         "The named rows, in the order asked for; a slice shares memory."
         i = row_index(rows, len(self))
@@ -139,13 +139,13 @@ class Predictions:
 
     @classmethod
     def from_arrays(cls,
-        preds, # (N, C) probabilities (or (N,) of the second of two classes), (N, C, H, W) for segmentation, (N, …) values for regression
-        targs, # (N, …) integers or names in `vocab`; floats for regression
-        losses=None, # (N,) per-row losses; None computes the task's standard ones
+        preds:'Tensor|np.ndarray|list|tuple', # (N, C) probabilities (or (N,) of the second of two classes), (N, C, H, W) for segmentation, (N, …) values for regression
+        targs:'Tensor|np.ndarray|list|tuple', # (N, …) integers or names in `vocab`; floats for regression
+        losses:'Tensor|np.ndarray|None'=None, # (N,) per-row losses; None computes the task's standard ones
         *,
-        vocab=None, # names of the classes
+        vocab:list|None=None, # names of the classes
         task:str='classification', # 'classification', 'multilabel', 'segmentation' or 'regression'
-        ids=None, # (N,) names of the rows
+        ids:'np.ndarray|list|None'=None, # (N,) names of the rows
     ) -> 'Predictions':
         """Predictions from arrays, tensors or lists.
 
@@ -167,7 +167,7 @@ class Predictions:
         base = dict(row=self.rows, id=self.ids, item=self.items if self.items is not None else [None]*len(self))
         return pd.DataFrame({**base, **_answer_columns(self), 'loss': self.losses.numpy(), **_correct_column(self)})
 
-# %% ../../nbs/predictions/10_store.ipynb #81425680
+# %% ../../nbs/predictions/10_store.ipynb #a66d6dfc
 def _as_float(x):
     t = x.detach().cpu() if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))
     t = t.as_subclass(Tensor)
@@ -199,7 +199,7 @@ def check_arrays(
     preds:Tensor, # (N, C, …)
     targs:Tensor, # (N, …)
     task:str, # as `infer_task` names them
-    vocab=None, # names of the classes
+    vocab:list|None=None, # names of the classes
 ):
     "Raise `DataError` or `LabelError`, saying what does not fit, unless the arrays are what `task` needs."
     if task not in ('classification', 'multilabel', 'segmentation', 'regression'): raise TaskError(f"Unknown task {task!r}: use 'classification', 'multilabel', 'segmentation' or 'regression'.")
