@@ -214,7 +214,7 @@ def clone_loader(
         kw.update(batch_size=None, sampler=dl.sampler) if dl.batch_sampler is None else kw.update(batch_sampler=dl.batch_sampler)
     return torch.utils.data.DataLoader(**{**kw, **changes})
 
-# %% ../nbs/00_core.ipynb #845fbb83
+# %% ../nbs/00_core.ipynb #5360520f
 class ProbabilityLoss(nn.Module):
     "Negative log-likelihood for a model whose outputs are probabilities already; `reduction` as in torch."
     def __init__(self,
@@ -223,8 +223,11 @@ class ProbabilityLoss(nn.Module):
         super().__init__()
         self.reduction = reduction
     def forward(self, probs, targ): return nn.functional.nll_loss(probs.clamp_min(1e-12).log(), targ, reduction=self.reduction)
-    def activation(self, x): return x
-    def decodes(self, x): return x.argmax(1)
+    def activation(self,
+        x:Tensor, # (B, C, …) outputs, probabilities already
+    ) -> Tensor:
+        "Nothing to do."
+        return x
 
 def are_probabilities(
     x:Tensor, # (B, C, …)

@@ -31,7 +31,7 @@ def ink_on(
     lin = np.where(rgb <= .04045, rgb/12.92, ((rgb + .055)/1.055)**2.4)
     return 'black' if lin @ np.array([.2126, .7152, .0722]) > .179 else 'white'
 
-# %% ../nbs/01_plots.ipynb #fa5062c5
+# %% ../nbs/01_plots.ipynb #691a8e4e
 def new_axes(
     ax:'Axes|None'=None, # Axes to draw on; None makes a figure
     figsize:tuple|None=None, # (width, height) in inches of a new figure
@@ -57,12 +57,15 @@ def new_grid(
     return axs.flatten()[:n]
 
 @lru_cache
+def _installed_fonts():
+    from matplotlib.font_manager import get_font_names
+    return get_font_names()
+
 def font_family() -> list: # of names
     "matplotlib's own font and after it the installed ones that have what it lacks (Chinese, Japanese, Korean, Arabic, Hindi, symbols)."
-    from matplotlib.font_manager import get_font_names
     more = ('Noto Sans CJK JP', 'Noto Sans CJK SC', 'WenQuanYi Zen Hei', 'Droid Sans Fallback', 'Hiragino Sans', 'PingFang SC', 'Yu Gothic', 'Microsoft YaHei', 'Malgun Gothic',
             'Noto Sans', 'Noto Sans Arabic', 'Noto Sans Devanagari', 'Arial Unicode MS', 'Segoe UI Symbol', 'Noto Sans Symbols2')
-    return ['DejaVu Sans'] + [f for f in more if f in get_font_names()]
+    return ['DejaVu Sans'] + [f for f in more if f in _installed_fonts()]
 
 def elide(
     text:object, # anything with a str

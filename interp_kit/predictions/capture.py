@@ -122,7 +122,7 @@ def _row_by_row(loss, pred, yb, n):
     try: return torch.stack([loss(row(pred, i), *(row(y, i) for y in yb)).as_subclass(Tensor).detach().float().mean() for i in range(n)])
     except Exception as e: raise ModelError(f"The loss {loss_name(loss)} has no reduction='none', and fails on a single row: {e}") from e
 
-# %% ../../nbs/predictions/11_capture.ipynb #b691dedc
+# %% ../../nbs/predictions/11_capture.ipynb #37368d1b
 class PerSampleLoss:
     "Stands in for a loss during the pass: returns (B,) losses and remembers what it takes to scale weighted ones."
     def __init__(self,
@@ -144,7 +144,9 @@ class PerSampleLoss:
         return res
 
     @property
-    def class_weights(self): return getattr(self.holder, 'keywords', {}).get('weight', getattr(self.holder, 'weight', None))
+    def class_weights(self) -> Tensor: # (C,)
+        "The weights that the loss holds."
+        return getattr(self.holder, 'keywords', {}).get('weight', getattr(self.holder, 'weight', None))
 
     def _weigh(self, res, pred, yb, n):
         "Note weights and unweighted parts of a batch, and how far plain and weighted means miss the loss's own."
