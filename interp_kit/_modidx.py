@@ -191,8 +191,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'interp_kit/interpret/checks.py'),
                                              'interp_kit.interpret.checks._pair_finding': ( 'interpret/checks.html#_pair_finding',
                                                                                             'interp_kit/interpret/checks.py'),
-                                             'interp_kit.interpret.checks._plain_pair_p': ( 'interpret/checks.html#_plain_pair_p',
-                                                                                            'interp_kit/interpret/checks.py'),
                                              'interp_kit.interpret.checks.check_balance': ( 'interpret/checks.html#check_balance',
                                                                                             'interp_kit/interpret/checks.py'),
                                              'interp_kit.interpret.checks.check_classes': ( 'interpret/checks.html#check_classes',

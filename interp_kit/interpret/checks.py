@@ -77,31 +77,21 @@ class Evidence:
         "Rows of one cell of the confusion matrix."
         return ((self.p.targs == a) & (self.p.decoded == b)).numpy()
 
-# %% ../../nbs/interpret/29_checks.ipynb #0f167ca2
-def _plain_pair_p(e):
-    "p-values of cells against errors that are spread as the predictions are: the plainer second test."
-    wrong = e.counts.sum(1) - np.diagonal(e.counts)
-    others = e.counts.sum(0)[None] - np.diagonal(e.counts)[None] + 1.
-    share = np.tile(others, (len(wrong), 1)); np.fill_diagonal(share, 0)
-    share = share/np.maximum(share.sum(1, keepdims=True), 1e-12)
-    return excess_p(e.counts, wrong[:, None]*share, np.tile(wrong[:, None], (1, len(wrong))))
-
+# %% ../../nbs/interpret/29_checks.ipynb #69ffd4e5
 def check_pairs(
     e:Evidence, # what the predictions show
     *,
     most:int=5, # findings at most
 ) -> list: # of Finding
-    "Pairs of classes that are confused more than the model's own probabilities, or far more than an even spread of errors, would give."
+    "Pairs of classes that are confused more often than the model's own probabilities expect."
     C = len(e.counts)
     a, b = np.nonzero((e.counts >= 3) & ~np.eye(C, dtype=bool))
     if not len(a): return []
     n_a, n_b = e.counts.sum(1)[a], e.counts.sum(0)[b]
-    pad = lambda p: np.minimum(p*C*(C - 1), 1) # every cell was looked at, also the empty ones
-    own, plain = pad(excess_p(e.counts[a, b], e.expected[a, b], n_b)), pad(_plain_pair_p(e)[a, b])
+    p = np.minimum(excess_p(e.counts[a, b], e.expected[a, b], n_b)*C*(C - 1), 1) # every cell was looked at, also the empty ones
     rate = e.counts[a, b]/n_a
-    speaks = (own < ALPHA) & (rate >= .02) | (plain < 1e-4) & (rate >= .15)
-    order = [i for i in np.lexsort((own, -e.counts[a, b])) if speaks[i]][:most]
-    return [_pair_finding(e, a[i], b[i], n_a[i], min(own[i], plain[i]), rate[i]) for i in order]
+    order = [i for i in np.lexsort((p, -e.counts[a, b])) if p[i] < ALPHA and rate[i] >= .02][:most]
+    return [_pair_finding(e, a[i], b[i], n_a[i], p[i], rate[i]) for i in order]
 
 def _pair_finding(e, a, b, n, p, rate):
     names, seen, thought = e.p.names, int(e.counts[a, b]), float(e.expected[a, b])
@@ -112,22 +102,20 @@ def _pair_finding(e, a, b, n, p, rate):
         action=f'Look at these rows: relabel what is mislabelled, then add or augment examples that tell {names[a]} from {names[b]}.',
         source='Holm 1979; Hoeffding 1956; Northcutt et al. 2021 (label errors in test sets)')
 
-# %% ../../nbs/interpret/29_checks.ipynb #1cee0ad5
+# %% ../../nbs/interpret/29_checks.ipynb #14028138
 def check_classes(
     e:Evidence, # what the predictions show
     *,
     most:int=5, # findings at most
 ) -> list: # of Finding
-    "Classes whose rows are missed more than the model's own probabilities, or far more often than other classes' rows, would give."
+    "Classes whose rows are missed more often than the model's own probabilities expect, and more than those of other classes."
     n, hits = e.counts.sum(1), np.diagonal(e.counts)
     missed, elsewhere = n - hits, len(e.p) - e.counts.sum(0)
     expected = e.expected.sum(1) - np.diagonal(e.expected)
     recall, rest = hits/np.maximum(n, 1), (hits.sum() - hits)/np.maximum(n.sum() - n, 1)
-    own = holm(excess_p(missed, expected, elsewhere))
-    plain = holm(excess_p(missed, (1 - rest)*n, n))
-    bad = (n > 0) & ((own < ALPHA) & (recall <= rest - .05) | (plain < 1e-4) & (recall <= .6*rest))
-    order = [c for c in np.argsort(recall, kind='stable') if bad[c]][:most]
-    return [_class_finding(e, c, int(n[c]), int(hits[c]), float(rest[c]), float(expected[c]), float(min(own[c], plain[c]))) for c in order]
+    p = holm(excess_p(missed, expected, elsewhere))
+    order = [c for c in np.argsort(recall, kind='stable') if n[c] > 0 and p[c] < ALPHA and recall[c] <= rest[c] - .05][:most]
+    return [_class_finding(e, c, int(n[c]), int(hits[c]), float(rest[c]), float(expected[c]), float(p[c])) for c in order]
 
 def _class_finding(e, c, n, hits, rest, expected, p):
     name, recall = e.p.names[c], hits/n
@@ -156,11 +144,11 @@ def check_confidence(
         action='Fit a temperature on held-out rows (fit_temperature) and look at plot_calibration().' + (' Label smoothing, mixup or less training also help.' if over else ''),
         source='Guo et al. 2017 (On Calibration of Modern Neural Networks)')]
 
-# %% ../../nbs/interpret/29_checks.ipynb #2bde2762
+# %% ../../nbs/interpret/29_checks.ipynb #65530f62
 def check_balance(
     e:Evidence, # what the predictions show
     *,
-    ratio:float=5., # largest class over smallest
+    ratio:float=10., # largest class over smallest
 ) -> list: # of Finding
     "Classes of very different size, beyond what drawing rows evenly would give."
     n = e.counts.sum(1); N, C = n.sum(), len(n)
@@ -171,7 +159,7 @@ def check_balance(
     names, none = e.p.names, n[small] == 0
     gone = [names[c] for c in np.flatnonzero(n == 0)]
     title = f"{names[big]} has {n[big]:,} rows, {names[small]} {'none' if none else f'{n[small]:,}'}" + (f" ({len(gone)} classes have none)" if len(gone) > 1 else '')
-    return [Finding('imbalance', title, 'medium' if none or n[big] >= 4*ratio*max(n[small], 1) else 'low', 1 - p,
+    return [Finding('imbalance', title, 'medium' if none or n[big] >= 5*ratio*max(n[small], 1) else 'low', 1 - p,
         dict(largest=int(n[big]), smallest=int(n[small]), classes=C, absent=len(gone), p_value=p), classes=(names[big], *(gone[:10] or [names[small]])),
         interpretation='Accuracy speaks mostly of the large classes; scores of small ones are uncertain, and those of absent ones unknown.',
         action='Read balanced_accuracy and per-class intervals; collect rows of the small classes, or stratify the split.', source='He and Garcia 2009')]

@@ -6,16 +6,16 @@
 __all__ = ['ordered_loader', 'take_rows', 'not_augmented', 'PerSampleLoss', 'pick_activation', 'Observer', 'Features',
            'pick_loader', 'model_hash', 'capture']
 
-# %% ../../nbs/predictions/11_capture.ipynb #78eff02c
+# %% ../../nbs/predictions/11_capture.ipynb #71b8191c
 import hashlib, inspect, time
 from contextlib import contextmanager, nullcontext
 import numpy as np, torch
 from torch import Tensor, nn
 from ..core import (DataError, ModelError, TaskError, are_probabilities, clone_loader, get_model, infer_task, logits_of, loss_name,
-                             map_nested, untouched)
+                             kept_rng, map_nested, untouched)
 from .store import Predictions, check_targets, decode, each, n_rows
 
-# %% ../../nbs/predictions/11_capture.ipynb #acf62969
+# %% ../../nbs/predictions/11_capture.ipynb #889ec0dd
 class _Order:
     "A picklable `get_idxs`: always the same rows."
     def __init__(self, rows): self.rows = rows
@@ -34,11 +34,14 @@ def _fastai_rows(dl, rows, **kw):
 def _torch_batches(dl):
     "Lists of rows as `dl` would batch them without shuffling and dropping; a sampler that selects rows keeps its selection."
     from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler
-    if type(dl.batch_sampler) is not BatchSampler: return [list(b) for b in dl.batch_sampler]
-    plain = isinstance(dl.sampler, SequentialSampler) or isinstance(dl.sampler, RandomSampler) and not dl.sampler.replacement
-    rows = list(range(len(dl.dataset))) if plain else sorted(int(i) for i in dl.sampler)
-    return [rows[i:i+dl.batch_size] for i in range(0, len(rows), dl.batch_size)]
+    batches = dl.batch_sampler
+    if type(batches) is not BatchSampler: return [list(b) for b in batches]
+    sampler, bs = batches.sampler, batches.batch_size
+    plain = isinstance(sampler, SequentialSampler) or isinstance(sampler, RandomSampler) and not sampler.replacement
+    rows = list(range(len(dl.dataset))) if plain else sorted(int(i) for i in sampler)
+    return [rows[i:i+bs] for i in range(0, len(rows), bs)]
 
+@kept_rng()
 def ordered_loader(
     dl:'DataLoader', # a fastai or PyTorch loader, or a sized iterable of batches
 ) -> tuple: # (loader, int64 rows in the order it yields them; None where only the loader knows)
@@ -51,6 +54,7 @@ def ordered_loader(
         return clone_loader(dl, batch_sampler=batches), np.array([i for b in batches for i in b], dtype=np.int64)
     return dl, None
 
+@kept_rng()
 def take_rows(
     dl:'DataLoader', # a fastai or PyTorch loader, or a sized iterable of batches
     rows:'int|slice|list|np.ndarray|Tensor', # row numbers in the data set
@@ -82,7 +86,7 @@ def not_augmented(
     ds = getattr(dl, 'dataset', None)
     with ds.set_split_idx(1) if hasattr(ds, 'set_split_idx') else nullcontext(): yield
 
-# %% ../../nbs/predictions/11_capture.ipynb #bb21ddad
+# %% ../../nbs/predictions/11_capture.ipynb #b7bd9c63
 def _unwrap(loss):
     "`loss`, and the functions it wraps, outermost first."
     while loss is not None: yield loss; loss = getattr(loss, 'func', None)
@@ -119,10 +123,9 @@ def _unreduced(loss, pred, yb, n):
 
 def _row_by_row(loss, pred, yb, n):
     row = lambda o, i: each(lambda t: t[i:i+1], tuple(o) if isinstance(o, list) else o)
-    try: return torch.stack([loss(row(pred, i), *(row(y, i) for y in yb)).as_subclass(Tensor).detach().float().mean() for i in range(n)])
-    except Exception as e: raise ModelError(f"The loss {loss_name(loss)} has no reduction='none', and fails on a single row: {e}") from e
+    return torch.stack([loss(row(pred, i), *(row(y, i) for y in yb)).as_subclass(Tensor).detach().float().mean() for i in range(n)])
 
-# %% ../../nbs/predictions/11_capture.ipynb #37368d1b
+# %% ../../nbs/predictions/11_capture.ipynb #082e5169
 class PerSampleLoss:
     "Stands in for a loss during the pass: returns (B,) losses and remembers what it takes to scale weighted ones."
     def __init__(self,
@@ -137,9 +140,14 @@ class PerSampleLoss:
 
     def __call__(self, pred, *yb):
         n = n_rows(tuple(yb[0]) if isinstance(yb[0], (tuple, list)) else yb[0])
-        res = _unreduced(self.loss_func, pred, yb, n)
-        self.how = "reduction='none'" if res is not None else 'row by row'
-        if res is None: res = _row_by_row(self.loss_func, pred, yb, n)
+        try:
+            res = _unreduced(self.loss_func, pred, yb, n)
+            self.how = "reduction='none'" if res is not None else 'row by row'
+            if res is None: res = _row_by_row(self.loss_func, pred, yb, n)
+        except Exception as e:
+            shapes = map_nested(lambda t: tuple(t.shape), (pred, yb[0] if len(yb) == 1 else yb))
+            raise ModelError(f"The loss {loss_name(self.loss_func)}{' (called row by row)' if self.how == 'row by row' else ''} fails on outputs of shape {shapes[0]} "
+                             f"with targets of shape {shapes[1]}: {e}") from e
         if self.holder is not None: self._weigh(res, pred, yb, n)
         return res
 
