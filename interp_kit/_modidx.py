@@ -272,6 +272,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                             'interp_kit.interpret.verbs.show_results': ( 'interpret/verbs.html#show_results',
                                                                                          'interp_kit/interpret/verbs.py')},
             'interp_kit.plots': { 'interp_kit.plots._installed_fonts': ('plots.html#_installed_fonts', 'interp_kit/plots.py'),
+                                  'interp_kit.plots._room': ('plots.html#_room', 'interp_kit/plots.py'),
                                   'interp_kit.plots._write_cells': ('plots.html#_write_cells', 'interp_kit/plots.py'),
                                   'interp_kit.plots.bare': ('plots.html#bare', 'interp_kit/plots.py'),
                                   'interp_kit.plots.color_for': ('plots.html#color_for', 'interp_kit/plots.py'),

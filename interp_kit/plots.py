@@ -156,27 +156,35 @@ def overlay(
     ax.imshow(heat, cmap=cmap, alpha=alpha, extent=(-.5, w-.5, h-.5, -.5), interpolation='bilinear')
     return ax
 
-# %% ../nbs/01_plots.ipynb #d2f520b7
+# %% ../nbs/01_plots.ipynb #20f864d8
+def _room(ax, size, mono):
+    "(characters a line, lines) of text of `size` points that fit into a panel, by its share of the figure."
+    fig, grid = ax.figure, ax.get_gridspec()
+    ncols, nrows = (grid.ncols, grid.nrows) if grid is not None else (1, 1)
+    wide, high = 72*.9*fig.get_figwidth()/ncols, 72*(fig.get_figheight()/nrows - .62)
+    return max(12, int(wide/(size*(.61 if mono else .6)))), max(3, int(high/(size*1.36)))
+
 def text_panel(
     text:str, # what to write; line breaks are kept
     ax:'Axes|None'=None, # Axes
     *,
     title:str='', # above
-    width:int=50, # characters a line
-    lines:int=11, # lines at most
     frame:str=NEUTRAL, # colour of the frame
     mono:bool=False, # a fixed-width font, for tables
     figsize:tuple|None=None, # inches
 ):
     "Write `text` into a frame; returns the Axes."
     ax = new_axes(ax, figsize); bare(ax, frame)
+    size = 8 if mono else 9
+    width, lines = _room(ax, size, mono)
     rows = [r for line in str(text).split('\n') for r in (textwrap.wrap(line, width) or [''])]
     if len(rows) > lines: rows = rows[:lines-1] + [rows[lines-1][:width-2] + ' …']
-    ax.text(.03, .97, '\n'.join(rows).replace('$', r'\$'), va='top', ha='left', fontsize=8 if mono else 9, transform=ax.transAxes, family=['DejaVu Sans Mono', *font_family()] if mono else font_family())
+    said = ax.text(.03, .97, '\n'.join(rows).replace('$', r'\$'), va='top', ha='left', fontsize=size, transform=ax.transAxes, family=['DejaVu Sans Mono', *font_family()] if mono else font_family())
+    said.set_in_layout(False) # long words must not push the panels apart
     ax.set_title(title, fontsize=9, family=font_family())
     return ax
 
-# %% ../nbs/01_plots.ipynb #5dbc4b48
+# %% ../nbs/01_plots.ipynb #96dea6fe
 def plot_matrix(
     values:'np.ndarray', # (R, C) array
     row_names:list, # R names
@@ -197,7 +205,7 @@ def plot_matrix(
     "Draw a matrix as coloured cells with their values; returns the Axes."
     values = np.asarray(values); shade = values if shade is None else np.asarray(shade)
     n = max(values.shape)
-    side = float(np.clip(2.2 + .36*n, 3.6, 13))
+    side = float(np.clip(2.2 + .3*n, 3.6, 11))
     ax = new_axes(ax, figsize or (side + 1, side))
     im = ax.imshow(np.ma.masked_invalid(shade), cmap=cmap, norm=norm, interpolation='nearest', aspect='auto')
     if text and values.shape[1] <= 30: _write_cells(ax, im, values, fmt)
@@ -208,7 +216,7 @@ def plot_matrix(
 
 def _write_cells(ax, im, values, fmt):
     "One text a cell, in black or white as reads better; zeros are left out of large matrices."
-    size = float(np.clip(11 - .22*values.shape[1], 5.5, 10))
+    size = float(np.clip(11 - .16*values.shape[1], 6.5, 10))
     shade = im.get_array()
     for i, j in np.ndindex(*values.shape):
         if not np.isfinite(values[i, j]) or values[i, j] == 0 and values.shape[1] > 12: continue

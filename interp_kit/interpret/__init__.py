@@ -13,5 +13,5 @@ from .analyzer import *
 from .folder import *
 from .verbs import *
 
-# %% ../../nbs/interpret/35_room.ipynb #efbf93a4
-__all__ = sorted(n for n, o in list(globals().items()) if getattr(o, '__module__', '').startswith('interp_kit.interpret.') and not n.startswith('_'))
+# %% ../../nbs/interpret/35_room.ipynb #d928c283
+__all__ = sorted(n for n, o in list(globals().items()) if str(getattr(o, '__module__', '')).startswith('interp_kit.interpret.') and not n.startswith('_'))

@@ -56,7 +56,7 @@ def decoded_samples(
     its = dl.decode_batch((*xs, *ys), max_n=len(xs[0]), full=True)
     return [next((o for o in it[:len(xs)] if isinstance(o, str) or getattr(o, 'ndim', 0) == 3 or hasattr(o, 'getbands')), it[0]) for it in its]
 
-# %% ../../nbs/interpret/30_base.ipynb #15ad5545
+# %% ../../nbs/interpret/30_base.ipynb #83b18ba8
 def _number(v): return f'{v:.4g}' if isinstance(v, (float, np.floating)) else str(v)
 
 def draw_sample(
@@ -70,7 +70,7 @@ def draw_sample(
     if isinstance(sample, dict):
         width = min(18, max(len(str(k)) for k in sample))
         lines = [f'{elide(k, width):<{width}} {elide(_number(v), 16)}' for k, v in sample.items()]
-        return text_panel('\n'.join(lines), ax, title=title, frame=frame, mono=True, width=width + 18, lines=16)
+        return text_panel('\n'.join(lines), ax, title=title, frame=frame, mono=True)
     if isinstance(sample, str): return text_panel(sample, ax, title=title, frame=frame)
     if hasattr(sample, 'getbands') or sample.ndim == 3 or sample.ndim == 2: return show_image(sample, ax, title=title, frame=frame)
     values = np.asarray(sample, dtype=object).reshape(-1)

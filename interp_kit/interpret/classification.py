@@ -19,27 +19,29 @@ from ..predictions.metrics import Margins, NO_BOOTSTRAP, bootstrap, class_rates,
 # %% ../../nbs/interpret/31_classification.ipynb #1ff6de66
 if TYPE_CHECKING: from pandas import DataFrame
 
-# %% ../../nbs/interpret/31_classification.ipynb #e830aa99
+# %% ../../nbs/interpret/31_classification.ipynb #239c3d37
 def fold_classes(
     cm:np.ndarray, # (C, C) counts
     names:list, # C names
     top:int|None=None, # classes to keep; None keeps all up to 40, else 25
 ) -> tuple: # (folded counts, names): at most top + 1 classes
-    "The confusion matrix of the `top` classes with most errors (in the order of `names`), the rest folded into a last class 'others'."
+    "The confusion matrix of the `top` classes in the most confused pairs (in the order of `names`), the rest folded into a last class 'others'."
     C = len(cm)
     if top is not None and top < 1: raise DataError(f"top={top}: at least one class must be shown.")
     top = top or (C if C <= 40 else 25)
     if top >= C: return cm, list(names)
-    errors = cm.sum(0) + cm.sum(1) - 2*np.diagonal(cm)
-    keep = np.sort(np.argsort(-errors, kind='stable')[:top])
+    off = cm - np.diag(np.diagonal(cm))
+    pairs = np.argsort(-off, axis=None, kind='stable')[:2*top] # enough to name `top` classes or more
+    ranked = dict.fromkeys([*np.stack(np.unravel_index(pairs, off.shape), 1).ravel().tolist(), *range(C)])
+    keep = np.sort(list(ranked)[:top])
     group = np.full(C, top); group[keep] = np.arange(top)
     folded = np.zeros((top + 1, top + 1), dtype=cm.dtype)
     np.add.at(folded, (group[:, None], group[None]), cm)
     return folded, [names[i] for i in keep] + [f'{C - top} others']
 
-# %% ../../nbs/interpret/31_classification.ipynb #d98c42fa
-def _plot_curves(curves, ax, figsize, most, worst_first, **kw):
-    "Draw up to `most` curves, the least area first; the others grey."
+# %% ../../nbs/interpret/31_classification.ipynb #1765b9f2
+def _plot_curves(curves, ax, figsize, most, worst_first, total, **kw):
+    "Draw up to `most` of `total` curves, the least area first; the others grey."
     ax = new_axes(ax, figsize)
     if not curves: raise DataError("No class has both rows and other rows to rank them against, so there is no curve.")
     ordered = sorted(curves.values(), key=lambda c: c.area)
@@ -47,12 +49,12 @@ def _plot_curves(curves, ax, figsize, most, worst_first, **kw):
     for i, c in enumerate(ordered[:most]):
         ax.plot(c.x, c.y, color=color_for(i), lw=1.8, label=f'{elide(c.name, 18)} {c.area:.3f}')
     ax.set(xlim=(-.01, 1.01), ylim=(-.01, 1.02), **kw)
-    said = f'{kw["title"]}: least area of {len(ordered)}' if len(ordered) > most else kw['title']
+    said = f'{kw["title"]}: the {most} of {total:,} classes with least area' if total > most else kw['title']
     ax.set_title(said, fontsize=10)
     ax.legend(fontsize=8, frameon=False, loc=worst_first, prop=dict(family=font_family(), size=8))
     return ax
 
-# %% ../../nbs/interpret/31_classification.ipynb #706d83ab
+# %% ../../nbs/interpret/31_classification.ipynb #50036674
 class ClassificationInterpretation(Interpretation):
     "What a classifier gets wrong; make one with `ClassificationInterpretation.from_learner(learn)`. No method runs the model again."
     task = 'classification'
@@ -80,7 +82,7 @@ class ClassificationInterpretation(Interpretation):
         figsize:tuple|None=None, # inches; None grows with the number of classes
         norm_dec:int=2, # decimals of shares
         plot_txt:bool=True, # write the numbers, where they fit
-        top:int|None=None, # classes with most errors to show, the rest folded into 'others'; None: all up to 40, else 25
+        top:int|None=None, # classes to show, those of the most confused pairs, the rest folded into 'others'; None: all up to 40, else 25
         *,
         ax:'Axes|None'=None, # Axes
     ): # Axes
@@ -88,7 +90,7 @@ class ClassificationInterpretation(Interpretation):
         from matplotlib.colors import PowerNorm
         cm, names = fold_classes(self.confusion_matrix().numpy(), self.predictions.names, top)
         share = cm/np.where(cm.sum(1, keepdims=True), cm.sum(1, keepdims=True), np.nan)
-        if len(cm) <= self.predictions.n_classes - 1: title = f'{title}: {len(cm) - 1} of {self.predictions.n_classes:,} classes, those with most errors'
+        if len(cm) <= self.predictions.n_classes - 1: title = f'{title}: {len(cm) - 1} of {self.predictions.n_classes:,} classes, those of the most confused pairs'
         return plot_matrix(share if normalize else cm, names, names, ax, cmap=cmap, fmt=(lambda v: f'{v:.{norm_dec}f}') if normalize else (lambda v: f'{v:,}'), text=plot_txt,
                            shade=share, norm=PowerNorm(.5, 0, 1), label='share of the actual class', xlabel='Predicted', ylabel='Actual', title=title, figsize=figsize)
 
@@ -124,7 +126,7 @@ class ClassificationInterpretation(Interpretation):
         figsize:tuple=(5, 4.6), # inches
     ): # Axes
         "ROC curve of each class against the rest."
-        ax = _plot_curves(roc_curves(self.predictions, classes=self._drawn('roc_auc')), ax, figsize, most, 'lower right', xlabel='false positive rate', ylabel='true positive rate', title='ROC')
+        ax = _plot_curves(roc_curves(self.predictions, classes=self._drawn('roc_auc')), ax, figsize, most, 'lower right', self.predictions.n_classes, xlabel='false positive rate', ylabel='true positive rate', title='ROC')
         ax.plot([0, 1], [0, 1], color=NEUTRAL, lw=1, ls='--', zorder=0)
         return ax
 
@@ -135,7 +137,7 @@ class ClassificationInterpretation(Interpretation):
         figsize:tuple=(5, 4.6), # inches
     ): # Axes
         "Precision–recall curve of each class against the rest."
-        return _plot_curves(pr_curves(self.predictions, classes=self._drawn('average_precision')), ax, figsize, most, 'lower left', xlabel='recall', ylabel='precision', title='Precision and recall')
+        return _plot_curves(pr_curves(self.predictions, classes=self._drawn('average_precision')), ax, figsize, most, 'lower left', self.predictions.n_classes, xlabel='recall', ylabel='precision', title='Precision and recall')
 
     def _drawn(self, area, most=60):
         "Columns of the classes with the least area, so that a thousand classes do not make a thousand curves."

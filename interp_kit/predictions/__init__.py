@@ -13,5 +13,5 @@ from .metrics import *
 from .calibration import *
 from .compare import *
 
-# %% ../../nbs/predictions/16_room.ipynb #df354e08
-__all__ = sorted(n for n, o in list(globals().items()) if getattr(o, '__module__', '').startswith('interp_kit.predictions.') and not n.startswith('_'))
+# %% ../../nbs/predictions/16_room.ipynb #6a95ea7c
+__all__ = sorted(n for n, o in list(globals().items()) if str(getattr(o, '__module__', '')).startswith('interp_kit.predictions.') and not n.startswith('_'))

@@ -19,7 +19,7 @@ from .store import Predictions
 # %% ../../nbs/predictions/14_calibration.ipynb #1ff6de66
 if TYPE_CHECKING: from pandas import DataFrame
 
-# %% ../../nbs/predictions/14_calibration.ipynb #aeae9da7
+# %% ../../nbs/predictions/14_calibration.ipynb #dbcb2cae
 @dataclass
 class Reliability:
     "Confidence against accuracy in bins; NaN in empty bins."
@@ -57,9 +57,11 @@ class Reliability:
 
 def _confidence(p):
     "Confidence and correctness of each row; raises `DataError` where confidences are not finite."
-    rows = row_scores(as_predictions(p))
-    if len(rows.bad): raise DataError(f"{len(rows.bad)} rows have probabilities that are not finite (first: row {rows.bad[0]}): leave them out, p[rows], to look at calibration.")
-    return rows.confidence, rows.correct.astype(np.float64)
+    p = as_predictions(p)
+    conf = p.preds.gather(1, p.decoded[:, None]).squeeze(1).double().numpy() # a row with NaN or infinity has it at its argmax
+    bad = np.flatnonzero(~np.isfinite(conf))
+    if len(bad): raise DataError(f"{len(bad)} rows have probabilities that are not finite (first: row {bad[0]}): leave them out, p[rows], to look at calibration.")
+    return conf, (p.decoded == p.targs).double().numpy()
 
 def reliability(
     p:'Predictions', # Predictions of a classification
@@ -291,7 +293,7 @@ def fit_temperature(
     after = gap_of_bins(soft.gather(1, p.decoded[:, None]).squeeze(1).numpy(), right, bin_edges(None, 15))
     return Temperature(1/beta, nll(1.), nll(beta), before, after)
 
-# %% ../../nbs/predictions/14_calibration.ipynb #97e68048
+# %% ../../nbs/predictions/14_calibration.ipynb #d37172d9
 def plot_reliability(
     p:'Predictions|Reliability', # Predictions of a classification, or a `Reliability`
     ax:'Axes|None'=None, # Axes
@@ -312,5 +314,5 @@ def plot_reliability(
     ax.bar((r.edges[:-1] + r.edges[1:])/2, .18*r.count/r.count.max(), width=np.diff(r.edges)*.92, color=RIGHT, alpha=.25, label='rows', zorder=0)
     ax.set(xlim=(0, 1), ylim=(0, 1), xlabel='confidence (probability of the predicted class)', ylabel='accuracy (share of right rows)')
     ax.set_title(f'{title} · ECE {r.ece:.3f} · {r.count.sum():,} rows', fontsize=10)
-    ax.legend(loc='upper left', fontsize=8, frameon=False)
+    ax.legend(loc='best', fontsize=8, frameon=False)
     return ax

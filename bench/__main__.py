@@ -1,0 +1,20 @@
+"Run the benchmarks named on the command line, or all."
+import importlib, json, platform, sys
+from pathlib import Path
+import torch
+
+NAMES = ("imports", "notebooks", "speed", "silence", "coverage", "one_pass", "pictures")
+HERE = Path(__file__).parent
+
+
+def main(names):
+    torch.set_num_threads(1)
+    for name in names or NAMES:
+        rows = importlib.import_module(f"bench.{name}").run()
+        facts = dict(command=f"python -m bench {name}", python=platform.python_version(), torch=torch.__version__, threads=1, rows=rows)
+        (HERE/"results"/f"{name}.json").write_text(json.dumps(facts, indent=1, default=float) + "\n")
+        print(f"\n{name}")
+        for r in rows: print("  " + "  ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in r.items()), flush=True)
+
+
+if __name__ == "__main__": main(sys.argv[1:])

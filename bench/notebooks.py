@@ -1,0 +1,17 @@
+"CPU seconds of each notebook, in one process with caches warm (the first pays the imports)."
+import contextlib, io, time, warnings
+from pathlib import Path
+
+
+def run():
+    import matplotlib
+    matplotlib.use("agg")
+    import fastai.vision.all
+    from nbdev.test import test_nb
+    res = []
+    for nb in sorted(Path(__file__).parents[1].joinpath("nbs").rglob("*.ipynb")):
+        t = time.process_time()
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore"); ok, _ = test_nb(nb)
+        res.append(dict(notebook=nb.name, passed=ok, cpu_s=time.process_time() - t))
+    return res

@@ -1,0 +1,33 @@
+"Draw what people will see, into bench/pictures/; look at it, and say in its README what was seen."
+from pathlib import Path
+import matplotlib, numpy as np, torch
+
+HERE = Path(__file__).parent/"pictures"
+
+
+def _made(C, n=20_000, names=None, seed=0):
+    "A classifier of C classes with some that are alike."
+    from interp_kit.interpret import ClassificationInterpretation
+    from interp_kit.predictions import Predictions
+    r = np.random.default_rng(seed); y = r.integers(0, C, n); z = r.normal(size=(n, C)).astype(np.float32); z[range(n), y] += 4
+    for a in range(0, C - 1, max(2, C//8)): m = (y == a) & (r.random(n) < .4); z[m, a + 1] += 4
+    q = torch.from_numpy(z).softmax(1)
+    return ClassificationInterpretation.from_predictions(Predictions.from_arrays(q, y, vocab=names or [f"class {i}" for i in range(C)]))
+
+
+def run():
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+    from interp_kit.demo import demo_learner
+    from interp_kit.interpret import PredictionAnalyzer, interpret
+    odd = ["Füße", "猫 und Hund", "чай", "a class with a name that goes on and on, far longer than an axis would like"] + [f"Ordinary {i}" for i in range(6)]
+    jobs = {f"confusion_{C}": (lambda C=C: _made(C).plot_confusion_matrix()) for C in (2, 10, 100, 1000)}
+    jobs.update({"confusion_names": lambda: _made(10, names=odd).plot_confusion_matrix(normalize=True), "roc_10": lambda: _made(10).plot_roc(), "roc_1000": lambda: _made(1000).plot_roc(), "pr_100": lambda: _made(100).plot_pr(),
+                 "calibration": lambda: _made(10).plot_calibration(), "errors_1000": lambda: PredictionAnalyzer(_made(1000).predictions).error_analysis().plot(),
+                 "distribution_100": lambda: PredictionAnalyzer(_made(100).predictions).prediction_distribution().plot()})
+    for task in ("classification", "tabular", "text"): jobs[f"top_losses_{task}"] = lambda task=task: interpret(demo_learner(task), progress=False).plot_top_losses(6, ncols=3)
+    res = []
+    for name, draw in jobs.items():
+        fig = np.ravel(draw())[0].figure; fig.savefig(HERE/f"{name}.png", dpi=70); plt.close(fig)
+        res.append(dict(picture=f"{name}.png", kib=round((HERE/f"{name}.png").stat().st_size/1024)))
+    return res
