@@ -278,6 +278,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'interp_kit.plots.color_for': ('plots.html#color_for', 'interp_kit/plots.py'),
                                   'interp_kit.plots.elide': ('plots.html#elide', 'interp_kit/plots.py'),
                                   'interp_kit.plots.font_family': ('plots.html#font_family', 'interp_kit/plots.py'),
+                                  'interp_kit.plots.grid_shape': ('plots.html#grid_shape', 'interp_kit/plots.py'),
                                   'interp_kit.plots.ink_on': ('plots.html#ink_on', 'interp_kit/plots.py'),
                                   'interp_kit.plots.name_ticks': ('plots.html#name_ticks', 'interp_kit/plots.py'),
                                   'interp_kit.plots.new_axes': ('plots.html#new_axes', 'interp_kit/plots.py'),

@@ -9,7 +9,7 @@ __all__ = ['main']
 import argparse, os, sys
 from contextlib import contextmanager
 
-# %% ../nbs/90_cli.ipynb #93608a96
+# %% ../nbs/90_cli.ipynb #81d1a9fb
 _ABOUT = 'What a trained fastai or PyTorch model gets wrong, from one inference pass.'
 _EXAMPLES = '''examples:
   interp-kit demo                        train a small digits model, look at its mistakes, write ./interp_kit_demo
@@ -18,14 +18,16 @@ _EXAMPLES = '''examples:
 
 In a notebook: from interp_kit.all import *; learn.interpret()'''
 
+_DEMO = '''Train a small model on data that come with scikit-learn (once; then cached), run it once over
+the validation set, and write pictures, predictions.csv, metrics.json and index.html.'''
+
 def _parser():
     p = argparse.ArgumentParser(prog='interp-kit', description=_ABOUT, epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--version', action='version', version=_version())
     p.add_argument('--debug', action='store_true', help='show the traceback of an error')
     commands = p.add_subparsers(title='commands', metavar='COMMAND', required=True)
-    demo = commands.add_parser('demo', help='train a small model offline and write what it gets wrong as a page', description='Train a small model on data that come with scikit-learn (once; then cached), '
-                               'run it once over the validation set, and write pictures, predictions.csv, metrics.json and index.html.',
-                               epilog='examples:\n  interp-kit demo\n  interp-kit demo --output wine --task tabular', formatter_class=argparse.RawDescriptionHelpFormatter)
+    demo = commands.add_parser('demo', help='train a small model offline and write what it gets wrong as a page', formatter_class=argparse.RawDescriptionHelpFormatter,
+                               description=_DEMO, epilog='examples:\n  interp-kit demo\n  interp-kit demo --output wine --task tabular')
     demo.add_argument('-o', '--output', default='interp_kit_demo', metavar='DIR', help='folder to write (default: %(default)s)')
     demo.add_argument('-t', '--task', default='classification', choices=['classification', 'tabular', 'text'], help='digits, wine, or generated sentences (default: %(default)s)')
     demo.add_argument('--debug', action='store_true', default=argparse.SUPPRESS, help='show the traceback of an error')
@@ -36,7 +38,7 @@ def _version():
     from interp_kit import __version__
     return f'interp-kit {__version__}'
 
-# %% ../nbs/90_cli.ipynb #7c954392
+# %% ../nbs/90_cli.ipynb #223baee8
 def _training_progress(advance):
     "A fastai callback that reports each training batch as a share of the whole."
     from fastai.callback.core import Callback
@@ -56,7 +58,7 @@ def _demo(args):
     "Train, capture, write, and say what was found."
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-    console = Console()
+    console = Console(force_jupyter=False)
     with Progress(SpinnerColumn(), TextColumn('{task.description:<30}'), BarColumn(), TimeElapsedColumn(), console=console) as bar:
         step = lambda name: bar.add_task(name, total=1.)
         load = step('load fastai')

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['fetch_batch', 'decoded_samples', 'draw_sample', 'Interpretation']
 
-# %% ../../nbs/interpret/30_base.ipynb #7de31099
+# %% ../../nbs/interpret/30_base.ipynb #39085d26
 import warnings
 from typing import TYPE_CHECKING
 import numpy as np, torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from ..core import DataError, TaskError, infer_task, kept_rng
 from ..findings import Findings, rank_findings
 from .checks import check_losses
-from ..plots import NEUTRAL, RIGHT, WRONG, elide, new_grid, show_image, text_panel
+from ..plots import NEUTRAL, elide, grid_shape, new_grid, show_image, text_panel
 from ..predictions.capture import capture, not_augmented, pick_loader, take_rows
 from ..predictions.metrics import Scores, mean_interval
 from ..predictions.store import Predictions, each, row_index
@@ -76,7 +76,7 @@ def draw_sample(
     values = np.asarray(sample, dtype=object).reshape(-1)
     return draw_sample({f'input {i}': v for i, v in enumerate(values[:15])} | ({'…': f'{len(values)} in all'} if len(values) > 15 else {}), ax, title=title, frame=frame)
 
-# %% ../../nbs/interpret/30_base.ipynb #39b9890e
+# %% ../../nbs/interpret/30_base.ipynb #ec024f7f
 class Interpretation:
     "Predictions with the loader and the learner they came from; make one with `from_learner`."
     task = None # the only task a subclass takes; None takes any
@@ -176,11 +176,11 @@ class Interpretation:
         if isinstance(self.targs, tuple) or isinstance(self.decoded, tuple) or self.targs[i].numel() != 1 or self.decoded[i].numel() != 1: return loss, NEUTRAL
         return f'{_number(self.decoded[i].item())} / {_number(self.targs[i].item())}\n{loss}', NEUTRAL
 
-    def _draw(self, rows, figsize, ncols):
+    def _draw(self, rows, figsize=(12, 12), nrows=None, ncols=None, **kwargs):
         xs, ys = self._batch(rows)
         samples = decoded_samples(self.dl, xs, ys)
         panel = (4., 2.4) if isinstance(samples[0], str) else (3.1, 2.9) if isinstance(samples[0], dict) or getattr(samples[0], 'ndim', 3) == 1 else (2.9, 3.1)
-        axs = new_grid(len(rows), ncols=ncols, figsize=_fit(len(rows), ncols, figsize, panel))
+        axs = new_grid(len(rows), nrows=nrows, ncols=ncols, figsize=_fit(grid_shape(len(rows), nrows, ncols), figsize, panel), **kwargs)
         for ax, s, i in zip(axs, samples, rows):
             title, frame = self._caption(int(i))
             draw_sample(s, ax, title=title, frame=frame)
@@ -192,22 +192,26 @@ class Interpretation:
         largest:bool=True, # the largest or the smallest losses
         figsize:tuple=(12, 12), # box in inches that the grid is fitted into
         *,
-        ncols:int|None=None, # columns of the grid; None makes it about square
+        nrows:int|None=None, # rows of the grid
+        ncols:int|None=None, # columns of the grid; with neither it is about square
+        **kwargs # of the figure, e.g. dpi
     ) -> np.ndarray: # of Axes
         "Draw the rows with the largest losses: prediction / actual / loss / probability of the actual class. The model is not run."
         ranks = range(min(k, len(self))) if isinstance(k, int) else list(k)
         _, rows = self.top_losses(None, largest)
-        return self._draw(rows.numpy()[row_index(list(ranks), len(rows))], figsize, ncols)
+        return self._draw(rows.numpy()[row_index(list(ranks), len(rows))], figsize, nrows, ncols, **kwargs)
 
     def show_results(self,
         rows:'int|slice|list|np.ndarray|Tensor'=9, # row numbers, or how many from the start
         *,
         figsize:tuple=(12, 12), # box in inches that the grid is fitted into
-        ncols:int|None=None, # columns of the grid
+        nrows:int|None=None, # rows of the grid
+        ncols:int|None=None, # columns of the grid; with neither it is about square
+        **kwargs # of the figure, e.g. dpi
     ) -> np.ndarray: # of Axes
         "Draw `rows` with prediction and actual value. The model is not run."
         rows = np.arange(min(rows, len(self))) if isinstance(rows, int) else np.arange(len(self))[row_index(rows, len(self))]
-        return self._draw(rows, figsize, ncols)
+        return self._draw(rows, figsize, nrows, ncols, **kwargs)
 
     def to_frame(self) -> 'DataFrame':
         "One row per sample, see `Predictions.to_frame`."
@@ -232,10 +236,9 @@ class Interpretation:
 
     def _check(self): return check_losses(self.predictions)
 
-# %% ../../nbs/interpret/30_base.ipynb #b0492cd2
-def _fit(n, ncols, box, panel):
-    "The size of a grid of `n` panels, at most `box` and at most what the panels want."
-    ncols = min(n, ncols or int(np.ceil(np.sqrt(n))))
-    nrows = int(np.ceil(n/ncols))
+# %% ../../nbs/interpret/30_base.ipynb #c08d9335
+def _fit(shape, box, panel):
+    "The size of a grid of (rows, columns), at most `box` and at most what the panels want."
+    nrows, ncols = shape
     scale = min(1, box[0]/(panel[0]*ncols), box[1]/(panel[1]*nrows)) if box else 1
     return panel[0]*ncols*scale, panel[1]*nrows*scale

@@ -77,7 +77,7 @@ class Evidence:
         "Rows of one cell of the confusion matrix."
         return ((self.p.targs == a) & (self.p.decoded == b)).numpy()
 
-# %% ../../nbs/interpret/29_checks.ipynb #69ffd4e5
+# %% ../../nbs/interpret/29_checks.ipynb #1a34dbae
 def check_pairs(
     e:Evidence, # what the predictions show
     *,
@@ -95,14 +95,16 @@ def check_pairs(
 
 def _pair_finding(e, a, b, n, p, rate):
     names, seen, thought = e.p.names, int(e.counts[a, b]), float(e.expected[a, b])
-    return Finding('confused_pair', f"{seen} of {n} rows of {names[a]} are taken for {names[b]} ({rate:.0%}); the model's own probabilities expect {thought:.1f}",
-        'high' if rate >= .2 else 'medium' if rate >= .05 else 'low', 1 - p, dict(count=seen, support=int(n), rate=rate, expected=thought, p_value=p),
+    return Finding(
+        'confused_pair', f"{seen} of {n} rows of {names[a]} are taken for {names[b]} ({rate:.0%}); the model's own probabilities expect {thought:.1f}",
+        severity='high' if rate >= .2 else 'medium' if rate >= .05 else 'low', confidence=1 - p,
+        evidence=dict(count=seen, support=int(n), rate=rate, expected=thought, p_value=p),
         rows=e.rows(e.cell(a, b)), classes=(names[a], names[b]),
         interpretation='The two look alike to the model, or some rows carry the wrong label, and it is surer of itself than it should be.',
         action=f'Look at these rows: relabel what is mislabelled, then add or augment examples that tell {names[a]} from {names[b]}.',
         source='Holm 1979; Hoeffding 1956; Northcutt et al. 2021 (label errors in test sets)')
 
-# %% ../../nbs/interpret/29_checks.ipynb #14028138
+# %% ../../nbs/interpret/29_checks.ipynb #a3e09087
 def check_classes(
     e:Evidence, # what the predictions show
     *,
@@ -120,13 +122,17 @@ def check_classes(
 def _class_finding(e, c, n, hits, rest, expected, p):
     name, recall = e.p.names[c], hits/n
     gone = hits == 0 or recall < .1
-    facts = dict(support=n, recall=recall, recall_of_others=rest, missed=n - hits, expected_missed=expected, predicted=int(e.counts[:, c].sum()), p_value=p)
-    return Finding('collapsed_class' if gone else 'weak_class', f"{'Almost no' if gone else f'Only {hits} of {n}'} rows of {name} are found (recall {recall:.2f}; other classes {rest:.2f})",
-        'critical' if gone else 'high' if recall < .5*rest else 'medium', 1 - p, facts, rows=e.rows(((e.p.targs == c) & (e.p.decoded != c)).numpy()), classes=(name,),
+    found = 'Almost no' if gone else f'Only {hits} of {n}'
+    return Finding(
+        'collapsed_class' if gone else 'weak_class', f"{found} rows of {name} are found (recall {recall:.2f}; other classes {rest:.2f})",
+        severity='critical' if gone else 'high' if recall < .5*rest else 'medium', confidence=1 - p,
+        evidence=dict(support=n, recall=recall, recall_of_others=rest, missed=n - hits, expected_missed=expected, predicted=int(e.counts[:, c].sum()), p_value=p),
+        rows=e.rows(((e.p.targs == c) & (e.p.decoded != c)).numpy()), classes=(name,),
         interpretation='The model has not learned the class, has too few examples of it, or its labels differ between training and validation.',
-        action=f'Check the labels and number of training rows of {name}; collect more, or weight or oversample the class.', source='He and Garcia 2009 (learning from imbalanced data)')
+        action=f'Check the labels and number of training rows of {name}; collect more, or weight or oversample the class.',
+        source='He and Garcia 2009 (learning from imbalanced data)')
 
-# %% ../../nbs/interpret/29_checks.ipynb #3bf2ce6a
+# %% ../../nbs/interpret/29_checks.ipynb #c3d73534
 def check_confidence(
     e:Evidence, # what the predictions show
     *,
@@ -138,13 +144,17 @@ def check_confidence(
     p = 2*min(float(excess_p(wrong, expected, n)), float(excess_p(n - wrong, n - expected, n)))
     if p >= ALPHA or abs(gap) < least: return []
     over = gap > 0
-    return [Finding('overconfidence' if over else 'underconfidence', f"Confidence is {e.confidence.mean():.1%} on average, accuracy {e.correct.mean():.1%}",
-        'high' if abs(gap) >= .1 else 'medium' if abs(gap) >= .05 else 'low', 1 - min(p, 1), dict(mean_confidence=e.confidence.mean(), accuracy=e.correct.mean(), gap=gap, p_value=p, n=n),
-        rows=e.rows(~e.correct if over else e.correct, 20), interpretation=f"Probabilities are {'too extreme' if over else 'too modest'}: thresholds and risks computed from them will be off.",
-        action='Fit a temperature on held-out rows (fit_temperature) and look at plot_calibration().' + (' Label smoothing, mixup or less training also help.' if over else ''),
+    return [Finding(
+        'overconfidence' if over else 'underconfidence', f"Confidence is {e.confidence.mean():.1%} on average, accuracy {e.correct.mean():.1%}",
+        severity='high' if abs(gap) >= .1 else 'medium' if abs(gap) >= .05 else 'low', confidence=1 - p,
+        evidence=dict(mean_confidence=e.confidence.mean(), accuracy=e.correct.mean(), gap=gap, p_value=p, n=n),
+        rows=e.rows(~e.correct if over else e.correct, 20),
+        interpretation=f"Probabilities are {'too extreme' if over else 'too modest'}: thresholds and risks computed from them will be off.",
+        action='Fit a temperature on held-out rows (fit_temperature) and look at plot_calibration().'
+               + (' Label smoothing, mixup or less training also help.' if over else ''),
         source='Guo et al. 2017 (On Calibration of Modern Neural Networks)')]
 
-# %% ../../nbs/interpret/29_checks.ipynb #65530f62
+# %% ../../nbs/interpret/29_checks.ipynb #8d64d993
 def check_balance(
     e:Evidence, # what the predictions show
     *,
@@ -158,9 +168,12 @@ def check_balance(
     if p >= ALPHA or n[big] < ratio*max(n[small], 1): return []
     names, none = e.p.names, n[small] == 0
     gone = [names[c] for c in np.flatnonzero(n == 0)]
-    title = f"{names[big]} has {n[big]:,} rows, {names[small]} {'none' if none else f'{n[small]:,}'}" + (f" ({len(gone)} classes have none)" if len(gone) > 1 else '')
-    return [Finding('imbalance', title, 'medium' if none or n[big] >= 5*ratio*max(n[small], 1) else 'low', 1 - p,
-        dict(largest=int(n[big]), smallest=int(n[small]), classes=C, absent=len(gone), p_value=p), classes=(names[big], *(gone[:10] or [names[small]])),
+    few = 'none' if none else f'{n[small]:,}'
+    return [Finding(
+        'imbalance', f"{names[big]} has {n[big]:,} rows, {names[small]} {few}" + (f" ({len(gone)} classes have none)" if len(gone) > 1 else ''),
+        severity='medium' if none or n[big] >= 5*ratio*max(n[small], 1) else 'low', confidence=1 - p,
+        evidence=dict(largest=int(n[big]), smallest=int(n[small]), classes=C, absent=len(gone), p_value=p),
+        classes=(names[big], *(gone[:10] or [names[small]])),
         interpretation='Accuracy speaks mostly of the large classes; scores of small ones are uncertain, and those of absent ones unknown.',
         action='Read balanced_accuracy and per-class intervals; collect rows of the small classes, or stratify the split.', source='He and Garcia 2009')]
 
@@ -173,9 +186,12 @@ def check_collapse(
     p = min(1., len(share)*float(excess_p(e.counts[:, c].sum(), actual[c]*len(e.p), len(e.p))))
     if share[c] < .9 or actual[c] >= .5 or p >= ALPHA: return []
     name = e.p.names[c]
-    return [Finding('collapse', f"{share[c]:.0%} of rows are predicted as {name}, but only {actual[c]:.0%} are", 'critical', 1 - p, dict(predicted_share=share[c], actual_share=actual[c], p_value=p, n=len(e.p)),
-        rows=e.rows(~e.correct), classes=(name,), interpretation='The model answers the same whatever it sees: training diverged, inputs are not normalised as in training, or the classes are not those it was trained on.',
-        action='Check that inputs are processed as in training, that the vocabulary has the same order, and the training loss.', source='')]
+    return [Finding(
+        'collapse', f"{share[c]:.0%} of rows are predicted as {name}, but only {actual[c]:.0%} are", severity='critical', confidence=1 - p,
+        evidence=dict(predicted_share=share[c], actual_share=actual[c], p_value=p, n=len(e.p)), rows=e.rows(~e.correct), classes=(name,),
+        interpretation='The model answers the same whatever it sees: training diverged, inputs are not normalised as in training, '
+                       'or the classes are not those it was trained on.',
+        action='Check that inputs are processed as in training, that the vocabulary has the same order, and the training loss.')]
 
 def check_losses(
     p:Predictions, # of any task
@@ -185,9 +201,11 @@ def check_losses(
     finite = np.logical_and.reduce([o.flatten(1).isfinite().all(1).numpy() if o.ndim > 1 else o.isfinite().numpy() for o in preds])
     bad = ~finite | ~p.losses.isfinite().numpy()
     if not bad.any(): return []
-    return [Finding('not_finite', f"{bad.sum()} of {len(p)} rows have a loss or prediction that is not finite", 'critical', 1., dict(count=int(bad.sum()), predictions=int((~finite).sum()), n=len(p)),
-        rows=p.rows[bad][:50], interpretation='Inputs with NaN or extreme values, an overflow in half precision, or diverged weights.',
-        action='Look at these inputs; run the model in float32; check the weights for NaN.', source='')]
+    return [Finding(
+        'not_finite', f"{bad.sum()} of {len(p)} rows have a loss or prediction that is not finite", severity='critical', confidence=1.,
+        evidence=dict(count=int(bad.sum()), predictions=int((~finite).sum()), n=len(p)), rows=p.rows[bad][:50],
+        interpretation='Inputs with NaN or extreme values, an overflow in half precision, or diverged weights.',
+        action='Look at these inputs; run the model in float32; check the weights for NaN.')]
 
 # %% ../../nbs/interpret/29_checks.ipynb #1f470041
 def classification_findings(

@@ -54,7 +54,7 @@ def _plot_curves(curves, ax, figsize, most, worst_first, total, **kw):
     ax.legend(fontsize=8, frameon=False, loc=worst_first, prop=dict(family=font_family(), size=8))
     return ax
 
-# %% ../../nbs/interpret/31_classification.ipynb #50036674
+# %% ../../nbs/interpret/31_classification.ipynb #c2cd8a3e
 class ClassificationInterpretation(Interpretation):
     "What a classifier gets wrong; make one with `ClassificationInterpretation.from_learner(learn)`. No method runs the model again."
     task = 'classification'
@@ -85,6 +85,7 @@ class ClassificationInterpretation(Interpretation):
         top:int|None=None, # classes to show, those of the most confused pairs, the rest folded into 'others'; None: all up to 40, else 25
         *,
         ax:'Axes|None'=None, # Axes
+        **kwargs # of a new figure, e.g. dpi
     ): # Axes
         "Draw the confusion matrix; colours are shares of the actual class on a square-root scale, so that rare confusions show."
         from matplotlib.colors import PowerNorm
@@ -92,7 +93,7 @@ class ClassificationInterpretation(Interpretation):
         share = cm/np.where(cm.sum(1, keepdims=True), cm.sum(1, keepdims=True), np.nan)
         if len(cm) <= self.predictions.n_classes - 1: title = f'{title}: {len(cm) - 1} of {self.predictions.n_classes:,} classes, those of the most confused pairs'
         return plot_matrix(share if normalize else cm, names, names, ax, cmap=cmap, fmt=(lambda v: f'{v:.{norm_dec}f}') if normalize else (lambda v: f'{v:,}'), text=plot_txt,
-                           shade=share, norm=PowerNorm(.5, 0, 1), label='share of the actual class', xlabel='Predicted', ylabel='Actual', title=title, figsize=figsize)
+                           shade=share, norm=PowerNorm(.5, 0, 1), label='share of the actual class', xlabel='Predicted', ylabel='Actual', title=title, figsize=figsize, **kwargs)
 
     def most_confused(self,
         min_val:int=1, # least count

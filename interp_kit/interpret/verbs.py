@@ -37,47 +37,45 @@ def _learner_interpret(self:Learner, *args, **kwargs) -> Interpretation:
     "The interpretation of this learner after one pass, see `interp_kit.interpret.verbs.interpret`."
     return interpret(self, *args, **kwargs)
 
-# %% ../../nbs/interpret/33_verbs.ipynb #63e424dd
+# %% ../../nbs/interpret/33_verbs.ipynb #2b26b6dd
 def _rows_of(dl, max_n, shuffle=False, seed=0):
     "At most `max_n` rows of a loader: the first of the data set, or a seeded sample."
     _, rows = ordered_loader(dl)
     rows = np.arange(sum(len(b[-1]) for b in dl)) if rows is None else np.sort(rows)
     return np.random.default_rng(seed).permutation(rows)[:max_n] if shuffle else rows[:max_n]
 
-def _show_rows(learn, dl, rows, figsize, ncols):
+def _show_rows(learn, dl, rows, figsize, **kwargs):
     "Capture just `rows` and draw them in this order."
     sub = take_rows(dl, rows)
     p = capture(learn, sub, progress=False)
     if ordered_loader(sub)[1] is None: p.rows = np.asarray(rows)
     else: p = p[np.argsort(np.argsort(rows, kind='stable'), kind='stable')]
-    return INTERPRETATIONS.get(p.task, Interpretation).from_predictions(p, learn, dl).show_results(len(p), figsize=figsize or (12, 12), ncols=ncols)
+    return INTERPRETATIONS.get(p.task, Interpretation).from_predictions(p, learn, dl).show_results(len(p), figsize=figsize or (12, 12), **kwargs)
 
 def plot_predictions(
     learn:'Learner', # a Learner
     ds_idx:int=1, # 0: training set, 1: validation set
     max_n:int=9, # rows at most, the first
     figsize:tuple|None=None, # box in inches; None: (12, 12)
-    *,
-    ncols:int|None=None, # columns of the grid
+    **kwargs # of the grid: nrows, ncols, and of the figure
 ) -> np.ndarray: # of Axes
     "Draw the first rows of a data set with prediction and actual value; the model runs over these rows."
     dl = pick_loader(learn, None, ds_idx)
-    return _show_rows(learn, dl, _rows_of(dl, max_n), figsize, ncols)
+    return _show_rows(learn, dl, _rows_of(dl, max_n), figsize, **kwargs)
 
 def show_batch_predictions(
     learn:'Learner', # a Learner
     dl:'DataLoader|None'=None, # loader with targets; None takes the validation set
     max_n:int=9, # rows at most
     figsize:tuple|None=None, # box in inches; None: (12, 12)
-    *,
-    ncols:int|None=None, # columns of the grid
+    **kwargs # of the grid: nrows, ncols, and of the figure
 ) -> np.ndarray: # of Axes
     "Draw the first rows in the loader's own order with their predictions; the model runs over these rows."
     dl = pick_loader(learn, dl, 1)
     _, rows = ordered_loader(dl)
-    return _show_rows(learn, dl, _rows_of(dl, max_n) if rows is None else rows[:max_n], figsize, ncols)
+    return _show_rows(learn, dl, _rows_of(dl, max_n) if rows is None else rows[:max_n], figsize, **kwargs)
 
-# %% ../../nbs/interpret/33_verbs.ipynb #dc68e36b
+# %% ../../nbs/interpret/33_verbs.ipynb #ce436164
 def _show_learner_results(
     learn:'Learner', # a Learner
     ds_idx:int=1, # 0: training set, 1: validation set
@@ -87,10 +85,11 @@ def _show_learner_results(
     *,
     seed:int=0, # of the sample
     figsize:tuple|None=None, # box in inches; None: (12, 12)
+    nrows:int|None=None, # rows of the grid
     ncols:int|None=None, # columns of the grid
 ):
     dl = pick_loader(learn, dl, ds_idx)
-    return _show_rows(learn, dl, _rows_of(dl, max_n, shuffle, seed), figsize, ncols)
+    return _show_rows(learn, dl, _rows_of(dl, max_n, shuffle, seed), figsize, nrows=nrows, ncols=ncols)
 
 @delegates(_show_learner_results)
 def show_results(

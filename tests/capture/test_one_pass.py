@@ -62,3 +62,11 @@ def test_predictions_equal_fastais_own(digits):
     assert torch.allclose(p.preds, preds, atol=1e-6) and torch.equal(p.targs, torch.Tensor(targs).long()) and torch.equal(p.decoded, torch.Tensor(dec).long())
     assert torch.allclose(p.losses, torch.Tensor(losses), atol=1e-6)
     assert [str(f) for f in digits.dls.valid_ds.items] == list(p.items)
+
+
+def test_the_arguments_that_fastais_users_write(digits):
+    interp = ClassificationInterpretation.from_learner(digits)
+    assert interp.plot_confusion_matrix(figsize=(6, 6), dpi=60).figure.dpi == 60
+    axs = interp.plot_top_losses(5, nrows=1); assert axs[0].get_gridspec().get_geometry() == (1, 5)
+    assert len(interp.plot_top_losses(range(3, 6), largest=False, figsize=(7, 3))) == 3 and len(interp.plot_top_losses([0, 2])) == 2
+    assert interp.show_results([4, 9], nrows=1)[0].get_gridspec().ncols == 2
