@@ -214,7 +214,7 @@ def clone_loader(
         kw.update(batch_size=None, sampler=dl.sampler) if dl.batch_sampler is None else kw.update(batch_sampler=dl.batch_sampler)
     return torch.utils.data.DataLoader(**{**kw, **changes})
 
-# %% ../nbs/00_core.ipynb #5360520f
+# %% ../nbs/00_core.ipynb #937146cc
 class ProbabilityLoss(nn.Module):
     "Negative log-likelihood for a model whose outputs are probabilities already; `reduction` as in torch."
     def __init__(self,
@@ -231,11 +231,12 @@ class ProbabilityLoss(nn.Module):
 
 def are_probabilities(
     x:Tensor, # (B, C, …)
+    tol:float=1e-3, # how far sums may be off
 ) -> bool:
-    "Whether every row of `x` is non-negative and sums to 1 over dimension 1 (within 1e-3)."
+    "Whether every row of `x` is non-negative and sums to 1 over dimension 1."
     if x.ndim < 2 or x.shape[1] < 2 or not x.is_floating_point(): return False
     x = x.detach().float()
-    return bool((x >= 0).all() and ((x.sum(1) - 1).abs() < 1e-3).all())
+    return bool((x >= 0).all() and ((x.sum(1) - 1).abs() < tol).all())
 
 def standard_loss(
     task:str, # as `infer_task` names them

@@ -23,7 +23,7 @@ def plain(
     if isinstance(o, float): return o if math.isfinite(o) else None
     return o if o is None or isinstance(o, (bool, int, str)) else str(o)
 
-# %% ../nbs/02_findings.ipynb #60fe7741
+# %% ../nbs/02_findings.ipynb #59f37e7d
 @dataclass
 class Finding:
     "One conclusion; raises `DataError` for an unknown severity or a confidence outside [0, 1]."
@@ -42,7 +42,7 @@ class Finding:
     def __post_init__(self):
         if self.severity not in SEVERITIES: raise DataError(f"Finding severity {self.severity!r} is not one of {', '.join(SEVERITIES)}.")
         if not 0 <= self.confidence <= 1: raise DataError(f"Finding confidence {self.confidence} is outside [0, 1].")
-        self.evidence, self.rows, self.classes = plain(self.evidence), tuple(plain(self.rows)), tuple(plain(self.classes))
+        self.evidence, self.rows, self.classes = plain(self.evidence or {}), tuple(plain(self.rows)), tuple(plain(self.classes))
         self.confidence = float(self.confidence)
         if self.id is None: self.id = f"{self.type}-{hashlib.sha256(json.dumps([self.type, self.classes]).encode()).hexdigest()[:8]}"
 

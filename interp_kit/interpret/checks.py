@@ -39,7 +39,7 @@ def holm(
     res = np.empty(len(p)); res[order] = np.minimum(adjusted, 1)
     return res
 
-# %% ../../nbs/interpret/29_checks.ipynb #8998c058
+# %% ../../nbs/interpret/29_checks.ipynb #df5173cf
 @dataclass
 class Evidence:
     "Counts of a classification and what its own probabilities expect of them."
@@ -57,10 +57,18 @@ class Evidence:
         "Gather what the rules need in one sweep."
         C, expected, s = p.n_classes, 0, row_scores(p)
         if len(s.bad):
-            keep = np.setdiff1d(np.arange(len(p)), s.bad); p = p[keep]; s = row_scores(p)
+            keep = np.setdiff1d(np.arange(len(p)), s.bad); p = p[keep]; s = row_scores(p) if len(p) else s
+        if not len(p): return cls(p, np.zeros((C, C), dtype=int), np.zeros((C, C)), np.zeros(0), np.zeros(0, dtype=bool), np.zeros(0))
         for c in p.chunks():
             expected = expected + torch.zeros(C, C, dtype=torch.float64).index_add_(0, c.decoded, c.preds.double())
         return cls(p, confusion_counts(p.targs, p.decoded, C).numpy(), expected.T.numpy(), s.confidence, s.correct, s.log_loss)
+
+    def expected_errors(self) -> np.ndarray: # (C, C), diagonal 0
+        "Expected confusions, those of each actual class scaled by how much more than expected the other classes' rows are missed."
+        off = ~np.eye(len(self.counts), dtype=bool)
+        seen, thought = (self.counts*off).sum(1), (self.expected*off).sum(1)
+        others = (seen.sum() - seen)/np.maximum(thought.sum() - thought, 1e-12)
+        return np.minimum(self.expected*off*np.maximum(others, 1)[:, None], self.counts.sum(0))
 
     def rows(self,
         mask:np.ndarray, # (N,) bool
@@ -77,7 +85,7 @@ class Evidence:
         "Rows of one cell of the confusion matrix."
         return ((self.p.targs == a) & (self.p.decoded == b)).numpy()
 
-# %% ../../nbs/interpret/29_checks.ipynb #1a34dbae
+# %% ../../nbs/interpret/29_checks.ipynb #e9812512
 def check_pairs(
     e:Evidence, # what the predictions show
     *,
@@ -88,13 +96,14 @@ def check_pairs(
     a, b = np.nonzero((e.counts >= 3) & ~np.eye(C, dtype=bool))
     if not len(a): return []
     n_a, n_b = e.counts.sum(1)[a], e.counts.sum(0)[b]
-    p = np.minimum(excess_p(e.counts[a, b], e.expected[a, b], n_b)*C*(C - 1), 1) # every cell was looked at, also the empty ones
+    expected = e.expected_errors()[a, b]
+    p = np.minimum(excess_p(e.counts[a, b], expected, n_b)*C*(C - 1), 1) # every cell was looked at, also the empty ones (Bonferroni)
     rate = e.counts[a, b]/n_a
     order = [i for i in np.lexsort((p, -e.counts[a, b])) if p[i] < ALPHA and rate[i] >= .02][:most]
-    return [_pair_finding(e, a[i], b[i], n_a[i], p[i], rate[i]) for i in order]
+    return [_pair_finding(e, a[i], b[i], n_a[i], expected[i], p[i], rate[i]) for i in order]
 
-def _pair_finding(e, a, b, n, p, rate):
-    names, seen, thought = e.p.names, int(e.counts[a, b]), float(e.expected[a, b])
+def _pair_finding(e, a, b, n, expected, p, rate):
+    names, seen, thought = e.p.names, int(e.counts[a, b]), float(expected)
     return Finding(
         'confused_pair', f"{seen} of {n} rows of {names[a]} are taken for {names[b]} ({rate:.0%}); the model's own probabilities expect {thought:.1f}",
         severity='high' if rate >= .2 else 'medium' if rate >= .05 else 'low', confidence=1 - p,
@@ -102,9 +111,9 @@ def _pair_finding(e, a, b, n, p, rate):
         rows=e.rows(e.cell(a, b)), classes=(names[a], names[b]),
         interpretation='The two look alike to the model, or some rows carry the wrong label, and it is surer of itself than it should be.',
         action=f'Look at these rows: relabel what is mislabelled, then add or augment examples that tell {names[a]} from {names[b]}.',
-        source='Holm 1979; Hoeffding 1956; Northcutt et al. 2021 (label errors in test sets)')
+        source='Hoeffding 1956; Northcutt et al. 2021 (label errors in test sets)')
 
-# %% ../../nbs/interpret/29_checks.ipynb #a3e09087
+# %% ../../nbs/interpret/29_checks.ipynb #09ba0c3c
 def check_classes(
     e:Evidence, # what the predictions show
     *,
@@ -113,7 +122,7 @@ def check_classes(
     "Classes whose rows are missed more often than the model's own probabilities expect, and more than those of other classes."
     n, hits = e.counts.sum(1), np.diagonal(e.counts)
     missed, elsewhere = n - hits, len(e.p) - e.counts.sum(0)
-    expected = e.expected.sum(1) - np.diagonal(e.expected)
+    expected = e.expected_errors().sum(1)
     recall, rest = hits/np.maximum(n, 1), (hits.sum() - hits)/np.maximum(n.sum() - n, 1)
     p = holm(excess_p(missed, expected, elsewhere))
     order = [c for c in np.argsort(recall, kind='stable') if n[c] > 0 and p[c] < ALPHA and recall[c] <= rest[c] - .05][:most]
@@ -154,7 +163,7 @@ def check_confidence(
                + (' Label smoothing, mixup or less training also help.' if over else ''),
         source='Guo et al. 2017 (On Calibration of Modern Neural Networks)')]
 
-# %% ../../nbs/interpret/29_checks.ipynb #8d64d993
+# %% ../../nbs/interpret/29_checks.ipynb #951f3fe5
 def check_balance(
     e:Evidence, # what the predictions show
     *,
@@ -180,10 +189,10 @@ def check_balance(
 def check_collapse(
     e:Evidence, # what the predictions show
 ) -> list: # of Finding
-    "Nearly every row predicted as one class, although most rows are of others."
+    "Nearly every row predicted as one class, although most rows are of others and the probabilities do not say so."
     share, actual = e.counts.sum(0)/len(e.p), e.counts.sum(1)/len(e.p)
     c = int(share.argmax())
-    p = min(1., len(share)*float(excess_p(e.counts[:, c].sum(), actual[c]*len(e.p), len(e.p))))
+    p = float(excess_p((~e.correct).sum(), (1 - e.confidence).sum(), len(e.p)))
     if share[c] < .9 or actual[c] >= .5 or p >= ALPHA: return []
     name = e.p.names[c]
     return [Finding(
@@ -207,7 +216,7 @@ def check_losses(
         interpretation='Inputs with NaN or extreme values, an overflow in half precision, or diverged weights.',
         action='Look at these inputs; run the model in float32; check the weights for NaN.')]
 
-# %% ../../nbs/interpret/29_checks.ipynb #1f470041
+# %% ../../nbs/interpret/29_checks.ipynb #a28097b7
 def classification_findings(
     p:Predictions, # of a classification
 ) -> Findings:
@@ -215,7 +224,7 @@ def classification_findings(
     p = as_predictions(p)
     e = Evidence.of(p)
     res = Findings(check_losses(p))
-    if not len(e.p): return res
+    if not len(e.p): return res # no row has finite probabilities
     collapse = check_collapse(e)
     classes = [] if collapse else check_classes(e)
     return Findings([*res, *collapse, *classes, *([] if collapse else check_pairs(e)), *check_confidence(e), *check_balance(e)])

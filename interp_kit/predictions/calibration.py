@@ -7,19 +7,19 @@ __all__ = ['Reliability', 'reliability', 'ece', 'adaptive_ece', 'classwise_ece',
            'consistency_test', 'BrierDecomposition', 'brier', 'brier_decomposition', 'Temperature', 'fit_temperature',
            'plot_reliability']
 
-# %% ../../nbs/predictions/14_calibration.ipynb #7093fe4d
+# %% ../../nbs/predictions/14_calibration.ipynb #e750bfb2
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 import numpy as np, torch
 from ..core import DataError
 from ..findings import plain
-from .scores import as_predictions, bin_edges, bin_index, bin_means, gap_of_bins, row_scores
+from .scores import as_predictions, bin_edges, bin_index, bin_means, check_finite, gap_of_bins, row_scores
 from .store import Predictions
 
 # %% ../../nbs/predictions/14_calibration.ipynb #1ff6de66
 if TYPE_CHECKING: from pandas import DataFrame
 
-# %% ../../nbs/predictions/14_calibration.ipynb #dbcb2cae
+# %% ../../nbs/predictions/14_calibration.ipynb #2625201a
 @dataclass
 class Reliability:
     "Confidence against accuracy in bins; NaN in empty bins."
@@ -57,11 +57,8 @@ class Reliability:
 
 def _confidence(p):
     "Confidence and correctness of each row; raises `DataError` where confidences are not finite."
-    p = as_predictions(p)
-    conf = p.preds.gather(1, p.decoded[:, None]).squeeze(1).double().numpy() # a row with NaN or infinity has it at its argmax
-    bad = np.flatnonzero(~np.isfinite(conf))
-    if len(bad): raise DataError(f"{len(bad)} rows have probabilities that are not finite (first: row {bad[0]}): leave them out, p[rows], to look at calibration.")
-    return conf, (p.decoded == p.targs).double().numpy()
+    p = check_finite(as_predictions(p))
+    return p.preds.gather(1, p.decoded[:, None]).squeeze(1).double().numpy(), (p.decoded == p.targs).double().numpy()
 
 def reliability(
     p:'Predictions', # Predictions of a classification
@@ -75,7 +72,7 @@ def reliability(
     var = np.bincount(bin_index(conf, edges), weights=conf*(1 - conf), minlength=len(n))
     return Reliability(edges, mean, acc, n, np.sqrt(var)/np.where(n, n, np.nan), strategy)
 
-# %% ../../nbs/predictions/14_calibration.ipynb #0e6570c7
+# %% ../../nbs/predictions/14_calibration.ipynb #d1bfc283
 def ece(
     p:'Predictions', # Predictions of a classification
     bins:int=15, # equally wide bins of confidence
@@ -105,19 +102,24 @@ def _debiased_square(conf, right, edges):
     "Σ n_b/N·((mean gap)² − its variance under binomial noise), an unbiased estimate of the squared L2 error (Kumar et al. 2019)."
     mean, acc, n = bin_means(conf, right, edges)
     ok = n > 1
+    if not ok.any(): return np.nan
     noise = acc[ok]*(1 - acc[ok])/(n[ok] - 1)
     return float((n[ok]*((mean[ok] - acc[ok])**2 - noise)).sum()/n.sum())
 
+def _mass_edges(conf, bins):
+    "Edges of bins of equally many rows, at least two each."
+    return bin_edges(conf, max(1, min(bins, len(conf)//2)), 'mass')
+
 def debiased_ece(
     p:'Predictions', # Predictions of a classification
-    bins:int=15, # bins of equally many rows
+    bins:int=15, # bins of equally many rows; fewer where a bin would have less than two rows
     *,
     squared:bool=False, # the unbiased square itself, which may be negative
 ) -> float: # in [0, 1], or the square
-    "L2 calibration error with the bias of binning removed (Kumar, Liang and Ma 2019); 0 where nothing is left."
+    "L2 calibration error with the bias of binning removed (Kumar, Liang and Ma 2019); 0 where noise explains all, NaN for one row."
     conf, right = _confidence(p)
-    sq = _debiased_square(conf, right, bin_edges(conf, bins, 'mass'))
-    return sq if squared else float(np.sqrt(max(sq, 0)))
+    sq = _debiased_square(conf, right, _mass_edges(conf, bins))
+    return sq if squared else float(np.sqrt(np.maximum(sq, 0)))
 
 # %% ../../nbs/predictions/14_calibration.ipynb #de0d02b8
 def _smoothed_gap(on_grid, width):
@@ -142,7 +144,7 @@ def smooth_ece(
         else: low = mid
     return _smoothed_gap(on_grid, high)
 
-# %% ../../nbs/predictions/14_calibration.ipynb #ffb01841
+# %% ../../nbs/predictions/14_calibration.ipynb #9a1df801
 @dataclass
 class ConsistencyTest:
     "What the calibration error is, and what it would be if the model were calibrated."
@@ -166,15 +168,17 @@ def consistency_test(
 ) -> ConsistencyTest:
     "Compare calibration with what a calibrated model's labels would give (Bröcker and Smith 2007, Vaicenavicius et al. 2019)."
     conf, right = _confidence(p)
-    edges = bin_edges(conf, bins, 'mass')
+    if n < 1: raise DataError(f"n={n}: at least one set of labels must be drawn.")
+    edges = _mass_edges(conf, bins)
     b, (mean, _, count) = bin_index(conf, edges), bin_means(conf, right, edges)
     acc = _calibrated_counts(conf, b, len(count), n, seed)/np.where(count, count, np.nan)
     gaps, noise = mean - acc, acc*(1 - acc)/np.where(count > 1, count - 1, np.nan)
     sims = np.nansum(count*np.abs(gaps), 1)/count.sum()
     squares = np.nansum(count*(gaps**2 - noise), 1)/count.sum()
     seen = _debiased_square(conf, right, edges)
-    low, high = np.quantile(sims, [(1 - level)/2, (1 + level)/2])
-    return ConsistencyTest(gap_of_bins(conf, right, edges), (float(low), float(high)), float(np.sqrt(max(seen, 0))), float((1 + (squares >= seen).sum())/(1 + n)), n)
+    band = tuple(float(o) for o in np.quantile(sims, [(1 - level)/2, (1 + level)/2]))
+    p_value = float((1 + (squares >= seen).sum())/(1 + n)) if np.isfinite(seen) else np.nan
+    return ConsistencyTest(gap_of_bins(conf, right, edges), band, float(np.sqrt(np.maximum(seen, 0))), p_value, n)
 
 def _calibrated_counts(conf, b, bins, n, seed):
     "(n, bins) right rows of each bin when rows are right with probability `conf`; normal above 20,000 rows."
@@ -230,7 +234,7 @@ def brier_decomposition(
     terms = sum(_brier_terms(p.preds[:, c].double().numpy(), (p.targs == c).double().numpy(), edges) for c in range(p.n_classes))
     return BrierDecomposition(*map(float, terms))
 
-# %% ../../nbs/predictions/14_calibration.ipynb #f1124fb7
+# %% ../../nbs/predictions/14_calibration.ipynb #99210d8c
 @dataclass
 class Temperature:
     "A fitted temperature: logits are divided by it. Above 1 the model was overconfident."
@@ -239,6 +243,7 @@ class Temperature:
     nll_after:float # log loss in nats, on the rows it was fitted on
     ece_before:float # 15 bins
     ece_after:float # 15 bins, each row scored by a temperature fitted on the other folds
+    at_bound:bool=False # the log loss has no minimum between 0.01 and 100, e.g. because every row is right
 
     def apply(self,
         p:Predictions, # of a classification
@@ -253,20 +258,23 @@ class Temperature:
         "All fields, valid as strict JSON."
         return plain(asdict(self))
 
-def _log(q): return q.double().clamp_min(torch.finfo(q.dtype).tiny).log()
+def _log(q): return q.double().clamp_min(torch.finfo(torch.float32).tiny).log()
 
-def _slope(logits, targs, beta):
+def _slope(logits, targs, beta, chunk=2048):
     "Mean log loss, and its first and second derivative in β."
-    z = beta*logits
-    norm, q = z.logsumexp(1), z.softmax(1)
-    mean, own = (q*logits).sum(1), logits.gather(1, targs[:, None]).squeeze(1)
-    return float((norm - beta*own).mean()), float((mean - own).mean()), float(((q*logits**2).sum(1) - mean**2).mean())
+    total = torch.zeros(3, dtype=torch.float64)
+    for l, t in zip(logits.split(chunk), targs.split(chunk)):
+        z = beta*l
+        norm, q, own = z.logsumexp(1), z.softmax(1), l.gather(1, t[:, None]).squeeze(1)
+        mean = (q*l).sum(1)
+        total += torch.stack([(norm - beta*own).sum(), (mean - own).sum(), ((q*l*l).sum(1) - mean**2).sum()])
+    return (total/len(targs)).tolist()
 
-def _fit_beta(logits, targs, low=.01, high=100.):
-    "The β in [low, high] of the least log loss: Newton's steps, halving the bracket where they leave it."
-    beta = 1.
+def _fit_beta(logits, targs, beta=1., low=.01, high=100.):
+    "The β in [low, high] of the least log loss, from a first guess: Newton's steps, halving the bracket where they leave it; the guess where the loss is flat."
     for _ in range(60):
         _, d, dd = _slope(logits, targs, beta)
+        if abs(d) < 1e-12 and dd < 1e-12: return beta
         low, high = (low, beta) if d > 0 else (beta, high)
         new = beta - d/dd if dd > 0 else -1
         new = new if low < new < high else float(np.sqrt(low*high))
@@ -281,17 +289,19 @@ def fit_temperature(
     seed:int=0, # of the folds
 ) -> Temperature:
     "The temperature in [0.01, 100] that minimises the log loss (Guo et al. 2017)."
+    if folds < 2: raise DataError(f"folds={folds}: at least two are needed to score rows that the temperature was not fitted on.")
     p = as_predictions(p); before = ece(p)
     logits, t = _log(p.preds), p.targs
     beta, parts = _fit_beta(logits, t), np.random.default_rng(seed).integers(0, folds, len(p))
     soft = torch.empty_like(logits)
     for f in np.unique(parts):
         out, rest = parts == f, parts != f
-        soft[out] = (logits[out]*(_fit_beta(logits[rest], t[rest]) if rest.any() else beta)).softmax(1)
+        soft[out] = (logits[out]*(_fit_beta(logits[rest], t[rest], beta) if rest.any() else beta)).softmax(1)
     nll = lambda b: _slope(logits, t, b)[0]
     right = (p.decoded == t).double().numpy()
     after = gap_of_bins(soft.gather(1, p.decoded[:, None]).squeeze(1).numpy(), right, bin_edges(None, 15))
-    return Temperature(1/beta, nll(1.), nll(beta), before, after)
+    lost = beta < .0101 or beta > 99 or beta != 1 and _slope(logits, t, beta)[2] < 1e-9
+    return Temperature(1/beta, nll(1.), nll(beta), before, after, bool(lost))
 
 # %% ../../nbs/predictions/14_calibration.ipynb #d37172d9
 def plot_reliability(

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['mcnemar', 'benjamini_hochberg', 'Comparison', 'compare_predictions']
 
-# %% ../../nbs/predictions/15_compare.ipynb #0e5bff1b
+# %% ../../nbs/predictions/15_compare.ipynb #7ab8923f
 import html
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 import numpy as np, torch
 from ..core import DataError
 from ..findings import plain
-from .metrics import Margins, ROW_MEANS, decision_scores
+from .metrics import Margins, ROW_MEANS, average_defined, decision_scores, ranking
 from .scores import as_predictions, row_scores
 from .store import Predictions
 
@@ -40,7 +40,7 @@ def benjamini_hochberg(
     q[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1)
     return q
 
-# %% ../../nbs/predictions/15_compare.ipynb #2a6b738c
+# %% ../../nbs/predictions/15_compare.ipynb #511dd4c5
 def _paired_margins(t, da, db, C, n, seed):
     "Margins of both models' confusion matrices in `n` joint bootstrap samples, yielded in blocks."
     cells, counts = np.unique((t*C + da)*C + db, return_counts=True)
@@ -55,14 +55,19 @@ def _paired_margins(t, da, db, C, n, seed):
         yield [Margins(*[np.asarray(draws @ m) for m in of]) for of in maps]
 
 def _mean_draws(x, n, seed):
-    "(n, K) bootstrap means of the columns of `x` (N, K)."
+    "(n, K) bootstrap means of the columns of `x` (N, K); NaN for columns with a value that is not finite."
+    ok = np.isfinite(x).all(0)
+    if not ok.all():
+        res = np.full((n, x.shape[1]), np.nan)
+        if ok.any(): res[:, ok] = _mean_draws(x[:, ok], n, seed)
+        return res
     rng, N = np.random.default_rng(seed), len(x)
     if N > 20_000: return rng.multivariate_normal(x.mean(0), np.atleast_2d(np.cov(x.T))/N, n, method='svd')
     block = max(1, 4_000_000//N)
     draw = lambda k: np.stack([np.bincount(r, minlength=N) for r in rng.integers(0, N, (k, N))]) @ x/N
     return np.concatenate([draw(min(block, n - lo)) for lo in range(0, n, block)])
 
-# %% ../../nbs/predictions/15_compare.ipynb #2a9563ae
+# %% ../../nbs/predictions/15_compare.ipynb #531a0a9a
 @dataclass
 class Comparison:
     "Two models on the same rows; differences are a minus b."
@@ -88,7 +93,8 @@ def _aligned(a, b):
     if not np.array_equal(a.ids, b.ids):
         at = {i: k for k, i in enumerate(b.ids.tolist())}
         missing = [i for i in a.ids.tolist() if i not in at]
-        if missing or len(at) != len(b): raise DataError(f"The two do not have the same ids (such as {missing[0]!r})." if missing else "ids of the second are not unique.")
+        if missing: raise DataError(f"The two do not have the same ids (such as {missing[0]!r}).")
+        if len(at) != len(b) or len(set(a.ids.tolist())) != len(a): raise DataError("ids are not unique, so rows cannot be matched by them.")
         b = b[[at[i] for i in a.ids.tolist()]]
     other = np.flatnonzero((a.targs != b.targs).numpy())
     if len(other): raise DataError(f"The two disagree on the target of {len(other)} rows (first: {a.ids[other[0]]!r}): they are not of the same data.")
@@ -101,14 +107,25 @@ def _metric_table(a, b, n, seed):
     t, da, db = (o.numpy() for o in (a.targs, a.decoded, b.decoded))
     blocks = [[decision_scores(m) for m in pair] for pair in _paired_margins(t, da, db, a.n_classes, n, seed)]
     whole = [decision_scores(Margins.of(np.bincount(t*a.n_classes + d, minlength=a.n_classes**2).reshape(a.n_classes, -1))) for d in (da, db)]
-    names = ('accuracy', 'balanced_accuracy', 'precision_macro', 'recall_macro', 'f1_macro', 'f1_weighted', 'cohen_kappa', 'matthews_corrcoef')
-    res = {k: (*(float(w[k]) for w in whole), *_interval(np.concatenate([x[k] - y[k] for x, y in blocks]))) for k in names}
+    res = {k: (*(float(w[k]) for w in whole), *_interval(np.concatenate([x[k] - y[k] for x, y in blocks]))) for k in whole[0]}
     ra, rb = row_scores(a), row_scores(b)
     cols = {'loss': [p.losses.double().numpy() for p in (a, b)], **{k: [getattr(r, v) for r in (ra, rb)] for k, v in ROW_MEANS.items()}}
-    draws = _mean_draws(np.stack([x - y for x, y in cols.values()], 1), n, seed)
+    if a.n_classes > 5: cols['top_5_accuracy'] = [(r.rank < 5).astype(float) for r in (ra, rb)]
+    with np.errstate(invalid='ignore'): draws = _mean_draws(np.stack([x - y for x, y in cols.values()], 1), n, seed)
     res.update({k: (x.mean(), y.mean(), *_interval(d)) for (k, (x, y)), d in zip(cols.items(), draws.T)})
+    if not len(ra.bad) and not len(rb.bad): res.update(_ranking_rows(a, b, min(n, 200) if a.preds.numel() <= 500_000 else 0, seed))
     rows = {k: dict(a=x, b=y, difference=x - y, low=lo, high=hi) for k, (x, y, lo, hi) in res.items()}
     return pd.DataFrame(rows).T.rename_axis('metric')
+
+def _ranking_rows(a, b, n, seed):
+    "Macro AUC and AP of both with intervals from `n` resamples of rows (none where n is 0: sorting so often would take too long)."
+    def score(p):
+        r = ranking(p)
+        return np.array([average_defined(r.roc_auc), average_defined(r.average_precision)])
+    rng, (x, y) = np.random.default_rng(seed), (score(a), score(b))
+    draws = np.array([score(a[r]) - score(b[r]) for r in (rng.integers(0, len(a), len(a)) for _ in range(n))]).reshape(-1, 2)
+    limits = [_interval(d) if n else (np.nan, np.nan) for d in draws.T]
+    return {k: (x[i], y[i], *limits[i]) for i, k in enumerate(('roc_auc_ovr_macro', 'average_precision_macro'))}
 
 def _class_table(a, fixed, broken):
     import pandas as pd

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['each', 'n_rows', 'row_index', 'decode', 'standard_losses', 'Predictions', 'check_targets', 'check_arrays']
 
-# %% ../../nbs/predictions/10_store.ipynb #1b5849c1
-import copy
+# %% ../../nbs/predictions/10_store.ipynb #4dd4b815
+from collections import Counter
 from typing import TYPE_CHECKING, Iterator
 import numpy as np, torch
 from torch import Tensor
@@ -71,7 +71,7 @@ def standard_losses(
     else: l = (preds - targs.view_as(preds))**2
     return l.float() if l.ndim == 1 else l.flatten(1).mean(1).float()
 
-# %% ../../nbs/predictions/10_store.ipynb #5a73b716
+# %% ../../nbs/predictions/10_store.ipynb #f718fe3e
 class Predictions:
     """N rows of what a model said, in the order of the data set; everything is on the CPU.
 
@@ -112,8 +112,10 @@ class Predictions:
 
     @property
     def names(self) -> list: # of str
-        "Names of the classes as text."
-        return [str(v) for v in (self.vocab if self.vocab is not None else range(self.n_classes or 0))]
+        "Names of the classes as text; equal names are told apart by their column."
+        names = [str(v) for v in (self.vocab if self.vocab is not None else range(self.n_classes or 0))]
+        twice = {n for n, k in Counter(names).items() if k > 1}
+        return [f'{n} (column {i})' if n in twice else n for i, n in enumerate(names)] if twice else names
 
     @property
     def features(self) -> Tensor: # (N, D)
@@ -150,9 +152,10 @@ class Predictions:
         """Predictions from arrays, tensors or lists.
 
         Raises `DataError` for shapes or rows that are no probabilities, `LabelError` for targets that are no class."""
+        tol = 1e-2 if getattr(preds, 'dtype', None) in (torch.float16, torch.bfloat16, np.float16) else 1e-3
         preds, targs = _as_float(preds), _as_targets(targs, vocab)
         if task == 'classification' and preds.ndim == 1: preds = torch.stack([1-preds, preds], 1)
-        check_arrays(preds, targs, task, vocab)
+        check_arrays(preds, targs, task, vocab, tol)
         if task in ('classification', 'segmentation'): targs = targs.long()
         said = 'standard' if losses is None else 'given'
         losses = standard_losses(preds, targs, task) if losses is None else _as_float(losses).float()
@@ -167,7 +170,7 @@ class Predictions:
         base = dict(row=self.rows, id=self.ids, item=self.items if self.items is not None else [None]*len(self))
         return pd.DataFrame({**base, **_answer_columns(self), 'loss': self.losses.numpy(), **_correct_column(self)})
 
-# %% ../../nbs/predictions/10_store.ipynb #a66d6dfc
+# %% ../../nbs/predictions/10_store.ipynb #b3537549
 def _as_float(x):
     t = x.detach().cpu() if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))
     t = t.as_subclass(Tensor)
@@ -191,8 +194,8 @@ def check_targets(
     "Raise `LabelError` unless every entry of `targs` is in [0, C)."
     if targs.is_floating_point(): raise LabelError(f"{name} are {targs.dtype}, but class numbers are integers.")
     if not targs.numel(): return
-    lo, hi = targs.aminmax()
-    bad = int(lo) if lo < 0 else int(hi)
+    lo, hi = (int(o) for o in targs.aminmax())
+    bad = lo if lo < 0 else hi
     if lo < 0 or hi >= n_classes: raise LabelError(f"{name} holds class {bad}, but there are {n_classes} classes (0 to {n_classes-1}).")
 
 def check_arrays(
@@ -200,22 +203,32 @@ def check_arrays(
     targs:Tensor, # (N, …)
     task:str, # as `infer_task` names them
     vocab:list|None=None, # names of the classes
+    tol:float=1e-3, # how far the sum of a row may be from 1
 ):
     "Raise `DataError` or `LabelError`, saying what does not fit, unless the arrays are what `task` needs."
     if task not in ('classification', 'multilabel', 'segmentation', 'regression'): raise TaskError(f"Unknown task {task!r}: use 'classification', 'multilabel', 'segmentation' or 'regression'.")
     if len(preds) != len(targs): raise DataError(f"preds has {len(preds)} rows, targs {len(targs)}.")
     if not len(preds): raise DataError("There are no rows: preds and targs are empty.")
-    if task == 'regression': return
+    if task == 'regression': return _check_same(preds.flatten(1) if preds.ndim > 1 else preds[:, None], targs.flatten(1) if targs.ndim > 1 else targs[:, None], task)
     if preds.ndim < 2: raise DataError(f"preds has the shape {tuple(preds.shape)}; {task} needs (N, C, …).")
     if vocab is not None and len(vocab) != preds.shape[1]: raise DataError(f"vocab names {len(vocab)} classes, but preds has {preds.shape[1]} columns.")
-    if task == 'multilabel': return
+    if task == 'multilabel':
+        _check_same(preds, targs, task)
+        if not bool(((targs == 0) | (targs == 1)).all()): raise LabelError("Multilabel targets are 0 or 1 for each label; these hold other values.")
+        if preds.nan_to_num(.5).min() < 0 or preds.nan_to_num(.5).max() > 1: raise DataError("preds are no probabilities: they leave [0, 1]. Apply sigmoid to logits first.")
+        return
     want = (len(preds), *preds.shape[2:])
     if tuple(targs.shape) != want: raise DataError(f"targs has the shape {tuple(targs.shape)}; {task} with these preds needs {want}.")
     check_targets(targs, preds.shape[1])
-    finite = preds[preds.flatten(1).isfinite().all(1)]
-    if len(finite) and preds.shape[1] > 1 and not are_probabilities(finite):
-        bad = next(i for i, r in enumerate(preds) if r.isfinite().all() and not are_probabilities(r[None]))
+    finite = preds.flatten(1).isfinite().all(1)
+    if finite.any() and not _is_distribution(preds[finite], tol):
+        bad = int(next(i for i in finite.nonzero().flatten() if not _is_distribution(preds[i][None], tol)))
         raise DataError(f"Row {bad} of preds is no probability distribution: it sums to {preds[bad].sum(0).flatten()[0]:.4g}. Apply softmax to logits first.")
+
+def _check_same(preds, targs, task):
+    if preds.shape != targs.shape: raise DataError(f"preds has the shape {tuple(preds.shape)}, targs {tuple(targs.shape)}; {task} needs one target for each prediction.")
+
+def _is_distribution(preds, tol): return bool(((preds - 1).abs() < tol).all()) if preds.shape[1] == 1 else are_probabilities(preds, tol)
 
 # %% ../../nbs/predictions/10_store.ipynb #e59c88ee
 def _answer_columns(p):

@@ -12,11 +12,14 @@ def null(seed, kind="even"):
     z = r.normal(size=(n, C))*r.choice([1, 2, 4])
     if kind == "alike":  # two classes that the model honestly cannot tell apart
         z[:, 1] = z[:, 0] + .3*r.normal(size=n)
+    if kind == "priors": z = z*.3 + np.linspace(0, 1, C)  # little signal, uneven classes
+    if kind == "uniform": z[:] = 0
+    if kind == "many": z = r.normal(size=(n, 100))*3
     q = softmax(z)
     return Predictions.from_arrays(q, draw_labels(q, r))
 
 
-@pytest.mark.parametrize("kind", ["even", "alike"])
+@pytest.mark.parametrize("kind", ["even", "alike", "priors", "uniform", "many"])
 def test_at_most_5_percent_of_null_sets_speak(kind):
     N = 400; spoke = sum(bool(classification_findings(null(s, kind))) for s in range(N))
     assert spoke <= binom.ppf(.99, N, .05), spoke  # the one-sided 99 % bound does not exclude 5 %
@@ -91,3 +94,37 @@ def test_the_bound_holds_for_unequal_chances():
     for _ in range(20):
         pr = r.beta(.5, 3, 60); sums = (r.random((4000, 60)) < pr).sum(1); k = int(np.quantile(sums, .98)) + 1
         assert (sums >= k).mean() <= excess_p(k, pr.sum(), 60) + 4*np.sqrt(.02/4000)
+
+
+def test_general_overconfidence_is_told_once_and_accuses_no_class():
+    for seed in range(10):
+        _, z, y = base(seed); assert {f.type for f in classification_findings(Predictions.from_arrays(softmax(2*z), y))} == {"overconfidence"}
+
+
+def test_a_planted_pair_is_found_in_an_overconfident_model():
+    r, z, y = base(1); m = (y == 1) & (r.random(len(y)) < .3); z[np.ix_(m, [1, 4])] = z[np.ix_(m, [4, 1])]
+    assert ("1", "4") in {f.classes for f in classification_findings(Predictions.from_arrays(softmax(2*z), y)) if f.type == "confused_pair"}
+
+
+def test_a_model_of_which_nothing_is_finite():
+    found = classification_findings(Predictions.from_arrays(np.full((4, 2), np.nan), [0, 1, 0, 1])); assert [f.type for f in found] == ["not_finite"]
+
+
+def test_each_rule_keeps_its_own_level():
+    "Without the corrections for looking at many classes and pairs, these rates would be far above 1 %."
+    rules, N = (check_pairs, check_classes, check_confidence, check_balance, check_collapse), 600
+    spoke = {f.__name__: 0 for f in rules}
+    for s in range(N):
+        r = np.random.default_rng(10_000 + s); q = softmax(r.normal(size=(400, 30))*2); e = Evidence.of(Predictions.from_arrays(q, draw_labels(q, r)))
+        for f in rules: spoke[f.__name__] += bool(f(e))
+    assert max(spoke.values()) <= binom.ppf(.999, N, .01), spoke
+
+
+def test_small_differences_are_no_findings_however_certain():
+    r = np.random.default_rng(0); q = softmax(r.normal(size=(200_000, 3))*2); y = draw_labels(q, r)
+    off = q**1.02; off /= off.sum(1, keepdims=True)
+    assert not check_confidence(Evidence.of(Predictions.from_arrays(off, y))), "a gap below 2 % does not matter"
+
+
+@pytest.mark.parametrize("seen,expected,n", [(5, 4.5, 20), (3, 3, 9), (0, 0, 0), (0, 2, 9)])
+def test_no_excess_where_less_than_one_above_the_mean(seen, expected, n): assert excess_p(seen, expected, n) == 1

@@ -76,6 +76,32 @@ def test_smooth_ece_equals_relplot(d0):
         assert abs(smooth_ece(p) - relplot.smECE(s.confidence, s.correct.astype(float))) < 1e-3
 
 
+@pytest.mark.parametrize("factor", [.3, 1, 2, 6])
+def test_smooth_ece_equals_brute_force(factor):
+    "Residuals smoothed by a reflected Gaussian, at the bandwidth that equals the result."
+    p = fixture(factor, 400, 5); s = row_scores(p); t = np.linspace(0, 1, 2001)
+    def smoothed(w):
+        k = sum(np.exp(-((t[:, None] - (2*m + sign*s.confidence)[None])/w)**2/2) for m in (-1, 0, 1) for sign in (1, -1))/(w*np.sqrt(2*np.pi))
+        return np.abs((k*(s.correct - s.confidence)).mean(1)).mean()
+    lo, hi = 1e-3, 1.
+    for _ in range(12):
+        mid = (lo + hi)/2
+        lo, hi = (lo, mid) if smoothed(mid) < mid else (mid, hi)
+    assert abs(smooth_ece(p) - smoothed(hi)) < 1e-3
+
+
+@pytest.mark.parametrize("n", [2, 15, 16, 30])
+def test_few_rows_all_wrong_are_not_called_perfect(n):
+    conf = np.linspace(.9, .99, n); p = Predictions.from_arrays(np.stack([conf, 1 - conf], 1), np.ones(n, dtype=int))
+    assert debiased_ece(p) > .9 and consistency_test(p, n=200).p_value < (.05 if n > 2 else .1)
+
+
+def test_temperature_of_float32_with_zeros():
+    r = np.random.default_rng(0); z = r.normal(size=(2000, 5)); y = draw_labels(softmax(z), r); q = torch.softmax(torch.from_numpy(30*z).float(), 1)
+    a, b = fit_temperature(Predictions.from_arrays(q, y)), fit_temperature(Predictions.from_arrays(q.double(), y))
+    assert abs(a.temperature - b.temperature) < 1e-6 and 20 < a.temperature < 40 and not a.at_bound
+
+
 def test_temperature(d0):
     from scipy.optimize import minimize_scalar
     T = fit_temperature(d0); logits, y = d0.preds.log(), d0.targs

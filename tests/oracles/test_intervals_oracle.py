@@ -1,8 +1,10 @@
 "Intervals cover; comparisons equal statsmodels. (4,000 simulations run in bench/.)"
 import numpy as np, pytest
 from scipy.stats import bootstrap as scipy_bootstrap
+import sklearn.metrics as skm
 from helpers import draw_labels, softmax
-from interp_kit.predictions import Predictions, benjamini_hochberg, bootstrap, compare_predictions, mcnemar, mean_interval, row_scores, wilson
+from interp_kit.predictions import (Predictions, benjamini_hochberg, bootstrap, classification_metrics, compare_predictions, consistency_test, fit_temperature, mcnemar, mean_interval,
+                                    row_scores, wilson)
 
 SIMS = 300
 
@@ -24,7 +26,7 @@ def test_intervals_cover(metric):
     hits = 0
     for s in range(SIMS):
         q, y = simulated(s); p = Predictions.from_arrays(q, y)
-        _, lo, hi = bootstrap(p, metric, n=400, seed=s) if metric == "accuracy" else (0, *mean_interval(getattr(row_scores(p), metric), 400, s))
+        _, lo, hi = bootstrap(p, metric, n=400, seed=s)
         hits += lo <= want <= hi
     slack = 3.1*np.sqrt(.95*.05/SIMS)  # a right implementation passes in 999 of 1,000 runs
     assert .935 - slack < hits/SIMS < .965 + slack
@@ -72,3 +74,61 @@ def test_comparison_is_antisymmetric_and_needs_the_same_rows():
     a, b = two_models(); ab, ba = compare_predictions(a, b, n=500), compare_predictions(b, a, n=500)
     np.testing.assert_allclose(ab.metrics.difference, -ba.metrics.difference); assert ab.p_value == ba.p_value
     np.testing.assert_array_equal(ab.fixes, ba.breaks)
+
+
+def test_every_metric_has_an_interval_around_its_value():
+    q, y = simulated(3, 200, 7); p = Predictions.from_arrays(q, y)
+    for k, v in classification_metrics(p).items():
+        if k == "ece": continue
+        value, lo, hi = bootstrap(p, k, n=60); assert value == v and lo <= v <= hi and lo < hi, k
+
+
+def test_rates_losses_and_rankings_by_independent_means():
+    q, y = simulated(5, 400, 7); p = Predictions.from_arrays(q, y, losses=np.random.default_rng(0).exponential(size=400)); r = np.random.default_rng(1)
+    top5 = (np.argsort(-q, 1)[:, :5] == y[:, None]).any(1)
+    np.testing.assert_allclose(bootstrap(p, "top_5_accuracy")[1:], wilson(int(top5.sum()), 400))
+    lo, hi = bootstrap(p, "loss")[1:]; half = 1.96*p.losses.numpy().std()/20; assert abs((hi - lo)/2 - half) < .15*half
+    sims = [skm.roc_auc_score(y[i], q[i], multi_class="ovr") for i in r.integers(0, 400, (200, 400)) if len(set(y[i])) == 7]
+    np.testing.assert_allclose(bootstrap(p, "roc_auc_ovr_macro", n=200)[1:], np.quantile(sims, [.025, .975]), atol=.006)
+    f1 = [skm.f1_score(y[i], q[i].argmax(1), average="macro") for i in r.integers(0, 400, (300, 400))]
+    np.testing.assert_allclose(bootstrap(p, "f1_macro")[1:], np.quantile(f1, [.025, .975]), atol=.02)
+
+
+def test_large_sets_agree_with_resampling_and_theory():
+    "Above 20,000 rows normal limits replace resampling: same width as theory gives."
+    n = 30_000; q, y = simulated(7, n); p = Predictions.from_arrays(q, y); s = row_scores(p)
+    se = s.log_loss.std()/np.sqrt(n); np.testing.assert_allclose(mean_interval(s.log_loss), [s.log_loss.mean() - 1.96*se, s.log_loss.mean() + 1.96*se], rtol=1e-3)
+    worse = Predictions.from_arrays(softmax(np.log(q) + np.random.default_rng(0).normal(size=q.shape)), y)
+    row, d = compare_predictions(p, worse, n=4000).metrics.loc["brier"], s.brier - row_scores(worse).brier
+    np.testing.assert_allclose([row.low, row.high], d.mean() + np.array([-1.96, 1.96])*d.std()/np.sqrt(n), atol=.1*d.std()/np.sqrt(n)*1.96)
+    t, half = consistency_test(p, n=400), consistency_test(p[:15_000], n=400)
+    width = lambda t: t.band[1] - t.band[0]
+    assert .5 < width(t)/width(half) < 1 and t.p_value > .001  # bands shrink like 1/sqrt(n), by .71
+
+
+def test_comparison_survives_what_is_not_finite():
+    q, y = simulated(1, 25_000); a = Predictions.from_arrays(q, y); losses = a.losses.clone(); losses[3] = np.inf
+    c = compare_predictions(a, Predictions.from_arrays(q, y, losses=losses), n=50).metrics
+    assert np.isnan(c.loc["loss", "low"]) and np.isfinite(c.loc["brier", "low"])
+
+
+def test_rows_are_matched_by_id_and_ids_must_be_unique():
+    a, b = two_models(); ids = np.array([f"img{i}" for i in range(len(a))]); order = np.random.default_rng(0).permutation(len(a))
+    named = lambda p, ids: Predictions.from_arrays(p.preds, p.targs, ids=ids)
+    want, got = compare_predictions(a, b, n=100), compare_predictions(named(a, ids), named(b, ids)[order], n=100)
+    np.testing.assert_array_equal(want.fixes, got.fixes); assert want.p_value == got.p_value
+    twice = ids.copy(); twice[1] = twice[0]
+    with pytest.raises(ValueError, match="not unique"): compare_predictions(named(a, twice), named(b, twice)[order])
+
+
+def test_adjusted_p_values_are_monotone():
+    from statsmodels.stats.multitest import multipletests
+    p = [.9, .04, .041, .042, .2, .0001]; np.testing.assert_allclose(benjamini_hochberg(p), multipletests(p, method="fdr_bh")[1])
+
+
+def test_cross_fitted_error_is_that_of_other_folds():
+    q, y = simulated(2, 2000); hot = softmax(np.log(q)*2); T = fit_temperature(Predictions.from_arrays(hot, y), seed=4)
+    parts, soft = np.random.default_rng(4).integers(0, 5, 2000), np.empty_like(hot)
+    for f in range(5): soft[parts == f] = softmax(np.log(hot[parts == f])/fit_temperature(Predictions.from_arrays(hot[parts != f], y[parts != f])).temperature)
+    from interp_kit.predictions import ece
+    assert abs(T.ece_after - ece(Predictions.from_arrays(soft, y))) < 1e-9 and T.ece_after < T.ece_before/2
