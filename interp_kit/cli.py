@@ -38,7 +38,7 @@ def _version():
     from interp_kit import __version__
     return f'interp-kit {__version__}'
 
-# %% ../nbs/90_cli.ipynb #223baee8
+# %% ../nbs/90_cli.ipynb #2a416f33
 def _training_progress(advance):
     "A fastai callback that reports each training batch as a share of the whole."
     from fastai.callback.core import Callback
@@ -58,6 +58,7 @@ def _demo(args):
     "Train, capture, write, and say what was found."
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    if os.path.exists(args.output) and not os.path.isdir(args.output): raise NotADirectoryError(f"{args.output} is a file: name a folder to write to.")
     console = Console(force_jupyter=False)
     with Progress(SpinnerColumn(), TextColumn('{task.description:<30}'), BarColumn(), TimeElapsedColumn(), console=console) as bar:
         step = lambda name: bar.add_task(name, total=1.)

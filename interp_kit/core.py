@@ -148,17 +148,17 @@ def loss_name(
     while hasattr(loss_func, 'func'): loss_func = loss_func.func
     return getattr(loss_func, '__name__', type(loss_func).__name__)
 
-# %% ../nbs/00_core.ipynb #4972ede4
+# %% ../nbs/00_core.ipynb #1dc9090d
 def _binary_valued(t): return bool(((t == 0) | (t == 1)).all())
 
 def _task_by_shape(out, targ):
     "The task that integer, binary or real targets of this shape speak of."
     same = out.squeeze(-1).shape == targ.squeeze(-1).shape if targ.ndim and out.ndim else False
+    if same and targ.is_floating_point() and _binary_valued(targ): return 'multilabel' if out.ndim == 2 and out.shape[1] > 1 else 'classification'
     if not targ.is_floating_point():
         if targ.ndim == 2 and out.shape == targ.shape and _binary_valued(targ): return 'multilabel'
         if out.ndim >= 4: return 'segmentation'
         return 'classification' if not same or _binary_valued(targ) else 'regression'
-    if same and out.ndim == 2 and out.shape[1] > 1 and _binary_valued(targ): return 'multilabel'
     return 'regression'
 
 def infer_task(
@@ -169,7 +169,8 @@ def infer_task(
     "Guess the task of a batch from the loss, then from shapes and dtypes of `output` and `targets`."
     if isinstance(output, (tuple, list)) or isinstance(targets, (tuple, list)): return 'multi_output'
     name = loss_name(loss_func).lower().replace('_', '') if loss_func is not None else ''
-    if any(o in name for o in ('crossentropy', 'nll', 'focal')) and 'binary' not in name:
+    likelihood = any(o in name for o in ('nll', 'focal')) and not any(o in name for o in ('poisson', 'gaussian')) and not targets.is_floating_point()
+    if ('crossentropy' in name or likelihood) and 'binary' not in name:
         return 'segmentation' if output.ndim >= 4 else 'classification'
     if any(o in name for o in ('bce', 'binarycrossentropy', 'multilabel')):
         if output.ndim >= 4: return 'segmentation'
@@ -214,7 +215,7 @@ def clone_loader(
         kw.update(batch_size=None, sampler=dl.sampler) if dl.batch_sampler is None else kw.update(batch_sampler=dl.batch_sampler)
     return torch.utils.data.DataLoader(**{**kw, **changes})
 
-# %% ../nbs/00_core.ipynb #937146cc
+# %% ../nbs/00_core.ipynb #000b18d2
 class ProbabilityLoss(nn.Module):
     "Negative log-likelihood for a model whose outputs are probabilities already; `reduction` as in torch."
     def __init__(self,
@@ -245,7 +246,9 @@ def standard_loss(
     "The usual loss of a task; raises `TaskError` where there is none."
     if task in ('classification', 'segmentation') and output is not None:
         if are_probabilities(output): return ProbabilityLoss()
-        if output.ndim == 1 or output.shape[1] == 1: return nn.BCEWithLogitsLoss()
+        if output.ndim == 1 or output.shape[1] == 1:
+            from fastai.losses import BCEWithLogitsLossFlat # takes integer targets of either shape
+            return BCEWithLogitsLossFlat()
     losses = dict(classification=nn.CrossEntropyLoss, segmentation=nn.CrossEntropyLoss, multilabel=nn.BCEWithLogitsLoss,
                   regression=nn.MSELoss)
     if task not in losses: raise TaskError(f"There is no standard loss for the task {task!r}. Pass loss_func, or one of the tasks {list(losses)}.")
@@ -264,9 +267,19 @@ def logits_of(
     if isinstance(output, (tuple, list)) and len(output) == 1: return output[0]
     return output
 
-# %% ../nbs/00_core.ipynb #f3515f95
+# %% ../nbs/00_core.ipynb #1691f123
+@contextmanager
+def _kept_generators(dl):
+    "The random generators that a PyTorch loader holds are after the block as before it."
+    held = {id(g): g for o in (dl, getattr(dl, 'sampler', None), getattr(getattr(dl, 'batch_sampler', None), 'sampler', None))
+            if isinstance(g := getattr(o, 'generator', None), torch.Generator)}
+    states = [(g, g.get_state()) for g in held.values()]
+    try: yield
+    finally:
+        for g, s in states: g.set_state(s)
+
 def _first_batch(dl):
-    batch = next(iter(dl), None)
+    with _kept_generators(dl): batch = next(iter(dl), None)
     if batch is None: raise DataError("The loader has no batches: it is empty, or drop_last=True dropped the only one.")
     return batch
 
@@ -285,7 +298,7 @@ def _pick_loss(model, batch, task):
     warnings.warn(f"No loss_func given: the targets look like {task}, so losses are those of {loss_name(loss)}.", stacklevel=3)
     return loss
 
-# %% ../nbs/00_core.ipynb #d0a4a211
+# %% ../nbs/00_core.ipynb #5408b520
 def as_learner(
     model:nn.Module, # the trained model
     dl:'DataLoader', # a PyTorch or fastai DataLoader (or any sized iterable of batches), each batch `(inputs…, targets)` or a dict
@@ -302,14 +315,16 @@ def as_learner(
     if not hasattr(dl, '__len__'): raise DataError(f"The loader ({type(dl).__name__}) has no length: pass a DataLoader over a sized dataset or a list of batches.")
     with untouched(model): batch = _first_batch(dl)
     if isinstance(batch, dict):
-        dl = clone_loader(dl, collate_fn=_DictBatch(dl.collate_fn, model))
+        if isinstance(dl, (list, tuple)): dl = [_spread(b, _forward_params(model)) for b in dl]
+        elif isinstance(dl, torch.utils.data.DataLoader): dl = clone_loader(dl, collate_fn=_DictBatch(dl.collate_fn, model))
+        else: raise DataError(f"Batches of dicts are taken from a DataLoader or a list, not from {type(dl).__name__}: yield tuples (inputs…, targets).")
         batch = _spread(batch, _forward_params(model))
     if not isinstance(batch, (tuple, list)) or len(batch) < 2:
         raise DataError("The loader's batches hold inputs only. Yield (inputs, targets): every question needs the right answers.")
     if loss_func is None: loss_func = _pick_loss(model, batch, task)
     dls = DataLoaders(dl, dl)
     if vocab is not None: dls.vocab = list(vocab)
-    learn = Learner(dls, model, loss_func=loss_func, opt_func=torch.optim.SGD)
+    learn = Learner(dls, model, loss_func=loss_func)
     if task is not None: learn.task = task
     if next(iter(model.parameters()), None) is None: learn._set_device = lambda b: b
     return learn
@@ -325,7 +340,7 @@ def grid_of(
         if side > 1 and shape[1] in (side*side, side*side + 1): return side, side
     return None
 
-# %% ../nbs/00_core.ipynb #fffd5dc7
+# %% ../nbs/00_core.ipynb #d012dcb9
 def _positions(t):
     "How many grid positions of the gradient tensor `t` are not zero."
     if t is None: return 0
@@ -357,13 +372,17 @@ def _guess_input(model):
 
 def _example(learn_or_model, x):
     if x is None and not isinstance(learn_or_model, nn.Module):
-        b = _first_batch(learn_or_model.dls[1]); x = b[0]
+        b = _first_batch(learn_or_model.dls[1])
+        x = tuple(b[:getattr(learn_or_model.dls, 'n_inp', max(1, len(b) - 1))])
     if x is None: x = _guess_input(learn_or_model)
-    xs = x if isinstance(x, (tuple, list)) else (x,)
-    xs = _move(tuple(t.as_subclass(Tensor)[:1].detach() for t in xs), _model_device(get_model(learn_or_model)))
-    return tuple(t.clone().requires_grad_() if t.is_floating_point() else t for t in xs)
+    device = _model_device(get_model(learn_or_model))
+    def ready(t):
+        if not isinstance(t, Tensor): return t
+        t = t.as_subclass(Tensor)[:1].detach().to(device).clone()
+        return t.requires_grad_() if t.is_floating_point() else t
+    return map_nested(ready, x if isinstance(x, tuple) else tuple(x) if isinstance(x, list) else (x,))
 
-# %% ../nbs/00_core.ipynb #e6dbe35a
+# %% ../nbs/00_core.ipynb #7c269c8c
 def find_layer(
     learn_or_model:'Learner|nn.Module', # a Learner (its own data is run) or an nn.Module
     kind:str='cam', # what for; only 'cam' so far: the last layer with spatial extent
@@ -379,18 +398,23 @@ def find_layer(
     with untouched(learn_or_model), torch.inference_mode(False), torch.enable_grad():
         model.eval()
         for p in model.parameters(): p.requires_grad_(False)
-        seen, out = _record_outputs(model, _example(learn_or_model, x))
+        example = _example(learn_or_model, x)
+        try: seen, out = _record_outputs(model, example)
+        except InterpKitError: raise
+        except Exception as e: raise ModelError(f"{type(model).__name__} does not run on the input that was tried: {e}. Pass x, one batch of inputs.") from e
         return _last_spatial(model, seen, out)
 
 def _last_spatial(model, seen, out):
     "Choose among the modules `seen`: see `find_layer`."
     dense = out.ndim == 4 and min(out.shape[2:]) > 1
-    found = [o for o in seen if _area(o[1]) > 1 and o[1].requires_grad]
+    found = [o for o in seen if _area(o[1]) > 1]
+    found = [o for o in found if o[1].requires_grad] or found
     if not found: raise ModelError(f"No layer of {type(model).__name__} has a spatial extent above 1×1 for this input. "
                                    "Pass a larger input as x, or name the layer yourself.")
-    score = out.float().sum() if dense else out.float().flatten(1).max(1).values.sum()
-    grads = torch.autograd.grad(score, [o for _, o, _ in found], allow_unused=True)
-    found = [f for f, g in zip(found, grads) if _positions(g) > 1] or found
+    score = out.float().sum() if dense else out.float().reshape(len(out), -1).max(1).values.sum()
+    if score.requires_grad and found[0][1].requires_grad:
+        grads = torch.autograd.grad(score, [o for _, o, _ in found], allow_unused=True)
+        found = [f for f, g in zip(found, grads) if _positions(g) > 1] or found
     if dense:
         narrow = min(_area(o) for _, o, _ in found)
         found = [f for f in found if _area(f[1]) == narrow]

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['cache_dir', 'digit_folder', 'generated_sentences', 'demo_learner']
 
-# %% ../nbs/20_demo.ipynb #edf6de1e
-import os, shutil, tempfile
+# %% ../nbs/20_demo.ipynb #5d403a9b
+import os, pickle, shutil, tempfile
 from pathlib import Path
 import numpy as np, torch
 from .core import DataError, TaskError, kept_rng
@@ -116,7 +116,7 @@ def _text():
     config = dict(awd_lstm_clas_config, emb_sz=24, n_hid=32, n_layers=1)
     return text_classifier_learner(dls, AWD_LSTM, config=config, pretrained=False, drop_mult=.1, metrics=accuracy), 8, 2e-2
 
-# %% ../nbs/20_demo.ipynb #3ac7890a
+# %% ../nbs/20_demo.ipynb #8ba077d0
 _MAKERS = dict(classification=_classification, tabular=_tabular, text=_text)
 
 def demo_learner(
@@ -136,10 +136,19 @@ def demo_learner(
             _seed(42)
             with learn.removed_cbs([c for c in learn.cbs if c.name == 'progress']), learn.no_logging(): learn.fit_one_cycle(epochs, lr, cbs=list(cbs))
             torch.save(learn.model.state_dict(), path)
-        weights = _once(f'{task}-3-torch{torch.__version__.split("+")[0]}.pth', train)
+        name = f'{task}-3-torch{torch.__version__.split("+")[0]}.pth'
+        if not _fits(learn.model, cache_dir()/name): (cache_dir()/name).unlink(missing_ok=True)
+        weights = _once(name, train)
+        _seed(42)
+        learn, *_ = _MAKERS[task]() # as new, whether it was trained just now or long ago
         learn.model.load_state_dict(torch.load(weights, weights_only=True))
     learn.model.eval()
     return learn
+
+def _fits(model, path):
+    "Whether `path` holds weights of `model`; a damaged file does not."
+    try: return set(torch.load(path, weights_only=True)) == set(model.state_dict())
+    except (OSError, RuntimeError, EOFError, ValueError, IndexError, pickle.UnpicklingError): return False
 
 def _seed(n):
     from fastai.torch_core import set_seed

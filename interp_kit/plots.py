@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PALETTE', 'RIGHT', 'WRONG', 'NEUTRAL', 'color_for', 'ink_on', 'new_axes', 'grid_shape', 'new_grid', 'font_family',
-           'elide', 'name_ticks', 'to_image', 'show_image', 'bare', 'overlay', 'text_panel', 'plot_matrix']
+           'as_label', 'elide', 'name_ticks', 'to_image', 'show_image', 'bare', 'overlay', 'text_panel', 'plot_matrix']
 
 # %% ../nbs/01_plots.ipynb #69cbb547
 import textwrap
@@ -31,7 +31,7 @@ def ink_on(
     lin = np.where(rgb <= .04045, rgb/12.92, ((rgb + .055)/1.055)**2.4)
     return 'black' if lin @ np.array([.2126, .7152, .0722]) > .179 else 'white'
 
-# %% ../nbs/01_plots.ipynb #1de9787b
+# %% ../nbs/01_plots.ipynb #1ef258da
 def new_axes(
     ax:'Axes|None'=None, # Axes to draw on; None makes a figure
     figsize:tuple|None=None, # (width, height) in inches of a new figure
@@ -79,6 +79,14 @@ def font_family() -> list: # of names
             'Noto Sans', 'Noto Sans Arabic', 'Noto Sans Devanagari', 'Arial Unicode MS', 'Segoe UI Symbol', 'Noto Sans Symbols2')
     return ['DejaVu Sans'] + [f for f in more if f in _installed_fonts()]
 
+def as_label(
+    text:object, # anything with a str
+    width:int=24, # characters at most
+) -> str:
+    "`text` as matplotlib shows it literally: elided, without mathematics, and not hidden from legends for a leading underscore."
+    text = elide(text, width).replace('$', r'\$')
+    return '\u200b' + text if text.startswith('_') else text
+
 def elide(
     text:object, # anything with a str
     width:int=24, # characters at most
@@ -89,7 +97,7 @@ def elide(
     head = width//2
     return text[:head] + '…' + text[len(text) - (width - head - 1):]
 
-# %% ../nbs/01_plots.ipynb #bcf32653
+# %% ../nbs/01_plots.ipynb #368c02e9
 def name_ticks(
     ax:'Axes', # Axes
     names:list, # one name for each position 0, 1, …
@@ -101,7 +109,7 @@ def name_ticks(
     "Write `names` at the ticks of `axis`, thinned to `max_n` and elided to `width`."
     step = max(1, int(np.ceil(len(names)/max_n)))
     at = np.arange(0, len(names), step)
-    labels = [elide(names[i], width) for i in at]
+    labels = [as_label(names[i], width) for i in at]
     size = 9 if len(at) <= 20 else 7
     if axis == 'y': ax.set_yticks(at, labels, fontsize=size, family=font_family())
     else:

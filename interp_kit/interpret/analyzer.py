@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PredictionDistribution', 'ConfidenceAnalysis', 'ErrorAnalysis', 'PredictionAnalyzer']
 
-# %% ../../nbs/interpret/32_analyzer.ipynb #550aa2b9
+# %% ../../nbs/interpret/32_analyzer.ipynb #d85c8630
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 import numpy as np
@@ -13,7 +13,7 @@ from ..findings import plain
 from ..plots import NEUTRAL, RIGHT, WRONG, name_ticks, new_grid
 from ..predictions.calibration import Reliability, plot_reliability, reliability
 from ..predictions.capture import capture
-from ..predictions.metrics import Margins, confusion_counts, class_rates, wilson
+from ..predictions.metrics import Margins, confusion_counts, wilson
 from ..predictions.scores import as_predictions, row_scores
 from ..predictions.store import Predictions
 
@@ -106,14 +106,15 @@ class ErrorAnalysis:
         ax.set(xlabel='actual class', ylabel='error rate', title=f'{self.n_errors:,} errors' + ('' if len(t) == len(self.by_class) else f', the {len(t)} classes with most')); ax.legend(frameon=False, fontsize=8)
         return ax
 
-# %% ../../nbs/interpret/32_analyzer.ipynb #4b61ab09
+# %% ../../nbs/interpret/32_analyzer.ipynb #955790e6
 class PredictionAnalyzer:
     "Patterns in a classifier's predictions, errors and confidence; the model runs once, at the first question."
     def __init__(self,
-        learn:'Learner|Predictions', # a Learner, or Predictions of a classification
+        learn:'Learner|Predictions|Interpretation', # a Learner, or what was kept of a classification
         dl:'DataLoader|None'=None, # loader with targets; None takes the validation set
     ):
-        self.learn, self.dl, self._p = learn, dl, learn if isinstance(learn, Predictions) else None
+        kept = learn if isinstance(learn, Predictions) else getattr(learn, 'predictions', None)
+        self.learn, self.dl, self._p = learn, dl, kept
 
     @property
     def predictions(self) -> Predictions:

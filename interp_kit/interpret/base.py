@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['fetch_batch', 'decoded_samples', 'draw_sample', 'Interpretation']
 
-# %% ../../nbs/interpret/30_base.ipynb #39085d26
+# %% ../../nbs/interpret/30_base.ipynb #f5ac2bfe
 import warnings
+from numbers import Integral
 from typing import TYPE_CHECKING
 import numpy as np, torch
 from torch import Tensor
 from ..core import DataError, TaskError, infer_task, kept_rng
 from ..findings import Findings, rank_findings
 from .checks import check_losses
-from ..plots import NEUTRAL, elide, grid_shape, new_grid, show_image, text_panel
+from ..plots import NEUTRAL, RIGHT, WRONG, as_label, elide, grid_shape, new_grid, show_image, text_panel
 from ..predictions.capture import capture, not_augmented, pick_loader, take_rows
 from ..predictions.metrics import Scores, mean_interval
 from ..predictions.store import Predictions, each, row_index
@@ -21,12 +22,13 @@ from ..predictions.store import Predictions, each, row_index
 # %% ../../nbs/interpret/30_base.ipynb #1ff6de66
 if TYPE_CHECKING: from pandas import DataFrame
 
-# %% ../../nbs/interpret/30_base.ipynb #f15d2a50
+# %% ../../nbs/interpret/30_base.ipynb #9e574678
 def fetch_batch(
     dl:'DataLoader', # a loader
-    rows:'int|slice|list|np.ndarray|Tensor', # row numbers of its data set
+    rows:'list|np.ndarray', # row numbers of its data set
 ) -> tuple: # (inputs, targets), each a tuple of batched CPU tensors
     "The batch of just these `rows`, in this order, without augmentation and without a trace in the random state."
+    if not len(rows): raise DataError("No rows were asked for: name at least one.")
     loader = take_rows(dl, rows)
     with kept_rng(), not_augmented(dl): batch = next(iter(loader))
     batch = batch if isinstance(batch, (tuple, list)) else (batch,)
@@ -76,11 +78,14 @@ def draw_sample(
     values = np.asarray(sample, dtype=object).reshape(-1)
     return draw_sample({f'input {i}': v for i, v in enumerate(values[:15])} | ({'…': f'{len(values)} in all'} if len(values) > 15 else {}), ax, title=title, frame=frame)
 
-# %% ../../nbs/interpret/30_base.ipynb #ec024f7f
+# %% ../../nbs/interpret/30_base.ipynb #04f40075
+def _at_least_one(k):
+    if k < 1: raise DataError(f"k={k}: at least one row must be drawn.")
+    return int(k)
+
 class Interpretation:
     "Predictions with the loader and the learner they came from; make one with `from_learner`."
     task = None # the only task a subclass takes; None takes any
-    _legend = 'prediction / actual · loss' # what the captions of panels say, above a grid
     def __init__(self,
         dl:'DataLoader', # the loader that the predictions came from; None if there is none
         inputs:'Tensor|tuple|None'=None, # (N, …) inputs as the model sees them, or a tuple; None fetches them from `dl` when shown
@@ -94,6 +99,8 @@ class Interpretation:
         if hasattr(dl, 'get_preds'): raise TaskError(f"{type(self).__name__}(learn) makes nothing: write {type(self).__name__}.from_learner(learn).")
         if preds is None or targs is None or decoded is None or losses is None:
             raise DataError(f"{type(self).__name__} needs preds, targs, decoded and losses. From a Learner, write {type(self).__name__}.from_learner(learn).")
+        preds, targs, decoded, losses, inputs = (None if o is None else each(torch.as_tensor, tuple(o) if isinstance(o, (tuple, list)) else o)
+                                                 for o in (preds, targs, decoded, losses, inputs))
         task = self.task or infer_task(preds, targs)
         vocab = getattr(dl, 'vocab', None)
         self._keep(Predictions(preds, targs, losses, decoded, task=task, vocab=None if vocab is None else list(vocab)), dl, learn, inputs, act)
@@ -155,6 +162,7 @@ class Interpretation:
         items:bool=False, # also return what the rows were read from
     ) -> tuple: # (losses (k,), rows (k,) int64[, items])
         "The `k` largest or smallest losses with their rows; NaN come first when `largest`, last otherwise, and are warned about; equal losses in order of rows."
+        if k is not None and k < 0: raise DataError(f"k={k}: the number of rows cannot be negative.")
         if self._order is None:
             l = self.losses.numpy(); nan = np.isnan(l)
             if nan.any(): warnings.warn(f"{nan.sum()} of {len(l)} losses are NaN (first: row {np.flatnonzero(nan)[0]}).", stacklevel=2)
@@ -171,7 +179,11 @@ class Interpretation:
         return list(at if self.predictions.items is None else self.predictions.items[rows])
 
     def _caption(self, i):
-        "(title, frame colour) of row `i`."
+        "(title, frame colour) of row `i`: prediction / actual, then loss and, for a classification, probability of the actual class."
+        if self.predictions.task == 'classification':
+            p, t, d = self.predictions, int(self.targs[i]), int(self.decoded[i])
+            names = f'{as_label(p.names[d], 18)} / {as_label(p.names[t], 18)}'
+            return f'{names}\n{float(self.losses[i]):.2f} / {float(self.preds[i, t]):.3f}', RIGHT if t == d else WRONG
         loss = f'loss {float(self.losses[i]):.3g}'
         if isinstance(self.targs, tuple) or isinstance(self.decoded, tuple) or self.targs[i].numel() != 1 or self.decoded[i].numel() != 1: return loss, NEUTRAL
         return f'{_number(self.decoded[i].item())} / {_number(self.targs[i].item())}\n{loss}', NEUTRAL
@@ -184,7 +196,8 @@ class Interpretation:
         for ax, s, i in zip(axs, samples, rows):
             title, frame = self._caption(int(i))
             draw_sample(s, ax, title=title, frame=frame)
-        if self._legend: axs[0].figure.suptitle(self._legend, fontsize=10)
+        legend = 'prediction / actual · loss' + (' / probability of the actual class' if self.predictions.task == 'classification' else '')
+        axs[0].figure.suptitle(legend, fontsize=10)
         return axs
 
     def plot_top_losses(self,
@@ -197,9 +210,9 @@ class Interpretation:
         **kwargs # of the figure, e.g. dpi
     ) -> np.ndarray: # of Axes
         "Draw the rows with the largest losses: prediction / actual / loss / probability of the actual class. The model is not run."
-        ranks = range(min(k, len(self))) if isinstance(k, int) else list(k)
+        if isinstance(k, Integral): k = slice(0, _at_least_one(k))
         _, rows = self.top_losses(None, largest)
-        return self._draw(rows.numpy()[row_index(list(ranks), len(rows))], figsize, nrows, ncols, **kwargs)
+        return self._draw(rows.numpy()[row_index(k if isinstance(k, slice) else list(k), len(rows))], figsize, nrows, ncols, **kwargs)
 
     def show_results(self,
         rows:'int|slice|list|np.ndarray|Tensor'=9, # row numbers, or how many from the start
@@ -210,7 +223,7 @@ class Interpretation:
         **kwargs # of the figure, e.g. dpi
     ) -> np.ndarray: # of Axes
         "Draw `rows` with prediction and actual value. The model is not run."
-        rows = np.arange(min(rows, len(self))) if isinstance(rows, int) else np.arange(len(self))[row_index(rows, len(self))]
+        rows = np.arange(min(_at_least_one(rows), len(self))) if isinstance(rows, Integral) else np.arange(len(self))[row_index(rows, len(self))]
         return self._draw(rows, figsize, nrows, ncols, **kwargs)
 
     def to_frame(self) -> 'DataFrame':

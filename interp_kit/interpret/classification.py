@@ -5,21 +5,21 @@
 # %% auto #0
 __all__ = ['fold_classes', 'ClassificationInterpretation']
 
-# %% ../../nbs/interpret/31_classification.ipynb #2e904966
+# %% ../../nbs/interpret/31_classification.ipynb #bbe1d061
 from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 from ..core import DataError
 from .base import Interpretation
 from .checks import classification_findings
-from ..plots import NEUTRAL, RIGHT, WRONG, color_for, elide, font_family, new_axes, plot_matrix
+from ..plots import NEUTRAL, as_label, color_for, elide, font_family, new_axes, plot_matrix
 from ..predictions.calibration import plot_reliability
 from ..predictions.metrics import Margins, NO_BOOTSTRAP, bootstrap, class_rates, classification_metrics, confusion_counts, decision_scores, pr_curves, ranking, roc_curves
 
 # %% ../../nbs/interpret/31_classification.ipynb #1ff6de66
 if TYPE_CHECKING: from pandas import DataFrame
 
-# %% ../../nbs/interpret/31_classification.ipynb #239c3d37
+# %% ../../nbs/interpret/31_classification.ipynb #9d2e0f02
 def fold_classes(
     cm:np.ndarray, # (C, C) counts
     names:list, # C names
@@ -31,15 +31,16 @@ def fold_classes(
     top = top or (C if C <= 40 else 25)
     if top >= C: return cm, list(names)
     off = cm - np.diag(np.diagonal(cm))
-    pairs = np.argsort(-off, axis=None, kind='stable')[:2*top] # enough to name `top` classes or more
-    ranked = dict.fromkeys([*np.stack(np.unravel_index(pairs, off.shape), 1).ravel().tolist(), *range(C)])
+    a, b = np.nonzero(off)
+    order = np.argsort(-off[a, b], kind='stable')
+    ranked = dict.fromkeys([*np.stack([a[order], b[order]], 1).ravel().tolist(), *range(C)])
     keep = np.sort(list(ranked)[:top])
     group = np.full(C, top); group[keep] = np.arange(top)
     folded = np.zeros((top + 1, top + 1), dtype=cm.dtype)
     np.add.at(folded, (group[:, None], group[None]), cm)
     return folded, [names[i] for i in keep] + [f'{C - top} others']
 
-# %% ../../nbs/interpret/31_classification.ipynb #1765b9f2
+# %% ../../nbs/interpret/31_classification.ipynb #20b9e658
 def _plot_curves(curves, ax, figsize, most, worst_first, total, **kw):
     "Draw up to `most` of `total` curves, the least area first; the others grey."
     ax = new_axes(ax, figsize)
@@ -47,24 +48,17 @@ def _plot_curves(curves, ax, figsize, most, worst_first, total, **kw):
     ordered = sorted(curves.values(), key=lambda c: c.area)
     for c in ordered[most:][:200]: ax.plot(c.x, c.y, color=NEUTRAL, lw=.6, alpha=.35)
     for i, c in enumerate(ordered[:most]):
-        ax.plot(c.x, c.y, color=color_for(i), lw=1.8, label=f'{elide(c.name, 18)} {c.area:.3f}')
+        ax.plot(c.x, c.y, color=color_for(i), lw=1.8, label=f'{as_label(c.name, 18)} {c.area:.3f}')
     ax.set(xlim=(-.01, 1.01), ylim=(-.01, 1.02), **kw)
     said = f'{kw["title"]}: the {most} of {total:,} classes with least area' if total > most else kw['title']
     ax.set_title(said, fontsize=10)
     ax.legend(fontsize=8, frameon=False, loc=worst_first, prop=dict(family=font_family(), size=8))
     return ax
 
-# %% ../../nbs/interpret/31_classification.ipynb #c2cd8a3e
+# %% ../../nbs/interpret/31_classification.ipynb #21407ee2
 class ClassificationInterpretation(Interpretation):
     "What a classifier gets wrong; make one with `ClassificationInterpretation.from_learner(learn)`. No method runs the model again."
     task = 'classification'
-    _legend = 'prediction / actual · loss / probability of the actual class'
-
-    def _caption(self, i):
-        p, t, d = self.predictions, int(self.targs[i]), int(self.decoded[i])
-        names = f'{elide(p.names[d], 18)} / {elide(p.names[t], 18)}'
-        return f'{names}\n{float(self.losses[i]):.2f} / {float(self.preds[i, t]):.3f}', RIGHT if t == d else WRONG
-
     def _score(self): return classification_metrics(self.predictions)
     def _check(self): return classification_findings(self.predictions)
     def _interval(self, name): return (np.nan, np.nan) if name in NO_BOOTSTRAP else bootstrap(self.predictions, name, n=200 if 'roc' in name or 'average_precision' in name else 1000)[1:]
@@ -91,7 +85,7 @@ class ClassificationInterpretation(Interpretation):
         from matplotlib.colors import PowerNorm
         cm, names = fold_classes(self.confusion_matrix().numpy(), self.predictions.names, top)
         share = cm/np.where(cm.sum(1, keepdims=True), cm.sum(1, keepdims=True), np.nan)
-        if len(cm) <= self.predictions.n_classes - 1: title = f'{title}: {len(cm) - 1} of {self.predictions.n_classes:,} classes, those of the most confused pairs'
+        if names != self.predictions.names: title = f'{title}: {len(cm) - 1} of {self.predictions.n_classes:,} classes, those of the most confused pairs'
         return plot_matrix(share if normalize else cm, names, names, ax, cmap=cmap, fmt=(lambda v: f'{v:.{norm_dec}f}') if normalize else (lambda v: f'{v:,}'), text=plot_txt,
                            shade=share, norm=PowerNorm(.5, 0, 1), label='share of the actual class', xlabel='Predicted', ylabel='Actual', title=title, figsize=figsize, **kwargs)
 
@@ -109,7 +103,7 @@ class ClassificationInterpretation(Interpretation):
         import pandas as pd
         m = Margins.of(self.confusion_matrix()); s, n = decision_scores(m), int(m.actual.sum())
         r = class_rates(m)
-        rows = [*zip(r['precision'], r['recall'], r['f1'], m.actual.astype(int)), (np.nan, np.nan, s['accuracy'], n)]
+        rows = [*zip(r['precision'], r['recall'], r['f1'], m.actual.astype(int)), (np.nan, np.nan, float(s['accuracy']), n)]
         rows += [tuple(float(s[f'{k}_{how}']) for k in ('precision', 'recall', 'f1')) + (n,) for how in ('macro', 'weighted')]
         return pd.DataFrame(rows, index=[*self.predictions.names, 'accuracy', 'macro avg', 'weighted avg'], columns=['precision', 'recall', 'f1-score', 'support'])
 

@@ -15,7 +15,7 @@ from ..core import (DataError, ModelError, TaskError, are_probabilities, clone_l
                              kept_rng, map_nested, untouched)
 from .store import Predictions, check_targets, decode, each, n_rows
 
-# %% ../../nbs/predictions/11_capture.ipynb #889ec0dd
+# %% ../../nbs/predictions/11_capture.ipynb #544f1123
 class _Order:
     "A picklable `get_idxs`: always the same rows."
     def __init__(self, rows): self.rows = rows
@@ -24,7 +24,7 @@ class _Order:
 def _is_fastai(dl): return hasattr(dl, 'get_idxs') and hasattr(dl, 'new') and getattr(dl, 'indexed', False)
 def _is_map_style(dl):
     return (isinstance(dl, torch.utils.data.DataLoader) and not isinstance(dl.dataset, torch.utils.data.IterableDataset)
-            and dl.batch_sampler is not None)
+            and dl.batch_sampler is not None and type(dl).__iter__ is torch.utils.data.DataLoader.__iter__)
 
 def _fastai_rows(dl, rows, **kw):
     new = dl.new(shuffle=False, drop_last=False, get_idxs=_Order(rows), **kw)
@@ -32,26 +32,26 @@ def _fastai_rows(dl, rows, **kw):
     return new
 
 def _torch_batches(dl):
-    "Lists of rows as `dl` would batch them without shuffling and dropping; a sampler that selects rows keeps its selection."
+    "Lists of rows as `dl` would batch them without shuffling, weighting and dropping; a sampler that selects rows keeps its selection."
     from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler
     batches = dl.batch_sampler
     if type(batches) is not BatchSampler: return [list(b) for b in batches]
     sampler, bs = batches.sampler, batches.batch_size
-    plain = isinstance(sampler, SequentialSampler) or isinstance(sampler, RandomSampler) and not sampler.replacement
-    rows = list(range(len(dl.dataset))) if plain else sorted(int(i) for i in sampler)
+    whole = isinstance(sampler, (SequentialSampler, RandomSampler)) or hasattr(sampler, 'weights')
+    rows = list(range(len(dl.dataset))) if whole else sorted(int(i) for i in getattr(sampler, 'indices', sampler))
     return [rows[i:i+bs] for i in range(0, len(rows), bs)]
 
 @kept_rng()
 def ordered_loader(
     dl:'DataLoader', # a fastai or PyTorch loader, or a sized iterable of batches
 ) -> tuple: # (loader, int64 rows in the order it yields them; None where only the loader knows)
-    "A loader over every row of `dl` once, not shuffled, nothing dropped, with the row numbers in the order it takes."
+    "A loader over every row that `dl` selects, once, not shuffled, nothing dropped, with the row numbers in the order it takes."
     if _is_fastai(dl):
         rows = [int(i) for i in dl.new(shuffle=False, drop_last=False).get_idxs()]
         return _fastai_rows(dl, rows), np.array(rows, dtype=np.int64)
     if _is_map_style(dl):
         batches = _torch_batches(dl)
-        return clone_loader(dl, batch_sampler=batches), np.array([i for b in batches for i in b], dtype=np.int64)
+        return clone_loader(dl, batch_sampler=batches, generator=None), np.array([i for b in batches for i in b], dtype=np.int64)
     return dl, None
 
 @kept_rng()
@@ -62,7 +62,7 @@ def take_rows(
     "A loader over just these `rows`, in this order, in one batch, without worker processes."
     rows = [int(i) for i in rows]
     if _is_fastai(dl): return _fastai_rows(dl, rows, bs=len(rows), num_workers=0)
-    if _is_map_style(dl): return clone_loader(dl, batch_sampler=[rows], num_workers=0, multiprocessing_context=None)
+    if _is_map_style(dl): return clone_loader(dl, batch_sampler=[rows], num_workers=0, multiprocessing_context=None, timeout=0, generator=None)
     return [_pick(dl, rows)]
 
 def _pick(dl, rows):
@@ -86,14 +86,14 @@ def not_augmented(
     ds = getattr(dl, 'dataset', None)
     with ds.set_split_idx(1) if hasattr(ds, 'set_split_idx') else nullcontext(): yield
 
-# %% ../../nbs/predictions/11_capture.ipynb #b7bd9c63
+# %% ../../nbs/predictions/11_capture.ipynb #10811c06
 def _unwrap(loss):
     "`loss`, and the functions it wraps, outermost first."
     while loss is not None: yield loss; loss = getattr(loss, 'func', None)
 
 def _weight_holder(loss):
     "The object that holds a class-weight tensor (C,), or None."
-    for o in _unwrap(loss):
+    for o in reversed(list(_unwrap(loss))): # fastai's wrappers hold a copy that does nothing
         kw = getattr(o, 'keywords', None) or {}
         w = kw.get('weight', getattr(o, 'weight', None))
         if isinstance(w, Tensor) and w.ndim == 1: return o
@@ -118,14 +118,15 @@ def _unreduced(loss, pred, yb, n):
         with _replaced(loss, 'reduction', 'none'): out = loss(pred, *yb)
     elif not isinstance(loss, nn.Module) and _takes_reduction(loss): out = loss(pred, *yb, reduction='none')
     else: return None
-    if not isinstance(out, Tensor) or out.numel() < n or out.numel() % n: return None
+    if not isinstance(out, Tensor) or out.ndim == 0 or out.numel() < n or out.numel() % n: return None
+    if out.shape == (n, n) and isinstance(pred, Tensor) and pred.numel() == n > 1: return None # (n, 1) broadcast against (n,)
     return out.as_subclass(Tensor).detach().reshape(n, -1).float().mean(1)
 
 def _row_by_row(loss, pred, yb, n):
     row = lambda o, i: each(lambda t: t[i:i+1], tuple(o) if isinstance(o, list) else o)
     return torch.stack([loss(row(pred, i), *(row(y, i) for y in yb)).as_subclass(Tensor).detach().float().mean() for i in range(n)])
 
-# %% ../../nbs/predictions/11_capture.ipynb #082e5169
+# %% ../../nbs/predictions/11_capture.ipynb #044f35be
 class PerSampleLoss:
     "Stands in for a loss during the pass: returns (B,) losses and remembers what it takes to scale weighted ones."
     def __init__(self,
@@ -159,7 +160,7 @@ class PerSampleLoss:
     def _weigh(self, res, pred, yb, n):
         "Note weights and unweighted parts of a batch, and how far plain and weighted means miss the loss's own."
         y, w = yb[0].as_subclass(Tensor).reshape(-1), self.class_weights
-        if y.is_floating_point() or len(y) != n or int(y.max()) >= len(w): self.holder = None; return
+        if y.is_floating_point() or len(y) != n or int(y.max()) >= len(w) or int(y.min()) < 0: self.holder = None; return
         w_row = w.detach()[y].float()
         if self.how == 'row by row': fixed, per_weight = torch.zeros_like(res), res*w_row
         else:
@@ -180,7 +181,7 @@ class PerSampleLoss:
         part = losses*w if self.how == 'row by row' else losses - fixed
         return fixed + part*(len(w)/w.sum()), f"{name}, {self.how}, class weights scaled by N/Σw"
 
-# %% ../../nbs/predictions/11_capture.ipynb #80d56a7d
+# %% ../../nbs/predictions/11_capture.ipynb #12d1157a
 def _guess_activation(task, out):
     "Activation for outputs of an unknown loss."
     if task == 'multilabel': return ('none', lambda x: x) if 0 <= float(out.min()) and float(out.max()) <= 1 else ('sigmoid', torch.sigmoid)
@@ -200,7 +201,7 @@ def pick_activation(
     if callable(getattr(loss_func, 'activation', None)): return f'{loss_name(loss_func)}.activation', loss_func.activation
     name = loss_name(loss_func).lower().replace('_', '')
     single = isinstance(out, Tensor) and (out.ndim == 1 or out.shape[1] == 1)
-    if 'crossentropy' in name and 'binary' not in name and not single: return 'softmax', lambda x: x.softmax(1)
+    if 'crossentropy' in name and 'binary' not in name: return 'softmax', lambda x: x.softmax(1)
     if 'nll' in name and not single: return 'exp', torch.exp
     if 'withlogits' in name or 'multilabelsoftmargin' in name: return 'sigmoid', torch.sigmoid
     if isinstance(out, tuple): return 'none', lambda x: x
@@ -270,7 +271,7 @@ def _mean_positions(x, n):
     if x.ndim != 2 or len(x) != n: raise ModelError(f"The layer's input has the shape {tuple(x.shape)} for {n} rows: it holds no features a row.")
     return x.clone()
 
-# %% ../../nbs/predictions/11_capture.ipynb #9bdb893a
+# %% ../../nbs/predictions/11_capture.ipynb #2c05339f
 def _to_cpu(o):
     "Detached plain tensors on the CPU, half precision as float32; lists become tuples."
     if isinstance(o, (tuple, list)): return tuple(_to_cpu(x) for x in o)
@@ -287,20 +288,22 @@ def _watch(rows, loss, observers):
             self.learn.pred = logits_of(self.pred)
             if not len(self.yb): raise DataError("The loader has no targets, and every question needs the right answers. "
                                                  "Make it with learn.dls.test_dl(items, with_labels=True).")
-        def after_loss(self): self.fresh = True
+        def after_loss(self): # other callbacks expect one number
+            self.fresh, self.by_row = True, self.learn.loss
+            self.learn.loss = self.by_row.mean()
         def after_batch(self):
             if not self.fresh: return # another callback cancelled this batch
-            self.fresh, n = False, len(self.loss)
+            self.fresh, n = False, len(self.by_row)
             at = np.arange(self.done, self.done + n) if rows is None else rows[self.done:self.done + n]
             out, y = _to_cpu(self.pred), _to_cpu(self.yb)
             if n_rows(out) != n or len(at) != n:
                 raise ModelError(f"A batch of {n} rows gave outputs of {n_rows(out)} rows: the model must return one output a row.")
             if self.kind is None: self.kind = (out, y[0] if len(y) == 1 else y, type(self.yb[0]).__name__)
             for o in observers: o.on_batch(at, tuple(self.xb), self.pred)
-            self.outs.append(out); self.targs.append(y); self.losses.append(self.loss.detach().cpu().as_subclass(Tensor).float()); self.done += n
+            self.outs.append(out); self.targs.append(y); self.losses.append(self.by_row.detach().cpu().as_subclass(Tensor).float()); self.done += n
     return Watch()
 
-# %% ../../nbs/predictions/11_capture.ipynb #32c9e662
+# %% ../../nbs/predictions/11_capture.ipynb #6f2895ee
 def _refuse_distributed():
     d = torch.distributed
     if d.is_available() and d.is_initialized() and d.get_world_size() > 1:
@@ -339,7 +342,7 @@ def _run(learn, dl, observers, progress):
     with untouched(learn), not_augmented(loader):
         loss = PerSampleLoss(learn.loss_func)
         watch = _watch(rows, loss, observers)
-        learn.loss_func, learn.metrics = loss, type(learn.metrics)()
+        learn.loss_func = loss
         with _attached(observers, learn), nullcontext() if progress else learn.removed_cbs([c for c in learn.cbs if c.name == 'progress']):
             learn.get_preds(dl=loader, cbs=[watch], with_preds=False, with_targs=False, reorder=False)
         if not watch.done: raise DataError("The pass gave no rows: the loader is empty, or a callback cancelled every batch.")
@@ -348,7 +351,7 @@ def _run(learn, dl, observers, progress):
     rows = np.arange(watch.done) if rows is None else rows
     return watch, losses, said, rows
 
-# %% ../../nbs/predictions/11_capture.ipynb #84c64acb
+# %% ../../nbs/predictions/11_capture.ipynb #a6208bcf
 def _join(parts):
     "Concatenate a list of tensors or of tuples of tensors."
     if isinstance(parts[0], tuple): return tuple(_join(list(p)) for p in zip(*parts))
@@ -365,11 +368,11 @@ def _task_of(learn, out, targ, type_name):
 def _as_classes(preds, targs):
     "Two columns for a single probability, one integer target a row."
     if preds.ndim == 1: preds = preds[:, None]
-    if preds.shape[1] == 1 and targs.is_floating_point(): preds = torch.cat([1-preds, preds], 1)
+    if preds.shape[1] == 1 and (targs.is_floating_point() or bool((targs > 0).any()) or bool((preds != 1).any())): preds = torch.cat([1-preds, preds], 1)
     if targs.is_floating_point() and targs.shape == preds.shape and preds.ndim == 2: targs = targs.argmax(1)
     return preds, targs.reshape(len(preds), *preds.shape[2:]).long()
 
-def _finish_parts(preds, targs, loss_func):
+def _finish_parts(preds, targs):
     "Activation and decision for each of several outputs, by its own target."
     outs, ts = (o if isinstance(o, tuple) else (o,) for o in (preds, targs))
     if len(outs) != len(ts): return preds, preds
@@ -377,12 +380,14 @@ def _finish_parts(preds, targs, loss_func):
     acts = [_guess_activation(k, o)[1](o) for k, o in zip(tasks, outs)]
     return tuple(acts), tuple(decode(a, k) for a, k in zip(acts, tasks))
 
-# %% ../../nbs/predictions/11_capture.ipynb #e76dc7ac
+# %% ../../nbs/predictions/11_capture.ipynb #0bef4583
 def _vocab_of(learn, dl, n_classes):
     "Names of the classes, or None; of several vocabularies (text) the last."
     v = getattr(dl, 'vocab', None)
     if v is None: v = getattr(learn.dls, 'vocab', None)
-    if v is None: return None
+    if v is None:
+        v = getattr(getattr(dl, 'dataset', None), 'classes', None) # torchvision's folders
+        return list(v) if v is not None and len(v) == n_classes else None
     v = list(v)
     if v and not isinstance(v[-1], str) and hasattr(v[-1], '__len__'): v = list(v[-1])
     if n_classes is not None and len(v) != n_classes:
@@ -394,8 +399,8 @@ def _items_of(dl, rows):
     ds, rows = getattr(dl, 'dataset', None), np.asarray(rows)
     while isinstance(ds, torch.utils.data.Subset): rows, ds = np.asarray(ds.indices)[rows], ds.dataset
     items = getattr(ds, 'items', None) if _is_fastai(dl) else getattr(ds, 'samples', None)
-    if hasattr(items, 'iloc'): return items.index.to_numpy()[rows]
-    if items is None or not len(items): return None
+    if hasattr(items, 'iloc') and len(items) == len(ds): return items.index.to_numpy()[rows]
+    if not isinstance(items, (list, tuple, np.ndarray)) and not hasattr(items, 'itemgot') or len(items) != len(ds) or not len(items): return None
     one = lambda o: o[0] if isinstance(o, tuple) else o
     return [str(one(items[i])) for i in rows] if isinstance(one(items[0]), str) or hasattr(one(items[0]), '__fspath__') else None
 
@@ -417,7 +422,7 @@ def _meta(learn, p, loss, act):
                 task=p.task, model=type(learn.model).__name__, model_hash=model_hash(learn.model), dataset_fingerprint=data,
                 created=time.strftime('%Y-%m-%dT%H:%M:%S%z'))
 
-# %% ../../nbs/predictions/11_capture.ipynb #2fc7f5df
+# %% ../../nbs/predictions/11_capture.ipynb #e6a13f11
 def capture(
     learn:'Learner', # a fastai Learner, or what `as_learner` makes of a plain model
     dl:'DataLoader|None'=None, # loader with targets; None takes `learn.dls[ds_idx]`
@@ -437,10 +442,10 @@ def capture(
     watch, losses, said, rows = _run(learn, dl, observers, progress)
     out, targ, type_name = watch.kind
     task = _task_of(learn, out, targ, type_name)
-    act_name, act = pick_activation(learn.loss_func, task, out, act)
-    preds, targs = act(_join(watch.outs)), _join(watch.targs)
+    outs, targs = _join(watch.outs), _join(watch.targs)
     targs = targs[0] if len(targs) == 1 else targs
-    preds, targs, decoded = _settle(_to_cpu(preds), targs, task, learn.loss_func)
+    act_name, preds = _activate(learn.loss_func, task, outs, act)
+    preds, targs, decoded = _settle(preds, targs, task, learn.loss_func)
     order = np.argsort(rows, kind='stable')
     put = (lambda o: o) if (np.diff(rows) > 0).all() else (lambda o: each(lambda t: t[order], o))
     p = Predictions(put(preds), put(targs), put(losses), put(decoded), rows=put(rows), task=task,
@@ -450,9 +455,19 @@ def capture(
     if task == 'classification': check_targets(p.targs, p.n_classes)
     return p
 
+def _activate(loss_func, task, outs, act):
+    "(name of the activation, probabilities); raises `ModelError` if the user's activation gives a classification no probabilities."
+    name, f = pick_activation(loss_func, task, outs, act)
+    preds = _to_cpu(f(outs))
+    if task != 'classification' or preds.ndim < 2 or preds.shape[1] < 2: return name, preds
+    finite = preds[preds.isfinite().all(1)]
+    if not len(finite) or are_probabilities(finite, 1e-2): return name, preds
+    if act is not None: raise ModelError(f"act={name} gives no probabilities: rows must be non-negative and sum to 1. Leave act out, or pass one like softmax.")
+    return f'{name}, then softmax', preds.softmax(1)
+
 def _settle(preds, targs, task, loss_func):
     "Predictions, targets and decisions in the shapes of the task."
-    if task == 'multi_output': preds, decoded = _finish_parts(preds, targs, loss_func); return preds, targs, decoded
+    if task == 'multi_output': preds, decoded = _finish_parts(preds, targs); return preds, targs, decoded
     if task == 'classification': preds, targs = _as_classes(preds, targs)
     knows = task == 'multilabel' and callable(getattr(loss_func, 'decodes', None))
     return preds, targs, loss_func.decodes(preds) if knows else decode(preds, task)

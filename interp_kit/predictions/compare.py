@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['mcnemar', 'benjamini_hochberg', 'Comparison', 'compare_predictions']
 
-# %% ../../nbs/predictions/15_compare.ipynb #7ab8923f
+# %% ../../nbs/predictions/15_compare.ipynb #dfbff0f5
 import html
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-import numpy as np, torch
+import numpy as np
 from ..core import DataError
 from ..findings import plain
 from .metrics import Margins, ROW_MEANS, average_defined, decision_scores, ranking

@@ -170,7 +170,7 @@ class Predictions:
         base = dict(row=self.rows, id=self.ids, item=self.items if self.items is not None else [None]*len(self))
         return pd.DataFrame({**base, **_answer_columns(self), 'loss': self.losses.numpy(), **_correct_column(self)})
 
-# %% ../../nbs/predictions/10_store.ipynb #b3537549
+# %% ../../nbs/predictions/10_store.ipynb #01b4559c
 def _as_float(x):
     t = x.detach().cpu() if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))
     t = t.as_subclass(Tensor)
@@ -196,7 +196,7 @@ def check_targets(
     if not targs.numel(): return
     lo, hi = (int(o) for o in targs.aminmax())
     bad = lo if lo < 0 else hi
-    if lo < 0 or hi >= n_classes: raise LabelError(f"{name} holds class {bad}, but there are {n_classes} classes (0 to {n_classes-1}).")
+    if lo < 0 or hi >= n_classes: raise LabelError(f"{name} holds class {bad}, but there are {n_classes} classes (0 to {n_classes-1})." + (' Leave rows to be ignored out of the loader.' if lo < 0 else ''))
 
 def check_arrays(
     preds:Tensor, # (N, C, …)
