@@ -38,7 +38,7 @@ def _version():
     from interp_kit import __version__
     return f'interp-kit {__version__}'
 
-# %% ../nbs/90_cli.ipynb #2a416f33
+# %% ../nbs/90_cli.ipynb #ca1967f2
 def _training_progress(advance):
     "A fastai callback that reports each training batch as a share of the whole."
     from fastai.callback.core import Callback
@@ -64,9 +64,9 @@ def _demo(args):
         step = lambda name: bar.add_task(name, total=1.)
         load = step('load fastai')
         interp = _demo_interpretation(args.task, bar, step, load)
-        write = step('write pictures and tables'); made = []
+        write = step('write pictures and tables')
         from interp_kit.interpret.folder import write_folder
-        page = write_folder(interp, args.output, title=f'interp_kit demo: {args.task}', on_step=lambda f: (made.append(f), bar.update(write, completed=(len(made) - 1)/8)))
+        page = write_folder(interp, args.output, title=f'interp_kit demo: {args.task}', on_step=lambda f: bar.advance(write, 1/8))
         bar.update(write, completed=1)
     _say(console, interp, page)
     return 0

@@ -31,7 +31,7 @@ def ink_on(
     lin = np.where(rgb <= .04045, rgb/12.92, ((rgb + .055)/1.055)**2.4)
     return 'black' if lin @ np.array([.2126, .7152, .0722]) > .179 else 'white'
 
-# %% ../nbs/01_plots.ipynb #1ef258da
+# %% ../nbs/01_plots.ipynb #c25b4d30
 def new_axes(
     ax:'Axes|None'=None, # Axes to draw on; None makes a figure
     figsize:tuple|None=None, # (width, height) in inches of a new figure
@@ -75,8 +75,8 @@ def _installed_fonts():
 
 def font_family() -> list: # of names
     "matplotlib's own font and after it the installed ones that have what it lacks (Chinese, Japanese, Korean, Arabic, Hindi, symbols)."
-    more = ('Noto Sans CJK JP', 'Noto Sans CJK SC', 'WenQuanYi Zen Hei', 'Droid Sans Fallback', 'Hiragino Sans', 'PingFang SC', 'Yu Gothic', 'Microsoft YaHei', 'Malgun Gothic',
-            'Noto Sans', 'Noto Sans Arabic', 'Noto Sans Devanagari', 'Arial Unicode MS', 'Segoe UI Symbol', 'Noto Sans Symbols2')
+    more = ('Noto Sans CJK JP', 'Noto Sans CJK SC', 'WenQuanYi Zen Hei', 'Droid Sans Fallback', 'Hiragino Sans', 'PingFang SC',
+            'Yu Gothic', 'Microsoft YaHei', 'Malgun Gothic', 'Noto Sans', 'Noto Sans Arabic', 'Noto Sans Devanagari', 'Arial Unicode MS', 'Segoe UI Symbol', 'Noto Sans Symbols2')
     return ['DejaVu Sans'] + [f for f in more if f in _installed_fonts()]
 
 def as_label(
@@ -176,7 +176,7 @@ def overlay(
     ax.imshow(heat, cmap=cmap, alpha=alpha, extent=(-.5, w-.5, h-.5, -.5), interpolation='bilinear')
     return ax
 
-# %% ../nbs/01_plots.ipynb #20f864d8
+# %% ../nbs/01_plots.ipynb #6cc494d3
 def _room(ax, size, mono):
     "(characters a line, lines) of text of `size` points that fit into a panel, by its share of the figure."
     fig, grid = ax.figure, ax.get_gridspec()
@@ -199,7 +199,8 @@ def text_panel(
     width, lines = _room(ax, size, mono)
     rows = [r for line in str(text).split('\n') for r in (textwrap.wrap(line, width) or [''])]
     if len(rows) > lines: rows = rows[:lines-1] + [rows[lines-1][:width-2] + ' …']
-    said = ax.text(.03, .97, '\n'.join(rows).replace('$', r'\$'), va='top', ha='left', fontsize=size, transform=ax.transAxes, family=['DejaVu Sans Mono', *font_family()] if mono else font_family())
+    family = ['DejaVu Sans Mono', *font_family()] if mono else font_family()
+    said = ax.text(.03, .97, '\n'.join(rows).replace('$', r'\$'), va='top', ha='left', fontsize=size, transform=ax.transAxes, family=family)
     said.set_in_layout(False) # long words must not push the panels apart
     ax.set_title(title, fontsize=9, family=font_family())
     return ax

@@ -20,9 +20,11 @@ from ..predictions.store import Predictions
 # %% ../../nbs/interpret/32_analyzer.ipynb #1ff6de66
 if TYPE_CHECKING: from pandas import DataFrame
 
-# %% ../../nbs/interpret/32_analyzer.ipynb #a3e5390d
+# %% ../../nbs/interpret/32_analyzer.ipynb #8f3d1939
 def _plain_fields(o):
-    return plain({f.name: v.to_dict() if hasattr(v := getattr(o, f.name), 'edges') else v.reset_index().to_dict('records') if hasattr(v, 'iloc') else v for f in fields(o)})
+    "The fields of a result as JSON: tables as lists of rows, results within as dicts."
+    def one(v): return v.reset_index().to_dict('records') if hasattr(v, 'iloc') else v.to_dict() if hasattr(v, 'to_dict') else v
+    return plain({f.name: one(getattr(o, f.name)) for f in fields(o)})
 
 def _some(table, by, most):
     "At most `most` rows of a table, those with the largest `by`, in their own order."
@@ -48,7 +50,8 @@ class PredictionDistribution:
         axs = new_grid(2, ncols=2, figsize=figsize); t = _some(self.table, 'actual', most); x = np.arange(len(t))
         axs[0].bar(x - .2, t.actual, .4, color=NEUTRAL, label='actual'); axs[0].bar(x + .2, t.predicted, .4, color=RIGHT, label='predicted')
         name_ticks(axs[0], list(t.index), max_n=most)
-        axs[0].set(xlabel='class', ylabel='rows', title='classes' if len(t) == len(self.table) else f'the {most} largest of {len(self.table):,} classes'); axs[0].legend(frameon=False, fontsize=8)
+        axs[0].set(xlabel='class', ylabel='rows', title='classes' if len(t) == len(self.table) else f'the {most} largest of {len(self.table):,} classes')
+        axs[0].legend(frameon=False, fontsize=8)
         axs[1].hist(self.entropy, bins=40, range=(0, max(np.log(self.n_classes), 1e-9)), color=RIGHT)
         axs[1].set(xlabel=f'entropy of a prediction (nats; {np.log(self.n_classes):.2f} is a guess)', ylabel='rows', title='uncertainty')
         return axs
@@ -103,10 +106,12 @@ class ErrorAnalysis:
         ax.bar(range(len(t)), t.error_rate, color=WRONG, yerr=np.clip([t.error_rate - low, high - t.error_rate], 0, 1), ecolor=NEUTRAL, capsize=2)
         ax.axhline(self.error_rate, color=NEUTRAL, ls='--', lw=1, label=f'all rows: {self.error_rate:.1%}')
         name_ticks(ax, list(t.index), max_n=most)
-        ax.set(xlabel='actual class', ylabel='error rate', title=f'{self.n_errors:,} errors' + ('' if len(t) == len(self.by_class) else f', the {len(t)} classes with most')); ax.legend(frameon=False, fontsize=8)
+        some = '' if len(t) == len(self.by_class) else f', the {len(t)} classes with most'
+        ax.set(xlabel='actual class', ylabel='error rate', title=f'{self.n_errors:,} errors{some}')
+        ax.legend(frameon=False, fontsize=8)
         return ax
 
-# %% ../../nbs/interpret/32_analyzer.ipynb #955790e6
+# %% ../../nbs/interpret/32_analyzer.ipynb #1d90ce20
 class PredictionAnalyzer:
     "Patterns in a classifier's predictions, errors and confidence; the model runs once, at the first question."
     def __init__(self,
@@ -128,8 +133,8 @@ class PredictionAnalyzer:
         p = as_predictions(self.predictions)
         m = Margins.of(confusion_counts(p.targs, p.decoded, p.n_classes))
         mean = sum(c.preds.double().sum(0) for c in p.chunks()).numpy()/len(p)
-        table = pd.DataFrame(dict(actual=m.actual.astype(int), predicted=m.predicted.astype(int), mean_probability=mean, ratio=m.predicted/np.where(m.actual, m.actual, np.nan)),
-                             index=pd.Index(p.names, name='class'))
+        ratio = m.predicted/np.where(m.actual, m.actual, np.nan)
+        table = pd.DataFrame(dict(actual=m.actual.astype(int), predicted=m.predicted.astype(int), mean_probability=mean, ratio=ratio), index=pd.Index(p.names, name='class'))
         return PredictionDistribution(table, row_scores(p).entropy, p.n_classes)
 
     def confidence_analysis(self) -> ConfidenceAnalysis:
@@ -145,9 +150,10 @@ class PredictionAnalyzer:
         "What is wrong, where."
         import pandas as pd
         p = as_predictions(self.predictions); s = row_scores(p)
-        cm = confusion_counts(p.targs, p.decoded, p.n_classes).numpy(); off = cm - np.diag(np.diagonal(cm)); n = cm.sum(1)
-        names = np.array(p.names, dtype=object)
-        table = pd.DataFrame(dict(support=n, errors=off.sum(1), error_rate=off.sum(1)/np.where(n, n, np.nan), most_taken_for=np.where(off.sum(1) > 0, names[off.argmax(1)], None)),
+        cm = confusion_counts(p.targs, p.decoded, p.n_classes).numpy()
+        off, n, names = cm - np.diag(np.diagonal(cm)), cm.sum(1), np.array(p.names, dtype=object)
+        errors = off.sum(1)
+        table = pd.DataFrame(dict(support=n, errors=errors, error_rate=errors/np.where(n, n, np.nan), most_taken_for=np.where(errors > 0, names[off.argmax(1)], None)),
                              index=pd.Index(p.names, name='class'))
         wrong = np.flatnonzero(~s.correct); k = len(wrong)
         return ErrorAnalysis(k, k/len(p), wilson(k, len(p)), table, p.rows[wrong[np.argsort(-s.confidence[wrong], kind='stable')]])

@@ -58,7 +58,7 @@ def decoded_samples(
     its = dl.decode_batch((*xs, *ys), max_n=len(xs[0]), full=True)
     return [next((o for o in it[:len(xs)] if isinstance(o, str) or getattr(o, 'ndim', 0) == 3 or hasattr(o, 'getbands')), it[0]) for it in its]
 
-# %% ../../nbs/interpret/30_base.ipynb #83b18ba8
+# %% ../../nbs/interpret/30_base.ipynb #17a7b631
 def _number(v): return f'{v:.4g}' if isinstance(v, (float, np.floating)) else str(v)
 
 def draw_sample(
@@ -76,7 +76,9 @@ def draw_sample(
     if isinstance(sample, str): return text_panel(sample, ax, title=title, frame=frame)
     if hasattr(sample, 'getbands') or sample.ndim == 3 or sample.ndim == 2: return show_image(sample, ax, title=title, frame=frame)
     values = np.asarray(sample, dtype=object).reshape(-1)
-    return draw_sample({f'input {i}': v for i, v in enumerate(values[:15])} | ({'…': f'{len(values)} in all'} if len(values) > 15 else {}), ax, title=title, frame=frame)
+    table = {f'input {i}': v for i, v in enumerate(values[:15])}
+    if len(values) > 15: table['…'] = f'{len(values)} in all'
+    return draw_sample(table, ax, title=title, frame=frame)
 
 # %% ../../nbs/interpret/30_base.ipynb #04f40075
 def _at_least_one(k):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['fold_classes', 'ClassificationInterpretation']
 
-# %% ../../nbs/interpret/31_classification.ipynb #bbe1d061
+# %% ../../nbs/interpret/31_classification.ipynb #38cd7281
 from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
@@ -14,7 +14,8 @@ from .base import Interpretation
 from .checks import classification_findings
 from ..plots import NEUTRAL, as_label, color_for, elide, font_family, new_axes, plot_matrix
 from ..predictions.calibration import plot_reliability
-from ..predictions.metrics import Margins, NO_BOOTSTRAP, bootstrap, class_rates, classification_metrics, confusion_counts, decision_scores, pr_curves, ranking, roc_curves
+from ..predictions.metrics import (Margins, NO_BOOTSTRAP, RANKINGS, bootstrap, class_rates, classification_metrics, confusion_counts, decision_scores,
+                                            pr_curves, ranking, roc_curves)
 
 # %% ../../nbs/interpret/31_classification.ipynb #1ff6de66
 if TYPE_CHECKING: from pandas import DataFrame
@@ -55,13 +56,15 @@ def _plot_curves(curves, ax, figsize, most, worst_first, total, **kw):
     ax.legend(fontsize=8, frameon=False, loc=worst_first, prop=dict(family=font_family(), size=8))
     return ax
 
-# %% ../../nbs/interpret/31_classification.ipynb #21407ee2
+# %% ../../nbs/interpret/31_classification.ipynb #5591c8a8
 class ClassificationInterpretation(Interpretation):
     "What a classifier gets wrong; make one with `ClassificationInterpretation.from_learner(learn)`. No method runs the model again."
     task = 'classification'
     def _score(self): return classification_metrics(self.predictions)
     def _check(self): return classification_findings(self.predictions)
-    def _interval(self, name): return (np.nan, np.nan) if name in NO_BOOTSTRAP else bootstrap(self.predictions, name, n=200 if 'roc' in name or 'average_precision' in name else 1000)[1:]
+    def _interval(self, name):
+        if name in NO_BOOTSTRAP: return np.nan, np.nan
+        return bootstrap(self.predictions, name, n=200 if name in RANKINGS else 1000)[1:] # sorting every column is the dear part
 
     def confusion_matrix(self,
         slice_size:int=1, # accepted for compatibility; the count needs no slices
@@ -86,8 +89,9 @@ class ClassificationInterpretation(Interpretation):
         cm, names = fold_classes(self.confusion_matrix().numpy(), self.predictions.names, top)
         share = cm/np.where(cm.sum(1, keepdims=True), cm.sum(1, keepdims=True), np.nan)
         if names != self.predictions.names: title = f'{title}: {len(cm) - 1} of {self.predictions.n_classes:,} classes, those of the most confused pairs'
-        return plot_matrix(share if normalize else cm, names, names, ax, cmap=cmap, fmt=(lambda v: f'{v:.{norm_dec}f}') if normalize else (lambda v: f'{v:,}'), text=plot_txt,
-                           shade=share, norm=PowerNorm(.5, 0, 1), label='share of the actual class', xlabel='Predicted', ylabel='Actual', title=title, figsize=figsize, **kwargs)
+        values, fmt = (share, f'{{:.{norm_dec}f}}') if normalize else (cm, '{:,}')
+        return plot_matrix(values, names, names, ax, cmap=cmap, fmt=fmt.format, text=plot_txt, shade=share, norm=PowerNorm(.5, 0, 1),
+                           label='share of the actual class', xlabel='Predicted', ylabel='Actual', title=title, figsize=figsize, **kwargs)
 
     def most_confused(self,
         min_val:int=1, # least count
@@ -99,13 +103,14 @@ class ClassificationInterpretation(Interpretation):
         return sorted(pairs, key=lambda o: -o[2])
 
     def classification_report(self) -> 'DataFrame':
-        "Precision, recall, F1 and support of each class, then accuracy, macro and weighted averages; NaN where undefined (as scikit-learn with `zero_division=np.nan`)."
+        "Precision, recall, F1, support of each class, then accuracy and averages, as scikit-learn with `zero_division=np.nan`."
         import pandas as pd
         m = Margins.of(self.confusion_matrix()); s, n = decision_scores(m), int(m.actual.sum())
         r = class_rates(m)
         rows = [*zip(r['precision'], r['recall'], r['f1'], m.actual.astype(int)), (np.nan, np.nan, float(s['accuracy']), n)]
         rows += [tuple(float(s[f'{k}_{how}']) for k in ('precision', 'recall', 'f1')) + (n,) for how in ('macro', 'weighted')]
-        return pd.DataFrame(rows, index=[*self.predictions.names, 'accuracy', 'macro avg', 'weighted avg'], columns=['precision', 'recall', 'f1-score', 'support'])
+        index = [*self.predictions.names, 'accuracy', 'macro avg', 'weighted avg']
+        return pd.DataFrame(rows, index=index, columns=['precision', 'recall', 'f1-score', 'support'])
 
     def print_classification_report(self):
         "Print the classification report."
@@ -121,7 +126,8 @@ class ClassificationInterpretation(Interpretation):
         figsize:tuple=(5, 4.6), # inches
     ): # Axes
         "ROC curve of each class against the rest."
-        ax = _plot_curves(roc_curves(self.predictions, classes=self._drawn('roc_auc')), ax, figsize, most, 'lower right', self.predictions.n_classes, xlabel='false positive rate', ylabel='true positive rate', title='ROC')
+        curves = roc_curves(self.predictions, classes=self._drawn('roc_auc'))
+        ax = _plot_curves(curves, ax, figsize, most, 'lower right', self.predictions.n_classes, xlabel='false positive rate', ylabel='true positive rate', title='ROC')
         ax.plot([0, 1], [0, 1], color=NEUTRAL, lw=1, ls='--', zorder=0)
         return ax
 
@@ -132,7 +138,8 @@ class ClassificationInterpretation(Interpretation):
         figsize:tuple=(5, 4.6), # inches
     ): # Axes
         "Precision–recall curve of each class against the rest."
-        return _plot_curves(pr_curves(self.predictions, classes=self._drawn('average_precision')), ax, figsize, most, 'lower left', self.predictions.n_classes, xlabel='recall', ylabel='precision', title='Precision and recall')
+        curves = pr_curves(self.predictions, classes=self._drawn('average_precision'))
+        return _plot_curves(curves, ax, figsize, most, 'lower left', self.predictions.n_classes, xlabel='recall', ylabel='precision', title='Precision and recall')
 
     def _drawn(self, area, most=60):
         "Columns of the classes with the least area, so that a thousand classes do not make a thousand curves."

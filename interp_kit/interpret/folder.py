@@ -44,7 +44,7 @@ figure { margin: 1.2rem 0; } img { max-width: 100%; background: #fff; border: 1p
 </body></html>
 '''
 
-# %% ../../nbs/interpret/34_folder.ipynb #a8cb59ca
+# %% ../../nbs/interpret/34_folder.ipynb #d2a0a161
 def _pictures(interp):
     "(file, what it shows, function that draws it) of each picture."
     res = [('confusion_matrix.png', 'Which classes are taken for which', interp.plot_confusion_matrix)]
@@ -52,7 +52,8 @@ def _pictures(interp):
     if bool(interp.preds.isfinite().all()):
         res.append(('calibration.png', 'Does confidence mean what it says?', interp.plot_calibration))
         if (interp.targs.bincount() > 0).sum() > 1:
-            res += [('roc.png', 'ROC curves, one class against the rest', interp.plot_roc), ('pr.png', 'Precision and recall, one class against the rest', interp.plot_pr)]
+            res.append(('roc.png', 'ROC curves, one class against the rest', interp.plot_roc))
+            res.append(('pr.png', 'Precision and recall, one class against the rest', interp.plot_pr))
     return res
 
 def _save(draw, path):
@@ -66,10 +67,12 @@ def _number(v): return '–' if v is None or v != v else f'{v:.4f}'
 def _page(interp, title, table, findings, pictures):
     from jinja2 import Environment
     notes = {**interp.metrics().notes, **interp.metrics().reasons}
-    metrics = [dict(name=k, value=_number(r.value), interval='' if r.low != r.low else f'{r.low:.4f} to {r.high:.4f}', note=notes.get(k, '')) for k, r in table.iterrows()]
+    between = lambda r: '' if r.low != r.low else f'{r.low:.4f} to {r.high:.4f}'
+    metrics = [dict(name=k, value=_number(r.value), interval=between(r), note=notes.get(k, '')) for k, r in table.iterrows()]
     top = interp.predictions[interp.top_losses(20)[1]].to_frame()
     rows = [[f'{v:.4f}' if isinstance(v, float) else '' if v is None else v for v in r] for r in top.itertuples(index=False)]
-    return Environment(autoescape=True).from_string(_PAGE).render(title=title, rows=f'{len(interp):,}', classes=f'{interp.predictions.n_classes:,}', findings=findings, metrics=metrics,
+    return Environment(autoescape=True).from_string(_PAGE).render(
+        title=title, rows=f'{len(interp):,}', classes=f'{interp.predictions.n_classes:,}', findings=findings, metrics=metrics,
         pictures=[dict(file=f, text=t) for f, t, _ in pictures], top=dict(columns=list(top.columns), rows=rows))
 
 def write_folder(
@@ -99,6 +102,7 @@ def _fill(interp, folder, title, on_step):
     for file, _, draw in pictures: on_step(file); _save(draw, folder/file)
     on_step('predictions.csv'); interp.to_frame().to_csv(folder/'predictions.csv', index=False)
     on_step('metrics.json')
-    facts = dict(interp.metrics().to_dict(), intervals={k: [r.low, r.high] for k, r in table.iterrows()}, findings=findings.to_dict(), meta=interp.predictions.meta)
+    intervals = {k: [r.low, r.high] for k, r in table.iterrows()}
+    facts = dict(interp.metrics().to_dict(), intervals=intervals, findings=findings.to_dict(), meta=interp.predictions.meta)
     (folder/'metrics.json').write_text(json.dumps(plain(facts), indent=1, ensure_ascii=False, allow_nan=False), encoding='utf-8')
     on_step('index.html'); (folder/'index.html').write_text(_page(interp, title, table, findings, pictures), encoding='utf-8')

@@ -71,7 +71,7 @@ def standard_losses(
     else: l = (preds - targs.view_as(preds))**2
     return l.float() if l.ndim == 1 else l.flatten(1).mean(1).float()
 
-# %% ../../nbs/predictions/10_store.ipynb #f718fe3e
+# %% ../../nbs/predictions/10_store.ipynb #b09094a4
 class Predictions:
     """N rows of what a model said, in the order of the data set; everything is on the CPU.
 
@@ -141,7 +141,7 @@ class Predictions:
 
     @classmethod
     def from_arrays(cls,
-        preds:'Tensor|np.ndarray|list|tuple', # (N, C) probabilities (or (N,) of the second of two classes), (N, C, H, W) for segmentation, (N, …) values for regression
+        preds:'Tensor|np.ndarray|list|tuple', # (N, C) probabilities, or (N,) of the second of two classes; (N, C, H, W) for segmentation; values for regression
         targs:'Tensor|np.ndarray|list|tuple', # (N, …) integers or names in `vocab`; floats for regression
         losses:'Tensor|np.ndarray|None'=None, # (N,) per-row losses; None computes the task's standard ones
         *,
@@ -170,7 +170,7 @@ class Predictions:
         base = dict(row=self.rows, id=self.ids, item=self.items if self.items is not None else [None]*len(self))
         return pd.DataFrame({**base, **_answer_columns(self), 'loss': self.losses.numpy(), **_correct_column(self)})
 
-# %% ../../nbs/predictions/10_store.ipynb #01b4559c
+# %% ../../nbs/predictions/10_store.ipynb #6ee4c715
 def _as_float(x):
     t = x.detach().cpu() if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))
     t = t.as_subclass(Tensor)
@@ -206,10 +206,11 @@ def check_arrays(
     tol:float=1e-3, # how far the sum of a row may be from 1
 ):
     "Raise `DataError` or `LabelError`, saying what does not fit, unless the arrays are what `task` needs."
-    if task not in ('classification', 'multilabel', 'segmentation', 'regression'): raise TaskError(f"Unknown task {task!r}: use 'classification', 'multilabel', 'segmentation' or 'regression'.")
+    known = ('classification', 'multilabel', 'segmentation', 'regression')
+    if task not in known: raise TaskError(f"Unknown task {task!r}: use one of {', '.join(known)}.")
     if len(preds) != len(targs): raise DataError(f"preds has {len(preds)} rows, targs {len(targs)}.")
     if not len(preds): raise DataError("There are no rows: preds and targs are empty.")
-    if task == 'regression': return _check_same(preds.flatten(1) if preds.ndim > 1 else preds[:, None], targs.flatten(1) if targs.ndim > 1 else targs[:, None], task)
+    if task == 'regression': return _check_same(*(o.reshape(len(o), -1) for o in (preds, targs)), task)
     if preds.ndim < 2: raise DataError(f"preds has the shape {tuple(preds.shape)}; {task} needs (N, C, …).")
     if vocab is not None and len(vocab) != preds.shape[1]: raise DataError(f"vocab names {len(vocab)} classes, but preds has {preds.shape[1]} columns.")
     if task == 'multilabel':
