@@ -5,7 +5,7 @@ from bench.measure import cpu
 
 
 def _learner():
-    from fastai.vision.all import CrossEntropyLossFlat, Learner, resnet18, vision_learner
+    from fastai.vision.all import CrossEntropyLossFlat, resnet18, vision_learner
     from interp_kit.demo import demo_learner
     dls = demo_learner().dls
     learn = vision_learner(dls, resnet18, pretrained=False, loss_func=CrossEntropyLossFlat()); learn.remove_cbs([c for c in learn.cbs if c.name == "progress"])

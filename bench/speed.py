@@ -2,7 +2,7 @@
 import warnings
 import numpy as np, torch
 import sklearn.metrics as skm
-from bench.measure import cpu, paired
+from bench.measure import paired
 from interp_kit.predictions import Predictions, classification_metrics, confusion_counts, ece
 
 

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SEVERITIES', 'plain', 'Finding', 'Findings', 'rank_findings']
 
-# %% ../nbs/02_findings.ipynb #56e15609
+# %% ../nbs/02_findings.ipynb #062e8b9a
 import dataclasses, hashlib, html, json, math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from .core import DataError
 
 # %% ../nbs/02_findings.ipynb #35339839

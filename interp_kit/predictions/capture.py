@@ -271,14 +271,14 @@ def _mean_positions(x, n):
     if x.ndim != 2 or len(x) != n: raise ModelError(f"The layer's input has the shape {tuple(x.shape)} for {n} rows: it holds no features a row.")
     return x.clone()
 
-# %% ../../nbs/predictions/11_capture.ipynb #2c05339f
+# %% ../../nbs/predictions/11_capture.ipynb #6093201f
 def _to_cpu(o):
     "Detached plain tensors on the CPU, half precision as float32; lists become tuples."
     if isinstance(o, (tuple, list)): return tuple(_to_cpu(x) for x in o)
     t = o.detach().cpu().as_subclass(Tensor)
     return t.float() if t.dtype in (torch.float16, torch.bfloat16) else t
 
-def _watch(rows, loss, observers):
+def _watch(rows, observers):
     "A fastai callback that gathers what the batches of one pass give."
     from fastai.callback.core import Callback
     class Watch(Callback):
@@ -303,7 +303,7 @@ def _watch(rows, loss, observers):
             self.outs.append(out); self.targs.append(y); self.losses.append(self.by_row.detach().cpu().as_subclass(Tensor).float()); self.done += n
     return Watch()
 
-# %% ../../nbs/predictions/11_capture.ipynb #6f2895ee
+# %% ../../nbs/predictions/11_capture.ipynb #8e2c1238
 def _refuse_distributed():
     d = torch.distributed
     if d.is_available() and d.is_initialized() and d.get_world_size() > 1:
@@ -341,7 +341,7 @@ def _run(learn, dl, observers, progress):
     if rows is not None and not len(rows): raise DataError("The loader selects no rows.")
     with untouched(learn), not_augmented(loader):
         loss = PerSampleLoss(learn.loss_func)
-        watch = _watch(rows, loss, observers)
+        watch = _watch(rows, observers)
         learn.loss_func = loss
         with _attached(observers, learn), nullcontext() if progress else learn.removed_cbs([c for c in learn.cbs if c.name == 'progress']):
             learn.get_preds(dl=loader, cbs=[watch], with_preds=False, with_targs=False, reorder=False)

@@ -9,7 +9,7 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.losses import BCEWithLogitsLossFlat, LabelSmoothingCrossEntropyFlat
 from fastai.metrics import accuracy
-from interp_kit.all import (ClassificationInterpretation, DataError, Interpretation, LabelError, ModelError, PredictionAnalyzer, Predictions, as_learner, capture, find_layer, interpret)
+from interp_kit.all import (ClassificationInterpretation, DataError, Interpretation, LabelError, ModelError, PredictionAnalyzer, as_learner, capture, find_layer, interpret)
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 G = torch.Generator().manual_seed(0)

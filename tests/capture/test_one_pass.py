@@ -1,6 +1,6 @@
 "One pass: everything a person asks first runs every row through the model exactly once."
 import numpy as np, pytest, torch
-from interp_kit.all import (ClassificationInterpretation, Features, Observer, PredictionAnalyzer, as_learner, capture, plot_predictions, show_batch_predictions, show_results)
+from interp_kit.all import (ClassificationInterpretation, Features, Observer, PredictionAnalyzer, capture, plot_predictions, show_batch_predictions, show_results)
 from interp_kit.demo import demo_learner
 
 

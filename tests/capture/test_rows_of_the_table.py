@@ -1,13 +1,12 @@
 "What fastai's own classes get wrong or refuse: right numbers here, or a clear error."
-import warnings
 import numpy as np, pytest, torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader
 import sklearn.metrics as skm
-from fastai.vision.all import (CategoryBlock, DataBlock, ImageBlock, CrossEntropyLossFlat, LabelSmoothingCrossEntropyFlat, Learner, MixUp, IndexSplitter, aug_transforms, load_learner, parent_label, range_of)
-from interp_kit.all import (ClassificationInterpretation, DataError, InterpKitError, Interpretation, LabelError, ModelError, Predictions, TaskError, as_learner, capture, interpret)
-from interp_kit.demo import demo_learner, digit_folder
+from fastai.vision.all import (CategoryBlock, DataBlock, ImageBlock, CrossEntropyLossFlat, LabelSmoothingCrossEntropyFlat, Learner, MixUp, IndexSplitter, aug_transforms, load_learner, parent_label)
+from interp_kit.all import (ClassificationInterpretation, DataError, InterpKitError, ModelError, Predictions, TaskError, as_learner, capture, interpret)
+from interp_kit.demo import demo_learner
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -108,10 +107,10 @@ def test_text_and_tabular_draw(digits):
     for task in ("text", "tabular"):
         interp = interpret(demo_learner(task), progress=False); axs = interp.plot_top_losses(4)
         assert len(axs) == 4 and all(ax.texts and ax.texts[0].get_text().strip() for ax in axs) and "/" in axs[0].get_title()
-    shown = axs[0].texts[0].get_text(); row = int(interp.top_losses(1)[1])
-    item = interp.top_losses(1, items=True)[2]
-    raw = interp.learn.dls.valid.dataset.items.iloc[[row]]
-    alcohol = float(shown.split("alcohol")[1].split()[0]); assert 10 < alcohol < 16, "columns are shown in their own units"
+    from sklearn.datasets import load_wine
+    shown, item = axs[0].texts[0].get_text(), interp.predictions.items[int(interp.top_losses(1)[1])]
+    alcohol = float(shown.split("alcohol")[1].split()[0])
+    assert abs(alcohol - load_wine(as_frame=True).data.alcohol[item]) < 5e-3, "columns are shown in their own units, for their own row"
 
 
 class TwoHeads(nn.Module):
@@ -231,7 +230,7 @@ def test_half_precision_outputs():
 
 
 def test_samplers_select_and_loaders_sort():
-    from torch.utils.data import SubsetRandomSampler, BatchSampler
+    from torch.utils.data import SubsetRandomSampler
     x, y, _ = two_targets(); ds, net = list(zip(x, y)), nn.Linear(4, 3); keep = [20, 3, 11, 4]
     p = capture(as_learner(net, DataLoader(ds, batch_size=3, sampler=SubsetRandomSampler(keep)), nn.CrossEntropyLoss()), progress=False)
     assert p.rows.tolist() == sorted(keep) and torch.equal(p.targs, y[sorted(keep)])

@@ -1,5 +1,4 @@
 "Metrics equal scikit-learn's on random cases of size, order and batch size, with ties and absent classes."
-import warnings
 import numpy as np, pytest, torch
 import sklearn.metrics as skm
 from interp_kit.interpret.classification import ClassificationInterpretation
