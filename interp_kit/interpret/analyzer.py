@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PredictionDistribution', 'ConfidenceAnalysis', 'ErrorAnalysis', 'PredictionAnalyzer']
 
-# %% ../../nbs/interpret/32_analyzer.ipynb #d85c8630
+# %% ../../nbs/interpret/32_analyzer.ipynb #5f981287
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 import numpy as np
@@ -13,7 +13,8 @@ from ..findings import plain
 from ..plots import NEUTRAL, RIGHT, WRONG, name_ticks, new_grid
 from ..predictions.calibration import Reliability, plot_reliability, reliability
 from ..predictions.capture import capture
-from ..predictions.metrics import Margins, confusion_counts, wilson
+from ..predictions.counts import Margins, confusion_counts
+from ..predictions.intervals import wilson
 from ..predictions.scores import as_predictions, row_scores
 from ..predictions.store import Predictions
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['fetch_batch', 'decoded_samples', 'draw_sample', 'Interpretation']
 
-# %% ../../nbs/interpret/30_base.ipynb #f5ac2bfe
+# %% ../../nbs/interpret/30_base.ipynb #52114828
 import warnings
 from numbers import Integral
 from typing import TYPE_CHECKING
@@ -15,8 +15,10 @@ from ..core import DataError, TaskError, infer_task, kept_rng
 from ..findings import Findings, rank_findings
 from .checks import check_losses
 from ..plots import NEUTRAL, RIGHT, WRONG, as_label, elide, grid_shape, new_grid, show_image, text_panel
-from ..predictions.capture import capture, not_augmented, pick_loader, take_rows
-from ..predictions.metrics import Scores, mean_interval
+from ..predictions.capture import capture
+from ..predictions.counts import Scores
+from ..predictions.intervals import mean_interval
+from ..predictions.loaders import not_augmented, pick_loader, take_rows
 from ..predictions.store import Predictions, each, row_index
 
 # %% ../../nbs/interpret/30_base.ipynb #1ff6de66

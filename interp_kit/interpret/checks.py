@@ -6,11 +6,11 @@
 __all__ = ['ALPHA', 'excess_p', 'holm', 'Evidence', 'check_pairs', 'check_classes', 'check_confidence', 'check_balance',
            'check_collapse', 'check_losses', 'classification_findings']
 
-# %% ../../nbs/interpret/29_checks.ipynb #4022c203
+# %% ../../nbs/interpret/29_checks.ipynb #49179a2c
 from dataclasses import dataclass
 import numpy as np, torch
 from ..findings import Finding, Findings
-from ..predictions.metrics import confusion_counts
+from ..predictions.counts import confusion_counts
 from ..predictions.scores import as_predictions, row_scores
 from ..predictions.store import Predictions
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['fold_classes', 'ClassificationInterpretation']
 
-# %% ../../nbs/interpret/31_classification.ipynb #38cd7281
+# %% ../../nbs/interpret/31_classification.ipynb #245fd4c0
 from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
@@ -14,8 +14,8 @@ from .base import Interpretation
 from .checks import classification_findings
 from ..plots import NEUTRAL, as_label, color_for, elide, font_family, new_axes, plot_matrix
 from ..predictions.calibration import plot_reliability
-from ..predictions.metrics import (Margins, NO_BOOTSTRAP, RANKINGS, bootstrap, class_rates, classification_metrics, confusion_counts, decision_scores,
-                                            pr_curves, ranking, roc_curves)
+from ..predictions.counts import Margins, class_rates, confusion_counts, decision_scores, ranking
+from ..predictions.metrics import NO_BOOTSTRAP, RANKINGS, bootstrap, classification_metrics, pr_curves, roc_curves
 
 # %% ../../nbs/interpret/31_classification.ipynb #1ff6de66
 if TYPE_CHECKING: from pandas import DataFrame

@@ -48,7 +48,7 @@ def row_index(
     if len(bad): raise DataError(f"Row {bad[0]} does not exist: there are {n} rows (0 to {n-1}).")
     return np.where(idx < 0, idx + n, idx)
 
-# %% ../../nbs/predictions/10_store.ipynb #357128d6
+# %% ../../nbs/predictions/10_store.ipynb #75330608
 def decode(
     preds:Tensor, # (N, C, …) after the activation
     task:str, # as `infer_task` names them
@@ -61,24 +61,28 @@ def standard_losses(
     preds:Tensor, # (N, C, …) after the activation
     targs:Tensor, # (N, …)
     task:str, # as `infer_task` names them
-) -> Tensor: # (N,) float32
+    ignore_index:int|None=None, # target value of pixels that do not count
+) -> Tensor: # (N,) float32; NaN for an image without a pixel that counts
     "Per-row loss of the task: −log p of the target (mean over pixels), binary cross-entropy (mean over labels), squared error."
     tiny = torch.finfo(preds.dtype).tiny
-    if task in ('classification', 'segmentation'): l = -preds.gather(1, targs.unsqueeze(1)).squeeze(1).clamp_min(tiny).log()
+    if task in ('classification', 'segmentation'):
+        void = targs == ignore_index if ignore_index is not None else torch.zeros((), dtype=torch.bool)
+        l = -preds.gather(1, targs.masked_fill(void, 0).unsqueeze(1)).squeeze(1).clamp_min(tiny).log()
+        if void.any(): return l.masked_fill(void, torch.nan).flatten(1).nanmean(1).float()
     elif task == 'multilabel':
         t = targs.to(preds.dtype)
         l = -(t*preds.clamp_min(tiny).log() + (1-t)*(1-preds).clamp_min(tiny).log())
     else: l = (preds - targs.view_as(preds))**2
     return l.float() if l.ndim == 1 else l.flatten(1).mean(1).float()
 
-# %% ../../nbs/predictions/10_store.ipynb #b09094a4
+# %% ../../nbs/predictions/10_store.ipynb #63f290f2
 class Predictions:
     """N rows of what a model said, in the order of the data set; everything is on the CPU.
 
     With several outputs or targets, `preds`, `targs` and `decoded` are tuples of tensors."""
     def __init__(self,
-        preds:'Tensor|np.ndarray|list|tuple', # (N, C, …) float Tensor after the activation, or a tuple
-        targs:'Tensor|np.ndarray|list|tuple', # (N, …) Tensor, or a tuple
+        preds:'Tensor|tuple|None', # (N, C, …) float Tensor after the activation, or a tuple; None where they were not kept (large segmentations)
+        targs:'Tensor|tuple', # (N, …) Tensor, or a tuple
         losses:Tensor, # (N,) float32, one per row
         decoded:'Tensor|tuple', # (N, …) decisions, or a tuple
         *,
@@ -90,25 +94,42 @@ class Predictions:
         columns:dict|None=None, # name -> (N, …) Tensor of further facts a row, e.g. features
         meta:dict|None=None, # how it was made: loss, activation, versions; JSON
     ):
-        n = n_rows(preds)
-        self.preds, self.targs, self.losses, self.decoded = preds, targs, losses, decoded
+        n = len(losses)
+        self._preds, self.targs, self.losses, self.decoded = preds, targs, losses, decoded
         self.vocab, self.task, self.meta = vocab, task, dict(meta or {})
         self.rows = np.arange(n) if rows is None else np.asarray(rows)
         self.ids = self.rows if ids is None else np.asarray(ids)
         self.items = None if items is None else np.asarray(items, dtype=object)
         self.columns = dict(columns or {})
-        parts = dict(targs=targs, losses=losses, decoded=decoded, rows=self.rows, ids=self.ids, items=self.items, **self.columns)
+        parts = dict(preds=preds, targs=targs, losses=losses, decoded=decoded, rows=self.rows, ids=self.ids, items=self.items, **self.columns)
         for k, v in parts.items():
-            if v is not None and n_rows(v) != n: raise DataError(f"{k} has {n_rows(v)} rows, but preds has {n}.")
+            if v is not None and n_rows(v) != n: raise DataError(f"{k} has {n_rows(v)} rows, but there are {n} losses.")
 
     def __len__(self): return len(self.rows)
     def __repr__(self): return f"Predictions({len(self):,} rows, {self.task}, {self.n_classes or 'no'} classes)"
 
     @property
+    def preds(self): # (N, C, …) Tensor, or a tuple
+        "Outputs after the activation; raises `DataError` where they were not kept."
+        if self._preds is None: raise DataError("The probabilities of each pixel were not kept (they would be N×C×H×W numbers): there are .decoded masks, .losses and "
+                                                "columns['counts'] for each image. For a set that fits into memory, capture(…, probabilities=True) keeps them.")
+        return self._preds
+
+    @property
+    def has_preds(self) -> bool:
+        "Whether the probabilities were kept."
+        return self._preds is not None
+
+    @property
     def n_classes(self) -> int|None:
         "C, or None where there are no classes."
-        if self.task not in ('classification', 'segmentation', 'multilabel') or isinstance(self.preds, tuple): return None
-        return self.preds.shape[1]
+        if self.task not in ('classification', 'segmentation', 'multilabel') or isinstance(self._preds, tuple): return None
+        return self._preds.shape[1] if self._preds is not None else self.meta.get('n_classes')
+
+    @property
+    def ignore_index(self) -> int|None:
+        "The target value that the loss leaves out (void pixels), or None."
+        return self.meta.get('ignore_index')
 
     @property
     def names(self) -> list: # of str
@@ -129,7 +150,7 @@ class Predictions:
         "The named rows, in the order asked for; a slice shares memory."
         i = row_index(rows, len(self))
         take = lambda o: None if o is None else each(lambda x: x[i], o)
-        return Predictions(take(self.preds), take(self.targs), take(self.losses), take(self.decoded), vocab=self.vocab, task=self.task,
+        return Predictions(take(self._preds), take(self.targs), take(self.losses), take(self.decoded), vocab=self.vocab, task=self.task,
                            ids=take(self.ids), rows=take(self.rows), items=take(self.items),
                            columns={k: take(v) for k, v in self.columns.items()}, meta=self.meta)
 
@@ -148,6 +169,7 @@ class Predictions:
         vocab:list|None=None, # names of the classes
         task:str='classification', # 'classification', 'multilabel', 'segmentation' or 'regression'
         ids:'np.ndarray|list|None'=None, # (N,) names of the rows
+        ignore_index:int|None=None, # segmentation: the target value of pixels to leave out
     ) -> 'Predictions':
         """Predictions from arrays, tensors or lists.
 
@@ -155,12 +177,12 @@ class Predictions:
         tol = 1e-2 if getattr(preds, 'dtype', None) in (torch.float16, torch.bfloat16, np.float16) else 1e-3
         preds, targs = _as_float(preds), _as_targets(targs, vocab)
         if task == 'classification' and preds.ndim == 1: preds = torch.stack([1-preds, preds], 1)
-        check_arrays(preds, targs, task, vocab, tol)
+        check_arrays(preds, targs, task, vocab, tol, ignore_index)
         if task in ('classification', 'segmentation'): targs = targs.long()
         said = 'standard' if losses is None else 'given'
-        losses = standard_losses(preds, targs, task) if losses is None else _as_float(losses).float()
+        losses = standard_losses(preds, targs, task, ignore_index) if losses is None else _as_float(losses).float()
         return cls(preds, targs, losses, decode(preds, task), vocab=None if vocab is None else list(vocab), task=task, ids=ids,
-                   meta=dict(task=task, activation='none: from arrays', loss=said))
+                   meta=dict(task=task, activation='none: from arrays', loss=said, **({} if ignore_index is None else dict(ignore_index=ignore_index))))
 
     def to_frame(self) -> 'DataFrame':
         """One row per sample: row, id, item, target, predicted, prob_target, prob_predicted, loss, correct.
@@ -170,7 +192,7 @@ class Predictions:
         base = dict(row=self.rows, id=self.ids, item=self.items if self.items is not None else [None]*len(self))
         return pd.DataFrame({**base, **_answer_columns(self), 'loss': self.losses.numpy(), **_correct_column(self)})
 
-# %% ../../nbs/predictions/10_store.ipynb #6ee4c715
+# %% ../../nbs/predictions/10_store.ipynb #e209e885
 def _as_float(x):
     t = x.detach().cpu() if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))
     t = t.as_subclass(Tensor)
@@ -204,6 +226,7 @@ def check_arrays(
     task:str, # as `infer_task` names them
     vocab:list|None=None, # names of the classes
     tol:float=1e-3, # how far the sum of a row may be from 1
+    ignore_index:int|None=None, # a target value that is no class and allowed
 ):
     "Raise `DataError` or `LabelError`, saying what does not fit, unless the arrays are what `task` needs."
     known = ('classification', 'multilabel', 'segmentation', 'regression')
@@ -220,7 +243,7 @@ def check_arrays(
         return
     want = (len(preds), *preds.shape[2:])
     if tuple(targs.shape) != want: raise DataError(f"targs has the shape {tuple(targs.shape)}; {task} with these preds needs {want}.")
-    check_targets(targs, preds.shape[1])
+    check_targets(targs if ignore_index is None else targs[targs != ignore_index], preds.shape[1])
     finite = preds.flatten(1).isfinite().all(1)
     if finite.any() and not _is_distribution(preds[finite], tol):
         bad = int(next(i for i in finite.nonzero().flatten() if not _is_distribution(preds[i][None], tol)))
@@ -231,10 +254,10 @@ def _check_same(preds, targs, task):
 
 def _is_distribution(preds, tol): return bool(((preds - 1).abs() < tol).all()) if preds.shape[1] == 1 else are_probabilities(preds, tol)
 
-# %% ../../nbs/predictions/10_store.ipynb #e59c88ee
+# %% ../../nbs/predictions/10_store.ipynb #56936fba
 def _answer_columns(p):
     "target, predicted and their probabilities, as the task has them."
-    if isinstance(p.preds, tuple) or isinstance(p.targs, tuple):
+    if isinstance(p._preds, tuple) or isinstance(p.targs, tuple):
         return {f'{k}_{i}': list(o.numpy()) if o.ndim > 1 else o.numpy() for k, v in (('target', p.targs), ('predicted', p.decoded))
                 for i, o in enumerate(v if isinstance(v, tuple) else (v,)) if o.ndim < 3}
     if p.task == 'classification':
