@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/99_all.ipynb #23fed8c7
+# %% ../nbs/99_all.ipynb #22e106f8
 from .core import DataError, InterpKitError, LabelError, ModelError, TaskError, as_learner, find_layer, untouched
 from .findings import Finding, Findings, rank_findings
 from .predictions.store import Predictions
@@ -14,6 +14,7 @@ from .predictions.capture import capture
 from .predictions.scores import row_scores
 from .predictions.counts import ranking
 from .predictions.metrics import bootstrap, classification_metrics, confusion_counts, per_class_metrics, pr_curves, roc_curves
+from .predictions.multilabel import best_thresholds, label_confusions, label_counts, multilabel_metrics, per_label_metrics
 from .predictions.calibration import (Temperature, adaptive_ece, brier, brier_decomposition, classwise_ece, consistency_test, debiased_ece, ece, fit_temperature, plot_reliability, reliability,
                                                 smooth_ece)
 from .predictions.compare import compare_predictions, mcnemar
