@@ -175,7 +175,7 @@ def mapped(
     names = [n for n in records[0]['files'] if not n.startswith('state')]
     return nested_arrays({n: map_arrays([folder.array_file(r['k'], n) for r in records], [{**r['files'][n], 'lo': r['lo']} for r in records]) for n in names})
 
-# %% ../../nbs/predictions/17_cache.ipynb #c4e12e34
+# %% ../../nbs/predictions/17_cache.ipynb #c569de6e
 def final_losses(
     arrays:dict, # from `mapped`
     records:list, # commit records
@@ -198,6 +198,7 @@ def assemble(
     preds = arrays.get('preds')
     decoded = arrays.get('decoded', preds)
     keep = {k: decision[k] for k in ('activation', 'task', 'n_classes', 'ignore_index', 'tasks', 'vocabs') if decision.get(k) is not None}
+    if decision.get('softmax'): keep['activation'] += ', then softmax'
     return Predictions(preds, arrays['targs'], losses, decoded, vocab=decision.get('vocab'), task=decision['task'],
                        columns={k[4:]: v for k, v in arrays.items() if k.startswith('col-')}, meta={**meta, **keep}, **kw)
 
@@ -307,7 +308,7 @@ def _open(cls:Predictions,
     "Memory-mapped predictions from disk, see `open_predictions`."
     return open_predictions(path, verify=verify, partial=partial)
 
-# %% ../../nbs/predictions/17_cache.ipynb #6164bea0
+# %% ../../nbs/predictions/17_cache.ipynb #ebe2f90f
 _OF_DECISION = ('activation', 'task', 'n_classes', 'ignore_index', 'tasks', 'vocabs')
 
 def new_plan(
@@ -372,7 +373,7 @@ def _write_all(folder, p):
     size = shard_size(len(p), 4096, row_bytes)
     plan = new_plan(len(p), size, dict(data=p.meta.get('dataset_fingerprint'), model=p.meta.get('model_hash')), p.rows, items, ids, [], meta, p.meta.get('created'))
     write_plan(folder, plan, p.rows, items, ids)
-    decision = dict({k: p.meta.get(k) for k in _OF_DECISION}, task=p.task, n_classes=p.n_classes, vocab=None if p.vocab is None else [str(v) for v in p.vocab])
+    decision = dict({k: p.meta.get(k) for k in _OF_DECISION}, task=p.task, n_classes=p.n_classes, vocab=_plain_list(p.vocab))
     write_json(folder.decision_file, decision)
     for k, lo, hi in folder.ranges(plan):
         part = {n: tuple(t[lo:hi] for t in a) if isinstance(a, tuple) else a[lo:hi] for n, a in whole.items() if a is not None}

@@ -43,7 +43,7 @@ def loss_fingerprint(
         o = getattr(o, 'func', None)
     return f"{loss_name(loss_func)}-{_hash(*parts)[:16]}"
 
-# %% ../../nbs/predictions/17_fingerprint.ipynb #6b0afba5
+# %% ../../nbs/predictions/17_fingerprint.ipynb #e45ca0bc
 def _digest(h, o):
     "Feed `o` to the hash `h`: arrays and tables by content, paths with size and time of change, containers entry by entry."
     if isinstance(o, Tensor): o = o.detach().cpu().contiguous().as_subclass(Tensor).flatten().view(torch.uint8).numpy()
@@ -73,8 +73,8 @@ def _sources(ds):
     while isinstance(ds, torch.utils.data.Subset):
         return dict(indices=list(ds.indices), **_sources(ds.dataset))
     if isinstance(ds, torch.utils.data.ConcatDataset): return {str(i): _sources(d) for i, d in enumerate(ds.datasets)}
-    if isinstance(ds, (list, tuple, np.ndarray, Tensor)) or hasattr(ds, 'iloc'): return dict(items=ds)
     if hasattr(ds, 'tls') or hasattr(ds, 'items') and not callable(ds.items): return dict(items=ds.items) # fastai
+    if isinstance(ds, (list, tuple, np.ndarray, Tensor)) or hasattr(ds, 'iloc'): return dict(items=ds)
     n = len(ds) if hasattr(ds, '__len__') else None
     of_rows = lambda v: isinstance(v, (list, tuple, np.ndarray, Tensor)) or hasattr(v, 'iloc')
     return {k: v for k, v in sorted(vars(ds).items()) if (of_rows(v) and n is not None and len(v) == n) or k == 'tensors'} if hasattr(ds, '__dict__') else {}
