@@ -22,7 +22,7 @@ def type_name(t):
     "A type as its author wrote it, without the modules that it lives in."
     if t is inspect.Parameter.empty: return ""
     if t is None or t is type(None): return "None"
-    return re.sub(r"\b(?:[a-z_]\w*\.)+(?=[A-Z])", "", t if isinstance(t, str) else inspect.formatannotation(t)).strip("'").replace("numpy.", "np.")
+    return re.sub(r"\b(?:[a-z_]\w*\.)+(?=[A-Z])", "", t if isinstance(t, str) else inspect.formatannotation(t)).strip("'").replace("numpy.", "np.").replace(" | ", "|").replace("|", " | ")
 
 
 def default_name(v): return getattr(v, "__name__", None) or repr(v)

@@ -11,7 +11,8 @@ ROOMS = { # folder of nbs/ (or a name for some notebooks that lie in nbs/ itself
     "interpret": "What does it get wrong?", "training": "How did it learn?", "features": "Which columns matter?", "data": "Is the data sound?",
     "bias": "Whom does it fail?", "report": "Tell me everything: what next?", "widgets": "Show me", "doors": "Where do I enter?"}
 TOP = dict(core="ground", plots="ground", findings="ground", demo="doors", cli="doors", all="doors", index="tour") # notebooks in nbs/ itself
-KNOWN = {"default_exp", "export", "exporti", "hide", "echo:"}
+EXPORTS = (["export"], ["exporti"], ["exports"])
+KNOWN = {"default_exp", "export", "exporti", "exports", "hide", "echo:", "eval:"}
 LINKABLE = re.compile(r"(?<![`\[])`([A-Za-z_][\w.]*)((?:\([^`()]*\))?)`(?![`\]])")
 
 
@@ -53,10 +54,10 @@ def pages():
 def public_names(all_pages):
     "name -> link target of what is defined once; names of rooms and modules are left alone."
     import importlib
-    found, taken = {}, {part for p in all_pages for part in (p.doc, p.short, *(p.module or "").split("."))}
+    found, taken = {}, {p.path.parts[0] for p in all_pages} # `interpret` is a room, and a function of it
     for p in all_pages:
         for c in p.cells:
-            if not p.module or directives(c)[:1] not in (["export"], ["exporti"]): continue
+            if not p.module or directives(c)[:1] not in EXPORTS: continue
             for name, o in apidoc.defined(c["source"], importlib.import_module(p.package)):
                 found.setdefault(name, []).append(apidoc.target(p.package, name, o))
                 if isinstance(o, type):
@@ -103,7 +104,8 @@ def shown(c):
     c = dict(c, source="\n".join(l for l in c["source"].split("\n") if not l.startswith("#|")).strip("\n"), metadata=dict(c["metadata"]), execution_count=None)
     for o in c["outputs"]:
         o.setdefault("metadata", {}) if o["output_type"] != "stream" else None
-        if len(o.get("data", {})) > 1: o["data"].pop("application/vnd.jupyter.widget-view+json", None)
+        for kind in ("application/vnd.jupyter.widget-view+json", "text/latex"):
+            if len(o.get("data", {})) > 1: o["data"].pop(kind, None)
     return c
 
 
@@ -125,11 +127,12 @@ def cells_of(page, names, docs):
         if odd: raise SiteError(f"nbs/{page.path}: the site does not know the directive {sorted(odd)[0]!r}; say in docs/build_site.py what it does to a page.")
         if c["cell_type"] == "markdown":
             level = level_of(c["source"], level)
+            if i == 0 and page.room == "tour": c["source"] = c["source"].replace("# interp_kit", "# Five minutes with a learner", 1)
             text = link_names(relink(c["source"], f"nbs/{page.path}", docs), names)
             if i == 0 and page.module: text += f"\n\n<p class='where'><code>{page.package}</code> · source: <code>nbs/{page.path}</code></p>"
             res.append(markdown(text))
-        elif said[:1] == ["default_exp"] or "hide" in said: continue
-        elif said[:1] == ["export"] or said[:1] == ["exporti"]: res += [dict(o, source=link_names(o["source"], names)) if o["cell_type"] == "markdown" else o for o in exported(c, page, level)]
+        elif c["cell_type"] == "raw" or said[:1] == ["default_exp"] or "hide" in said: continue
+        elif said[:1] in EXPORTS: res += [dict(o, source=link_names(o["source"], names)) if o["cell_type"] == "markdown" else o for o in exported(c, page, level)]
         else:
             c = shown(c)
             if "echo:" in said: c["metadata"]["tags"] = ["remove-input"]
@@ -139,7 +142,7 @@ def cells_of(page, names, docs):
 
 def write_notebook(page, src, names, docs):
     cells = [dict(c, id=f"c{i}") for i, c in enumerate(cells_of(page, names, docs))]
-    nb = dict(cells=cells, metadata=dict(kernelspec=page.nb["metadata"]["kernelspec"], language_info=dict(name="python")), nbformat=4, nbformat_minor=5)
+    nb = dict(cells=cells, metadata=dict(language_info=dict(name="python")), nbformat=4, nbformat_minor=5)
     out = src/f"{page.doc}.ipynb"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(nb), encoding="utf-8")

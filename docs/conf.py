@@ -9,7 +9,7 @@ html_css_files = ["site.css"]
 html_copy_source = html_show_sourcelink = html_show_copyright = html_show_sphinx = False
 html_use_index = False
 html_theme_options = dict(navigation_with_keys=True)
-pygments_style = "friendly"
+pygments_style, pygments_dark_style = "friendly", "github-dark"
 myst_heading_anchors = 3
 myst_links_external_new_tab = False
 nb_execution_mode = "off" # what is committed is shown
