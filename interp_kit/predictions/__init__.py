@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/predictions/23_room.ipynb #c87f1fff
+# %% ../../nbs/predictions/23_room.ipynb #a7d7741e
 from .store import *
 from .loaders import *
 from .losses import *
@@ -13,11 +13,15 @@ from .observers import *
 from .scores import *
 from .counts import *
 from .intervals import *
+from .files import *
+from .cache import *
+from .fingerprint import *
 from .capture import *
 from .multilabel import *
 from .metrics import *
 from .calibration import *
 from .compare import *
+from .export import *
 
 # %% ../../nbs/predictions/23_room.ipynb #6a95ea7c
 __all__ = sorted(n for n, o in list(globals().items()) if str(getattr(o, '__module__', '')).startswith('interp_kit.predictions.') and not n.startswith('_'))
