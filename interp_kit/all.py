@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/99_all.ipynb #29d43296
+# %% ../nbs/99_all.ipynb #605e6ad9
 from .core import DataError, InterpKitError, LabelError, ModelError, NotFoundError, StorageError, TaskError, as_learner, find_layer, untouched
 from .findings import Finding, Findings, rank_findings
 from .predictions.store import Predictions, Slice
@@ -22,6 +22,8 @@ from .demo import demo_learner
 from .interpret.checks import classification_findings
 from .interpret.base import Interpretation
 from .interpret.classification import ClassificationInterpretation
+from .interpret.label_checks import multilabel_findings
+from .interpret.multilabel import MultilabelInterpretation
 from .interpret.analyzer import PredictionAnalyzer
 from .interpret.folder import write_folder
 from .interpret.verbs import interpret, plot_predictions, plot_top_losses, show_batch_predictions, show_results

@@ -54,7 +54,7 @@ def label_margins(
     c = label_counts(p.targs, p.decoded).double().numpy()
     return Margins(c[:, 1, 1], c[:, 1].sum(1), c[:, :, 1].sum(1))
 
-# %% ../../nbs/predictions/17_multilabel.ipynb #e82ad3a8
+# %% ../../nbs/predictions/17_multilabel.ipynb #1abab991
 @dataclass
 class LabelRows:
     "What each of N rows contributes; NaN where a probability of the row is not finite."
@@ -78,9 +78,12 @@ def label_rows(
     *,
     chunk:int=8192, # rows at a time
 ) -> LabelRows:
-    "Counts, losses and ranking scores of every row, in one sweep by chunks."
-    parts = [_row_values(c.preds, _yes(c.targs), c.decoded) for c in as_predictions(p, targs, 'multilabel').chunks(chunk)]
-    return LabelRows(*[np.concatenate(o) for o in zip(*parts)])
+    "Counts, losses and ranking scores of every row, in one sweep by chunks, kept for the next question."
+    p = as_predictions(p, targs, 'multilabel')
+    if 'label_rows' not in p.memo:
+        parts = [_row_values(c.preds, _yes(c.targs), c.decoded) for c in p.chunks(chunk)]
+        p.memo['label_rows'] = LabelRows(*[np.concatenate(o) for o in zip(*parts)])
+    return p.memo['label_rows']
 
 def _row_values(q, t, d):
     q, t, d = (torch.as_tensor(o) for o in (q, t, d.bool()))
@@ -118,8 +121,10 @@ def label_losses(
     q, t = p.preds[:, column], _yes(p.targs[:, column])
     return -torch.where(t, q, 1 - q).clamp_min(torch.finfo(q.dtype).tiny).log().float()
 
-# %% ../../nbs/predictions/17_multilabel.ipynb #1e210ea0
-def _columns(p, block=16) -> Iterator: # of (column, (N,) scores, (N,) bool targets)
+# %% ../../nbs/predictions/17_multilabel.ipynb #9f0cb82b
+def _columns(p) -> Iterator: # of (column, (N,) scores, (N,) bool targets)
+    "Column by column, in blocks of at most 128 MB."
+    block = max(1, min(64, 2**27//(len(p)*p.preds.element_size())))
     for lo in range(0, p.n_classes, block):
         q, t = (torch.as_tensor(o[:, lo:lo+block]).T.contiguous() for o in (p.preds, p.targs))
         yield from zip(range(lo, lo + len(q)), q.numpy(), _yes(t).numpy())
@@ -127,12 +132,11 @@ def _columns(p, block=16) -> Iterator: # of (column, (N,) scores, (N,) bool targ
 def label_ranking(
     p:'Predictions|Tensor|np.ndarray', # Predictions of a multilabel task, or (N, C) probabilities, all finite
     targs:'Tensor|np.ndarray|None'=None, # (N, C) targets, with an array
-    *,
-    block:int=16, # columns in memory at a time
 ) -> Ranking: # (C,) each
-    "ROC AUC and average precision of each label; NaN for a label that no row has, the AUC also for one that all have."
+    "ROC AUC and average precision of each label, kept for the next question; NaN for a label that no row has, the AUC also for one that all have."
     p = as_predictions(p, targs, 'multilabel')
-    return Ranking(*np.array([rank_column(x, np.flatnonzero(t)) for _, x, t in _columns(p, block)]).T)
+    if 'label_ranking' not in p.memo: p.memo['label_ranking'] = Ranking(*np.array([rank_column(x, np.flatnonzero(t)) for _, x, t in _columns(p)]).T)
+    return p.memo['label_ranking']
 
 def pooled_ranking(
     p:'Predictions|Tensor|np.ndarray', # Predictions of a multilabel task, or (N, C) probabilities, all finite
@@ -253,7 +257,7 @@ def per_label_metrics(
     return pd.DataFrame(dict(support=m.actual.astype(int), predicted=m.predicted.astype(int), **rates, roc_auc=r.roc_auc, average_precision=r.average_precision,
                              mean_probability=mean, threshold=known_thresholds(p)), index=pd.Index(p.names, name='label'))
 
-# %% ../../nbs/predictions/17_multilabel.ipynb #25370a0b
+# %% ../../nbs/predictions/17_multilabel.ipynb #243f04a9
 def with_thresholds(
     p:Predictions, # of a multilabel task
     thresh:'float|np.ndarray|list|Tensor', # one for all labels, or (C,) one for each
@@ -264,7 +268,7 @@ def with_thresholds(
     if np.isnan(t).any(): raise DataError("thresh holds NaN: give a number for every label.")
     decoded = torch.empty(p.preds.shape, dtype=torch.bool)
     for lo in range(0, len(p), 65536): torch.gt(p.preds[lo:lo+65536].double(), torch.as_tensor(t), out=decoded[lo:lo+65536])
-    return Predictions(p.preds, p.targs, p.losses, decoded, vocab=p.vocab, task=p.task, ids=p.ids, rows=p.rows, items=p.items, columns=p.columns,
+    return Predictions(p.preds, p.targs, p.losses, decoded, vocab=p.vocab, task=p.task, ids=p.ids, rows=p.rows, items=p._items, columns=p.columns, derived=p.derived,
                        meta=dict(p.meta, thresh=float(t.reshape(-1)[0]) if t.size == 1 else t.tolist()))
 
 def known_thresholds(
@@ -272,7 +276,7 @@ def known_thresholds(
     guess:float=.5, # what is tried first
 ) -> np.ndarray: # (C,); NaN for a label whose decisions follow no threshold
     "The thresholds that decided: from `meta['thresh']`, or `guess` if it gives these decisions, or else the middle between the scores decided no and yes."
-    C = p.n_classes
+    C = as_predictions(p, task='multilabel').n_classes
     if 'thresh' in p.meta: return np.broadcast_to(np.asarray(p.meta['thresh'], dtype=np.float64), C).copy()
     no, yes, agrees = torch.zeros(C, dtype=torch.float64), torch.ones(C, dtype=torch.float64), True
     for c in p.chunks(65536):
