@@ -19,7 +19,7 @@ from .losses import scaled_losses
 from .scores import derived_columns
 from .store import Predictions, each
 
-# %% ../../nbs/predictions/17_cache.ipynb #33b299f0
+# %% ../../nbs/predictions/17_cache.ipynb #b27c31b4
 FORMAT = '1.0' # a reader refuses a later major version
 
 def shard_size(
@@ -27,10 +27,10 @@ def shard_size(
     batch_size:int, # rows of a batch
     row_bytes:int, # of the largest array
 ) -> int: # rows
-    "Rows of a shard: whole batches, about a sixteenth of all, at most 16,384 rows or 32 MB, and pages of memory full when it is large."
-    most = max(batch_size, min(16384, 2**25//max(row_bytes, 1)))
+    "Rows of a shard: whole batches, about a sixteenth of all, at most 16,384 rows or 16 MB, and pages of memory full when it is large."
+    most = max(batch_size, min(16384, 2**24//max(row_bytes, 1)))
     rows = -(-max(1, min(most, -(-n//16)))//batch_size)*batch_size
-    return rows//4096*4096 if rows >= 8192 and 4096 % batch_size == 0 else rows
+    return rows//4096*4096 if rows >= 4096 and 4096 % batch_size == 0 else rows
 
 class Folder:
     "The files of one set of predictions."
@@ -175,7 +175,7 @@ def mapped(
     names = [n for n in records[0]['files'] if not n.startswith('state')]
     return nested_arrays({n: map_arrays([folder.array_file(r['k'], n) for r in records], [{**r['files'][n], 'lo': r['lo']} for r in records]) for n in names})
 
-# %% ../../nbs/predictions/17_cache.ipynb #94ad27e2
+# %% ../../nbs/predictions/17_cache.ipynb #83a2073a
 def final_losses(
     arrays:dict, # from `mapped`
     records:list, # commit records
@@ -202,6 +202,8 @@ def assemble(
     return Predictions(preds, arrays['targs'], losses, decoded, vocab=decision.get('vocab'), task=decision['task'],
                        columns={k[4:]: v for k, v in arrays.items() if k.startswith('col-')}, meta={**meta, **keep}, **kw)
 
+def _chunk_rows(p): return 8192 if not p.has_preds or isinstance(p.preds, tuple) else max(64, min(8192, 2**22//max(p.preds[0].numel()*4, 1)))
+
 def write_columns(
     folder:Folder, # where
     p:Predictions, # all rows
@@ -211,7 +213,7 @@ def write_columns(
     outs, lo, tmp = {}, 0, lambda name: folder.path/'cols'/f'{name}.npy.{os.getpid()}.tmp'
     with storage_errors(folder.path/'cols'):
         try:
-            for c in p.chunks(8192):
+            for c in p.chunks(_chunk_rows(p)):
                 for name, v in derived_columns(c).items():
                     if name not in outs: outs[name] = np.lib.format.open_memmap(tmp(name), 'w+', v.dtype, (len(p),))
                     outs[name][lo:lo+len(c)] = v
