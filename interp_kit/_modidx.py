@@ -313,6 +313,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                   'interp_kit/predictions/cache.py'),
                                               'interp_kit.predictions.cache.Predictions.save': ( 'predictions/cache.html#predictions.save',
                                                                                                  'interp_kit/predictions/cache.py'),
+                                              'interp_kit.predictions.cache._check_sizes': ( 'predictions/cache.html#_check_sizes',
+                                                                                             'interp_kit/predictions/cache.py'),
                                               'interp_kit.predictions.cache._chunk_rows': ( 'predictions/cache.html#_chunk_rows',
                                                                                             'interp_kit/predictions/cache.py'),
                                               'interp_kit.predictions.cache._complete': ( 'predictions/cache.html#_complete',
