@@ -77,7 +77,7 @@ def sklearn_step(path, n, c):
     theirs = dict(accuracy=skm.accuracy_score(y, d), balanced_accuracy=skm.balanced_accuracy_score(y, d), cohen_kappa=skm.cohen_kappa_score(y, d), matthews_corrcoef=skm.matthews_corrcoef(y, d),
                   log_loss=skm.log_loss(y, q.astype(np.float64)), brier=skm.brier_score_loss(y, q.astype(np.float64)/q.astype(np.float64).sum(1, keepdims=True)), roc_auc_ovr_macro=skm.roc_auc_score(y, q.astype(np.float64)/q.astype(np.float64).sum(1, keepdims=True), multi_class="ovr"),
                   average_precision_macro=np.mean([skm.average_precision_score(y == k, q[:, k]) for k in range(c)]), top_5_accuracy=skm.top_k_accuracy_score(y, q, k=5))
-    for how in ("macro", "micro", "weighted"): theirs.update({f"{k}_{how}": v for k, v in zip(("precision", "recall", "f1"), skm.precision_recall_fscore_support(y, d, average=how)[:3])})
+    for how in ("macro", "micro", "weighted"): theirs.update({f"{k}_{how}": v for k, v in zip(("precision", "recall", "f1"), skm.precision_recall_fscore_support(y, d, average=how, zero_division=np.nan)[:3])})
     t_theirs = time.process_time() - t
     worst = max(abs(ours[k] - v) for k, v in theirs.items())
     return [dict(what=f"metrics() of {n:,} × {c} from disk against scikit-learn from memory", ours_cpu_s=round(t_ours, 2), sklearn_cpu_s=round(t_theirs, 2), ratio=round(t_ours/t_theirs, 3), largest_difference=worst)]

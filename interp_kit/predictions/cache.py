@@ -19,7 +19,7 @@ from .losses import scaled_losses
 from .scores import derived_columns
 from .store import Predictions, each
 
-# %% ../../nbs/predictions/17_cache.ipynb #33b299f0
+# %% ../../nbs/predictions/17_cache.ipynb #b27c31b4
 FORMAT = '1.0' # a reader refuses a later major version
 
 def shard_size(
@@ -27,10 +27,10 @@ def shard_size(
     batch_size:int, # rows of a batch
     row_bytes:int, # of the largest array
 ) -> int: # rows
-    "Rows of a shard: whole batches, about a sixteenth of all, at most 16,384 rows or 32 MB, and pages of memory full when it is large."
-    most = max(batch_size, min(16384, 2**25//max(row_bytes, 1)))
+    "Rows of a shard: whole batches, about a sixteenth of all, at most 16,384 rows or 16 MB, and pages of memory full when it is large."
+    most = max(batch_size, min(16384, 2**24//max(row_bytes, 1)))
     rows = -(-max(1, min(most, -(-n//16)))//batch_size)*batch_size
-    return rows//4096*4096 if rows >= 8192 and 4096 % batch_size == 0 else rows
+    return rows//4096*4096 if rows >= 4096 and 4096 % batch_size == 0 else rows
 
 class Folder:
     "The files of one set of predictions."
@@ -143,7 +143,7 @@ def unpack_state(
     if kind in ('list', 'tuple'): return (list if kind == 'list' else tuple)(unpack_state(x, held) for x in v)
     return float(v) if tree.get('float') else v
 
-# %% ../../nbs/predictions/17_cache.ipynb #5e0c99cd
+# %% ../../nbs/predictions/17_cache.ipynb #c4673b79
 def read_record(
     folder:Folder, # where
     k:int, # number of the shard
@@ -170,12 +170,13 @@ def drop_shard(
 def mapped(
     folder:Folder, # where
     records:list, # commit records of the shards, in order
+    skip:tuple=(), # names of arrays to leave out
 ) -> dict: # name -> Tensor or tuple of Tensors
     "The arrays of the shards, mapped."
-    names = [n for n in records[0]['files'] if not n.startswith('state')]
+    names = [n for n in records[0]['files'] if not n.startswith('state') and n not in skip]
     return nested_arrays({n: map_arrays([folder.array_file(r['k'], n) for r in records], [{**r['files'][n], 'lo': r['lo']} for r in records]) for n in names})
 
-# %% ../../nbs/predictions/17_cache.ipynb #94ad27e2
+# %% ../../nbs/predictions/17_cache.ipynb #83a2073a
 def final_losses(
     arrays:dict, # from `mapped`
     records:list, # commit records
@@ -202,6 +203,8 @@ def assemble(
     return Predictions(preds, arrays['targs'], losses, decoded, vocab=decision.get('vocab'), task=decision['task'],
                        columns={k[4:]: v for k, v in arrays.items() if k.startswith('col-')}, meta={**meta, **keep}, **kw)
 
+def _chunk_rows(p): return 8192 if not p.has_preds or isinstance(p.preds, tuple) else max(64, min(8192, 2**22//max(p.preds[0].numel()*4, 1)))
+
 def write_columns(
     folder:Folder, # where
     p:Predictions, # all rows
@@ -211,7 +214,7 @@ def write_columns(
     outs, lo, tmp = {}, 0, lambda name: folder.path/'cols'/f'{name}.npy.{os.getpid()}.tmp'
     with storage_errors(folder.path/'cols'):
         try:
-            for c in p.chunks(8192):
+            for c in p.chunks(_chunk_rows(p)):
                 for name, v in derived_columns(c).items():
                     if name not in outs: outs[name] = np.lib.format.open_memmap(tmp(name), 'w+', v.dtype, (len(p),))
                     outs[name][lo:lo+len(c)] = v
@@ -268,13 +271,20 @@ def finish(
     sync_folder(folder.path)
     return open_predictions(folder.path)
 
-# %% ../../nbs/predictions/17_cache.ipynb #a3e5cb74
+# %% ../../nbs/predictions/17_cache.ipynb #2e31cda6
 def _verify(folder, manifest):
     "Raise `StorageError` for the first file whose bytes are not those that were written."
     for name, fact in manifest['files'].items():
         if digest_file(folder.path/name) != fact: raise StorageError(f"{folder.path/name} is damaged: its bytes have changed. Columns are made again by capture with the same path.")
     bad = [r['k'] for r in manifest['shards'] if read_record(folder, r['k'], verify=True) is None]
     if bad: raise StorageError(f"Shard {', '.join(map(str, bad))} of {folder} is damaged or missing. Call capture with the same path and loader: only what is damaged runs again.")
+
+def _check_sizes(folder, records, names):
+    "Raise `StorageError` if a file of these arrays has not the size that it had."
+    for r in records:
+        for n in set(names) & set(r['files']):
+            f = f"{folder.path}/shards/{r['k']:05d}.{n}.npy"
+            if not os.path.exists(f) or os.path.getsize(f) != r['files'][n]['bytes']: raise StorageError(f"{f} is missing or truncated. Call capture with the same path and loader: only its shard runs again.")
 
 def _complete(folder, plan, manifest, verify):
     check_format(manifest, folder.manifest_file)
@@ -284,7 +294,10 @@ def _complete(folder, plan, manifest, verify):
         if not (folder.path/f).exists() or os.path.getsize(folder.path/f) != fact['bytes']: raise StorageError(f"{folder.path/f} is missing or truncated. Call capture with the same path again.")
     if verify: _verify(folder, manifest)
     cols = {k: np.load(f, mmap_mode='c') for k, f in derived.items()}
-    arrays = mapped(folder, manifest['shards']) if plan['positions'] is None else _in_order(folder, [f[14:-4] for f in manifest['files'] if f.startswith('cols/in-order-')])
+    skip = ('losses', 'fixed', 'weights', *(('targs', 'decoded') if 'targ' in cols else ())) # kept as columns
+    _check_sizes(folder, manifest['shards'], skip)
+    arrays = mapped(folder, manifest['shards'], skip) if plan['positions'] is None else _in_order(folder, [f[14:-4] for f in manifest['files'] if f.startswith('cols/in-order-')])
+    if 'targ' in cols: arrays.update(targs=torch.from_numpy(cols['targ']), decoded=torch.from_numpy(cols['pred']))
     return assemble(arrays, manifest['decision'], torch.from_numpy(cols.pop('loss')), _meta(plan, manifest['loss']), rows=rows, items=items,
                     ids=None if ids is None else ids(), derived={k: v for k, v in cols.items() if k not in ('targ', 'pred')})
 
