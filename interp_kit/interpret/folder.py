@@ -5,12 +5,11 @@
 # %% auto #0
 __all__ = ['write_folder']
 
-# %% ../../nbs/interpret/34_folder.ipynb #c61fd929
+# %% ../../nbs/interpret/34_folder.ipynb #ccb15eda
 import json, os, shutil, tempfile
 from pathlib import Path
 from ..core import DataError
 from ..findings import plain
-from .classification import ClassificationInterpretation
 
 # %% ../../nbs/interpret/34_folder.ipynb #9b45f20d
 _PAGE = '''<!doctype html>
@@ -44,14 +43,14 @@ figure { margin: 1.2rem 0; } img { max-width: 100%; background: #fff; border: 1p
 </body></html>
 '''
 
-# %% ../../nbs/interpret/34_folder.ipynb #d2a0a161
+# %% ../../nbs/interpret/34_folder.ipynb #325d53c8
 def _pictures(interp):
     "(file, what it shows, function that draws it) of each picture."
     res = [('confusion_matrix.png', 'Which classes are taken for which', interp.plot_confusion_matrix)]
     if interp.dl is not None: res.append(('top_losses.png', 'The nine rows with the largest loss', lambda: interp.plot_top_losses(9)))
     if bool(interp.preds.isfinite().all()):
         res.append(('calibration.png', 'Does confidence mean what it says?', interp.plot_calibration))
-        if (interp.targs.bincount() > 0).sum() > 1:
+        if any(v == v for k, v in interp.metrics().items() if k.startswith('roc_auc')):
             res.append(('roc.png', 'ROC curves, one class against the rest', interp.plot_roc))
             res.append(('pr.png', 'Precision and recall, one class against the rest', interp.plot_pr))
     return res
@@ -70,13 +69,14 @@ def _page(interp, title, table, findings, pictures):
     between = lambda r: '' if r.low != r.low else f'{r.low:.4f} to {r.high:.4f}'
     metrics = [dict(name=k, value=_number(r.value), interval=between(r), note=notes.get(k, '')) for k, r in table.iterrows()]
     top = interp.predictions[interp.top_losses(20)[1]].to_frame()
-    rows = [[f'{v:.4f}' if isinstance(v, float) else '' if v is None else v for v in r] for r in top.itertuples(index=False)]
+    said = lambda v: f'{v:.4f}' if isinstance(v, float) else '' if v is None else ', '.join(v) if isinstance(v, tuple) else v
+    rows = [[said(v) for v in r] for r in top.itertuples(index=False)]
     return Environment(autoescape=True).from_string(_PAGE).render(
         title=title, rows=f'{len(interp):,}', classes=f'{interp.predictions.n_classes:,}', findings=findings, metrics=metrics,
         pictures=[dict(file=f, text=t) for f, t, _ in pictures], top=dict(columns=list(top.columns), rows=rows))
 
 def write_folder(
-    interp:ClassificationInterpretation, # what to write
+    interp:'ClassificationInterpretation|MultilabelInterpretation', # what to write
     path:'str|Path', # the folder; files of the same names in it are replaced
     *,
     title:str='What the model gets wrong', # of the page
