@@ -17,7 +17,7 @@ from .predictions.metrics import bootstrap, classification_metrics, confusion_co
 from .predictions.calibration import (Temperature, adaptive_ece, brier, brier_decomposition, classwise_ece, consistency_test, debiased_ece, ece, fit_temperature, plot_reliability, reliability,
                                                 smooth_ece)
 from .predictions.compare import compare_predictions, mcnemar
-from .demo import demo_learner
+from .demo import demo_detector, demo_learner, digit_scenes
 from .interpret.checks import classification_findings
 from .interpret.base import Interpretation
 from .interpret.classification import ClassificationInterpretation
