@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/predictions/23_room.ipynb #799cace1
+# %% ../../nbs/predictions/23_room.ipynb #2e09d28b
 from .store import *
 from .loaders import *
 from .losses import *
@@ -14,6 +14,7 @@ from .scores import *
 from .counts import *
 from .intervals import *
 from .capture import *
+from .regression import *
 from .metrics import *
 from .calibration import *
 from .compare import *
