@@ -191,7 +191,7 @@ def per_target_metrics(
     s, mid = _by_target(*value_pairs(p))
     return pd.DataFrame({**{k: s[k] for k in NAMES}, 'mean_target': mid.target, 'mean_predicted': mid.pred, 'not_finite': mid.bad}, index=pd.Index(target_names(p), name='target'))
 
-# %% ../../nbs/predictions/19_regression.ipynb #7c555e7a
+# %% ../../nbs/predictions/19_regression.ipynb #b1fd5e6d
 ROW_MEANS = dict(bias='r', mae='abs', mape='rel')
 RESAMPLED = ('r2', 'explained_variance', 'rmse', 'pearson')
 
@@ -212,9 +212,10 @@ def _group_means(a, b, mid, groups):
         res, lo = res + group_sums(x.reshape(len(x), -1), groups[lo:lo + len(x)], G), lo + len(x)
     return res.reshape(G, -1, len(PARTS))
 
-def _resampled(a, b, mid, n, seed, width=64):
-    "Each of RESAMPLED in `n` bootstrap samples, (n,), averaged over the targets, `width` targets at a time."
+def _resampled(a, b, mid, n, seed, size=4_000_000):
+    "Each of RESAMPLED in `n` bootstrap samples, (n,), averaged over the targets, as many at a time as make `size` numbers."
     groups, total, count = row_groups(len(a), seed=seed), dict.fromkeys(RESAMPLED, 0.), dict.fromkeys(RESAMPLED, 0.)
+    width = max(1, size//(len(PARTS)*max(int(groups.max()) + 1, n)))
     for lo in range(0, a.shape[1], width):
         k = slice(lo, lo + width); m = _of(mid, k)
         x = _group_means(a[:, k], b[:, k], m, groups)
