@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/predictions/23_room.ipynb #2e09d28b
+# %% ../../nbs/predictions/23_room.ipynb #47921023
 from .store import *
 from .loaders import *
 from .losses import *
@@ -14,6 +14,7 @@ from .scores import *
 from .counts import *
 from .intervals import *
 from .capture import *
+from .outputs import *
 from .regression import *
 from .metrics import *
 from .calibration import *
