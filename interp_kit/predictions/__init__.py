@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/predictions/23_room.ipynb #47921023
+# %% ../../nbs/predictions/23_room.ipynb #3047a153
 from .store import *
 from .loaders import *
 from .losses import *
@@ -13,12 +13,16 @@ from .observers import *
 from .scores import *
 from .counts import *
 from .intervals import *
+from .files import *
+from .cache import *
+from .fingerprint import *
 from .capture import *
 from .outputs import *
 from .regression import *
 from .metrics import *
 from .calibration import *
 from .compare import *
+from .export import *
 
 # %% ../../nbs/predictions/23_room.ipynb #6a95ea7c
 __all__ = sorted(n for n, o in list(globals().items()) if str(getattr(o, '__module__', '')).startswith('interp_kit.predictions.') and not n.startswith('_'))
