@@ -34,7 +34,7 @@ def pair_outputs(
     raise DataError(f"The model has {many(len(p), 'output')} and the data {many(len(t), 'target')}, so no output has a target of its own. "
                     f"Return one output for each target: a tuple of {len(t)} tensors in the order of the targets.")
 
-# %% ../../nbs/predictions/17_outputs.ipynb #bc2072a1
+# %% ../../nbs/predictions/17_outputs.ipynb #c64b610d
 def n_outputs(
     p:Predictions, # of any task
 ) -> int:
@@ -84,4 +84,4 @@ def output(self:Predictions,
     meta = {**{k: v for k, v in self.meta.items() if k not in ('tasks', 'vocabs', 'target_names')}, 'task': task, 'output': i, 'loss': 'standard'}
     if names is not None: meta['target_names'] = names if isinstance(names, (list, tuple)) else [names]
     return Predictions(preds, targs, _losses(preds, targs, task), decode(preds, task), vocab=None if vocab is None or task == 'regression' else list(vocab), task=task,
-                       ids=self.ids, rows=self.rows, items=self.items, columns=self.columns, meta=meta)
+                       ids=self.ids, rows=self.rows, items=(lambda: self.items) if callable(self._items) else self._items, columns=self.columns, meta=meta)
