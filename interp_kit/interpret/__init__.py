@@ -5,10 +5,13 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/interpret/35_room.ipynb #de899f19
+# %% ../../nbs/interpret/35_room.ipynb #5cf0d39c
 from .checks import *
+from .regression_checks import *
 from .base import *
 from .classification import *
+from .regression import *
+from .outputs import *
 from .analyzer import *
 from .folder import *
 from .verbs import *

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/predictions/23_room.ipynb #ba844323
+# %% ../../nbs/predictions/23_room.ipynb #3047a153
 from .store import *
 from .loaders import *
 from .losses import *
@@ -17,6 +17,8 @@ from .files import *
 from .cache import *
 from .fingerprint import *
 from .capture import *
+from .outputs import *
+from .regression import *
 from .metrics import *
 from .calibration import *
 from .compare import *
