@@ -443,6 +443,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'interp_kit/predictions/counts.py'),
                                                'interp_kit.predictions.counts._as_pairs': ( 'predictions/counts.html#_as_pairs',
                                                                                             'interp_kit/predictions/counts.py'),
+                                               'interp_kit.predictions.counts._count': ( 'predictions/counts.html#_count',
+                                                                                         'interp_kit/predictions/counts.py'),
                                                'interp_kit.predictions.counts._known': ( 'predictions/counts.html#_known',
                                                                                          'interp_kit/predictions/counts.py'),
                                                'interp_kit.predictions.counts._log_bins': ( 'predictions/counts.html#_log_bins',
