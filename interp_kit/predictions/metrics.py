@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['ROW_MEANS', 'RATES', 'RANKINGS', 'NO_BOOTSTRAP', 'TASK_METRICS', 'TASK_INTERVALS', 'classification_metrics',
-           'per_class_metrics', 'Curve', 'roc_curves', 'pr_curves', 'bootstrap', 'confusion_counts', 'ranking']
+           'per_class_metrics', 'Curve', 'roc_curves', 'pr_curves', 'bootstrap', 'confusion_counts', 'ranking',
+           'segmentation_metrics']
 
-# %% ../../nbs/predictions/20_metrics.ipynb #22aac40b
+# %% ../../nbs/predictions/20_metrics.ipynb #198d6419
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Callable
 import numpy as np, torch
@@ -15,10 +16,11 @@ from ..core import DataError, TaskError
 from .scores import as_predictions, bin_edges, check_finite, gap_of_bins, row_scores
 from .counts import Margins, Ranking, Scores, average_defined, class_rates, confusion_counts, decision_scores, ranking
 from .intervals import mean_interval, quantile_interval, resampled_margins, resamples, wilson
+from .segmentation import segmentation_interval, segmentation_metrics
 from .store import Predictions
 
-# %% ../../nbs/predictions/20_metrics.ipynb #f41a4c06
-_all_ = ['confusion_counts', 'ranking'] # also found here
+# %% ../../nbs/predictions/20_metrics.ipynb #7c28f48d
+_all_ = ['confusion_counts', 'ranking', 'segmentation_metrics'] # also found here
 
 # %% ../../nbs/predictions/20_metrics.ipynb #1ff6de66
 if TYPE_CHECKING: from pandas import DataFrame
@@ -161,10 +163,10 @@ def _interval(p, metric, n, seed, level):
     if metric in RANKINGS: return quantile_interval([average_defined(getattr(ranking(p[r]), RANKINGS[metric])) for b in resamples(len(p), n, seed) for r in b], level)
     return quantile_interval(decision_scores(resampled_margins(p.targs.numpy(), p.decoded.numpy(), p.n_classes, n, seed))[metric], level)
 
-# %% ../../nbs/predictions/20_metrics.ipynb #0356f0ba
+# %% ../../nbs/predictions/20_metrics.ipynb #8e912c61
 TASK_METRICS = dict( # task -> function of Predictions to Scores
-    classification=classification_metrics,
+    classification=classification_metrics, segmentation=segmentation_metrics,
 )
 TASK_INTERVALS = dict( # task -> function of (Predictions, name of a metric, n, seed, level) to (low, high)
-    classification=_interval,
+    classification=_interval, segmentation=segmentation_interval,
 )
