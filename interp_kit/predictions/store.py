@@ -254,7 +254,7 @@ def _check_same(preds, targs, task):
 
 def _is_distribution(preds, tol): return bool(((preds - 1).abs() < tol).all()) if preds.shape[1] == 1 else are_probabilities(preds, tol)
 
-# %% ../../nbs/predictions/10_store.ipynb #56936fba
+# %% ../../nbs/predictions/10_store.ipynb #376772e9
 def _answer_columns(p):
     "target, predicted and their probabilities, as the task has them."
     if isinstance(p._preds, tuple) or isinstance(p.targs, tuple):
@@ -263,8 +263,30 @@ def _answer_columns(p):
     if p.task == 'classification':
         names, at = np.array(p.names, dtype=object), lambda c: p.preds.gather(1, c[:, None]).squeeze(1).numpy()
         return dict(target=names[p.targs], predicted=names[p.decoded], prob_target=at(p.targs), prob_predicted=at(p.decoded))
+    if p.task == 'segmentation': return {k: np.concatenate(o) for k, o in zip(_MASK_COLUMNS, zip(*(_mask_columns(c) for c in p.chunks(2048))))}
     if p.targs.ndim == 1: return dict(target=p.targs.numpy(), predicted=p.decoded.reshape(len(p), -1)[:, 0].numpy())
     return {}
 
 def _correct_column(p):
     return dict(correct=(p.targs == p.decoded).numpy()) if p.task == 'classification' and not isinstance(p.preds, tuple) else {}
+
+# %% ../../nbs/predictions/10_store.ipynb #fa77189e
+_MASK_COLUMNS = ('pixels', 'pixel_accuracy', 'mean_iou', 'worst_class', 'worst_iou')
+
+def _count_mask(t, d, C, void):
+    "(3, C) pixels rightly predicted, actual and predicted of one image."
+    if void is not None: t, d = t[t != void], d[t != void]
+    return torch.stack([torch.bincount(x.flatten().long(), minlength=C) for x in (t[t == d], t, d)])
+
+def _mask_columns(p):
+    "`_MASK_COLUMNS` of each image; NaN and None where no pixel is labelled, no worst class where all is right."
+    C, void = p.n_classes, p.ignore_index
+    counts = p.columns['counts'] if 'counts' in p.columns else torch.stack([_count_mask(t, d, C, void) for t, d in zip(p.targs, p.decoded)])
+    hits, actual, predicted = counts.double().numpy().swapaxes(0, 1)
+    if void is not None and 0 <= void < C: predicted[:, void] = 0 # an ignored class has no score
+    n, either = actual.sum(1), actual + predicted - hits
+    iou, any_ = np.where(either > 0, hits/np.maximum(either, 1), np.inf), n > 0
+    worst, low = iou.argmin(1), iou.min(1)
+    mean = np.where(either > 0, iou, 0).sum(1)/np.maximum((either > 0).sum(1), 1)
+    names = np.where(any_ & (low < 1), np.array(p.names, dtype=object)[worst], None)
+    return n.astype(np.int64), *(np.where(any_, o, np.nan) for o in (hits.sum(1)/np.maximum(n, 1), mean)), names, np.where(any_, low, np.nan)
