@@ -6,7 +6,7 @@
 __all__ = ['count_pairs', 'confusion_counts', 'Margins', 'ratio', 'average_defined', 'class_rates', 'decision_scores', 'Ranking',
            'rank_column', 'ranking', 'Scores']
 
-# %% ../../nbs/predictions/15_counts.ipynb #f0306924
+# %% ../../nbs/predictions/15_counts.ipynb #93c3475b
 import html
 from dataclasses import dataclass
 import numpy as np, torch
@@ -14,9 +14,9 @@ from torch import Tensor
 from ..core import DataError, LabelError
 from ..findings import plain
 from .scores import as_predictions, check_finite
-from .store import Predictions, check_targets
+from .store import Predictions, check_targets, void_mask
 
-# %% ../../nbs/predictions/15_counts.ipynb #b13950ce
+# %% ../../nbs/predictions/15_counts.ipynb #47720d6b
 def _known(targs, n_classes, void):
     "Raise `LabelError` unless every target that is not `void` (a mask, or None) is in [0, C)."
     if not targs.numel(): return
@@ -27,7 +27,7 @@ def _known(targs, n_classes, void):
 
 def _pair_numbers(t, d, n_classes, ignore_index, dtype):
     "`targ * C + pred` of each pair, C² where the target is ignored."
-    void = t == ignore_index if ignore_index is not None else None
+    void = void_mask(t, ignore_index) if ignore_index is not None else None
     _known(t, n_classes, void)
     if d.numel() and void is not None and (d.amin() < 0 or d.amax() >= n_classes): d = d.masked_fill(void, 0)
     check_targets(d, n_classes, 'decoded')

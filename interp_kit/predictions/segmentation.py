@@ -7,7 +7,7 @@ __all__ = ['image_counts', 'image_mass', 'image_chunks', 'counts_of', 'mass_of',
            'mask_scores', 'image_ious', 'segmentation_metrics', 'per_class_iou', 'segmentation_interval',
            'iou_intervals', 'mask_boundary', 'boundary_width', 'boundary_counts', 'boundary_iou']
 
-# %% ../../nbs/predictions/17_segmentation.ipynb #94fed2a2
+# %% ../../nbs/predictions/17_segmentation.ipynb #96cff4e4
 from typing import TYPE_CHECKING, Iterator
 import numpy as np, torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from ..core import DataError
 from .counts import Margins, Scores, average_defined, class_rates, confusion_counts, count_pairs, ratio
 from .intervals import mean_interval, quantile_interval, resampled_sums
 from .scores import as_predictions
-from .store import Predictions
+from .store import Predictions, void_mask
 
 # %% ../../nbs/predictions/17_segmentation.ipynb #1ff6de66
 if TYPE_CHECKING: from pandas import DataFrame
@@ -32,7 +32,7 @@ def image_counts(
     parts = [count_pairs(targs[lo:lo+step], decoded[lo:lo+step], n_classes, ignore_index) for lo in range(0, max(1, len(targs)), step)]
     return torch.cat([torch.stack([cm.diagonal(dim1=1, dim2=2), cm.sum(2), cm.sum(1)], 1) for cm in parts])
 
-# %% ../../nbs/predictions/17_segmentation.ipynb #c0cc06e9
+# %% ../../nbs/predictions/17_segmentation.ipynb #e7e1fa2a
 def image_mass(
     preds:Tensor, # (B, C, H, W) probabilities
     targs:Tensor, # (B, H, W) integer masks
@@ -44,7 +44,7 @@ def image_mass(
     if decoded.shape != targs.shape or tuple(targs.shape) != (B, *preds.shape[2:]):
         raise DataError(f"preds has the shape {tuple(preds.shape)}, targs {tuple(targs.shape)}, decoded {tuple(decoded.shape)}: they must match pixel by pixel.")
     q, d = preds.as_subclass(Tensor).flatten(2), decoded.as_subclass(Tensor).flatten(1).long()
-    keep = torch.ones_like(d, dtype=q.dtype) if ignore_index is None else (targs.as_subclass(Tensor).flatten(1) != ignore_index).to(q.dtype)
+    keep = (~void_mask(targs.as_subclass(Tensor).flatten(1), ignore_index)).to(q.dtype)
     top = q.gather(1, d.unsqueeze(1)).squeeze(1)*keep
     slots = d + torch.arange(0, B*C, C, device=d.device)[:, None]
     sure = torch.bincount(slots.flatten(), weights=top.flatten().double(), minlength=B*C).view(B, C)
@@ -82,13 +82,13 @@ def pixel_confusion(
     "How often a pixel of each class was predicted as each other; void pixels are left out."
     return sum(confusion_counts(c.targs, c.decoded, p.n_classes, p.ignore_index) for c in image_chunks(as_predictions(p, task='segmentation')))
 
-# %% ../../nbs/predictions/17_segmentation.ipynb #35d17353
+# %% ../../nbs/predictions/17_segmentation.ipynb #5bc5e65e
 def mask_margins(
     counts:'Tensor|np.ndarray', # (…, 3, C) pixels rightly predicted, actual, predicted
     ignore_index:int|None=None, # if it is one of the classes, that class gets no scores
 ) -> Margins: # each (…, C)
     "Counts as the margins that scores are made of."
-    hits, actual, predicted = np.moveaxis(np.array(counts, dtype=np.float64), -2, 0)
+    hits, actual, predicted = np.moveaxis(np.asarray(counts).astype(np.float64), -2, 0)
     if ignore_index is not None and 0 <= ignore_index < hits.shape[-1]: predicted[..., ignore_index] = 0
     return Margins(hits, actual, predicted)
 
@@ -187,7 +187,7 @@ def iou_intervals(
     "The interval of each class's IoU when images are drawn anew."
     return np.array([quantile_interval(x, level) for x in mask_rates(_resampled(p, n, seed))['iou'].T]).T
 
-# %% ../../nbs/predictions/17_segmentation.ipynb #c332b121
+# %% ../../nbs/predictions/17_segmentation.ipynb #a2a4304b
 def _pool(x, width, f, dim):
     "Running `f` (maximum or minimum) over windows of `width` along `dim`; that much shorter by `width - 1`."
     have, cut = 1, lambda o, lo, n: o.narrow(dim, lo, n)
@@ -228,7 +228,7 @@ def boundary_counts(
 def _boundary_counts(targs, decoded, C, ignore_index, d):
     "Void pixels get the label C, which belongs to no class, in both masks; so do then the pixels off the boundaries."
     small = torch.int16 if C < 32_000 else torch.int32
-    void = torch.zeros_like(targs, dtype=torch.bool) if ignore_index is None else targs == ignore_index
+    void = void_mask(targs, ignore_index)
     masks = [o.to(small).masked_fill(void, C) for o in (targs, decoded)]
     t, e = (o.masked_fill(~mask_boundary(o, d, C + 1), C) for o in masks)
     return image_counts(t, e, C + 1)[..., :C]
