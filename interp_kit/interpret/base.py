@@ -82,7 +82,7 @@ def draw_sample(
     if len(values) > 15: table['…'] = f'{len(values)} in all'
     return draw_sample(table, ax, title=title, frame=frame)
 
-# %% ../../nbs/interpret/30_base.ipynb #2cf1bd8f
+# %% ../../nbs/interpret/30_base.ipynb #0bef29ff
 def _at_least_one(k):
     if k < 1: raise DataError(f"k={k}: at least one row must be drawn.")
     return int(k)
@@ -122,9 +122,12 @@ class Interpretation:
         ds_idx:int=1, # 0: training set (without augmentation), 1: validation set
         dl:'DataLoader|None'=None, # another loader with targets
         act:'Callable|None'=None, # raw outputs -> probabilities; None takes the loss's own
+        *,
+        path:'str|Path|None'=None, # folder to stream to, so that memory is bounded and a pass that was killed goes on
+        resume:bool=True, # go on with what is finished at `path`; False starts anew
     ) -> 'Interpretation':
         "Run the model once over the data and keep what it said; errors as of `capture`."
-        p = capture(learn, dl, ds_idx=ds_idx, act=act)
+        p = capture(learn, dl, ds_idx=ds_idx, act=act, path=path, resume=resume)
         return cls.__new__(cls)._keep(p, pick_loader(learn, dl, ds_idx), learn, act=act)
 
     @classmethod

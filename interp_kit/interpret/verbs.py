@@ -17,7 +17,7 @@ from .classification import ClassificationInterpretation
 from ..predictions.capture import capture
 from ..predictions.loaders import ordered_loader, pick_loader, take_rows
 
-# %% ../../nbs/interpret/33_verbs.ipynb #f14fa611
+# %% ../../nbs/interpret/33_verbs.ipynb #f8b00862
 INTERPRETATIONS = dict(classification=ClassificationInterpretation) # task -> class; other tasks get `Interpretation`
 
 def interpret(
@@ -26,10 +26,12 @@ def interpret(
     dl:'DataLoader|None'=None, # another loader with targets
     act:'Callable|None'=None, # raw outputs -> probabilities; None takes the loss's own
     *,
-    progress:bool=True, # show the Learner's progress bar
+    path:'str|Path|None'=None, # folder to stream to, so that memory is bounded and a pass that was killed goes on
+    resume:bool=True, # go on with what is finished at `path`; False starts anew
+    progress:bool=True, # show a progress bar
 ) -> Interpretation:
     "Run the model once, see what task it is, and return the interpretation for it; errors as of `capture`."
-    p = capture(learn, dl, ds_idx=ds_idx, act=act, progress=progress)
+    p = capture(learn, dl, ds_idx=ds_idx, act=act, path=path, resume=resume, progress=progress)
     return INTERPRETATIONS.get(p.task, Interpretation).from_predictions(p, learn, pick_loader(learn, dl, ds_idx))
 
 @patch(nm='interpret')

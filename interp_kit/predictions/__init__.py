@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/predictions/23_room.ipynb #a744e479
+# %% ../../nbs/predictions/23_room.ipynb #3f9f7f0d
 from .store import *
 from .loaders import *
 from .losses import *
@@ -13,6 +13,9 @@ from .observers import *
 from .scores import *
 from .counts import *
 from .intervals import *
+from .files import *
+from .cache import *
+from .fingerprint import *
 from .segmentation import *
 from .capture import *
 from .metrics import *

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['each', 'n_rows', 'row_index', 'decode', 'standard_losses', 'Predictions', 'void_mask', 'check_targets',
-           'check_arrays']
+           'check_arrays', 'Slice']
 
-# %% ../../nbs/predictions/10_store.ipynb #4dd4b815
+# %% ../../nbs/predictions/10_store.ipynb #38a14f51
 from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Iterator
 import numpy as np, torch
 from torch import Tensor
@@ -76,7 +77,7 @@ def standard_losses(
     else: l = (preds - targs.view_as(preds))**2
     return l.float() if l.ndim == 1 else l.flatten(1).mean(1).float()
 
-# %% ../../nbs/predictions/10_store.ipynb #63f290f2
+# %% ../../nbs/predictions/10_store.ipynb #59622e98
 class Predictions:
     """N rows of what a model said, in the order of the data set; everything is on the CPU.
 
@@ -91,23 +92,30 @@ class Predictions:
         task:str='classification', # as `infer_task` names them
         ids:'np.ndarray|list|None'=None, # (N,) names that stay with the rows; None numbers them
         rows:'int|slice|list|np.ndarray|Tensor|None'=None, # (N,) int64 positions in the data set; None numbers them
-        items:'np.ndarray|list|None'=None, # (N,) what each row was read from (a path, an index of a frame), or None
+        items:'np.ndarray|list|Callable|None'=None, # (N,) what each row was read from (a path, an index of a frame), or a function that gives it when asked
         columns:dict|None=None, # name -> (N, …) Tensor of further facts a row, e.g. features
         meta:dict|None=None, # how it was made: loss, activation, versions; JSON
+        derived:dict|None=None, # name -> (N,) array of what was computed from the rest before, see `scores.derived_columns`
     ):
         n = len(losses)
         self._preds, self.targs, self.losses, self.decoded = preds, targs, losses, decoded
         self.vocab, self.task, self.meta = vocab, task, dict(meta or {})
         self.rows = np.arange(n) if rows is None else np.asarray(rows)
         self.ids = self.rows if ids is None else np.asarray(ids)
-        self.items = None if items is None else np.asarray(items, dtype=object)
-        self.columns = dict(columns or {})
-        parts = dict(preds=preds, targs=targs, losses=losses, decoded=decoded, rows=self.rows, ids=self.ids, items=self.items, **self.columns)
+        self._items = items if callable(items) or items is None else np.asarray(items, dtype=object)
+        self.columns, self.derived = dict(columns or {}), dict(derived or {})
+        parts = dict(preds=preds, targs=targs, losses=losses, decoded=decoded, rows=self.rows, ids=self.ids, items=None if callable(items) else self._items, **self.columns, **self.derived)
         for k, v in parts.items():
             if v is not None and n_rows(v) != n: raise DataError(f"{k} has {n_rows(v)} rows, but there are {n} losses.")
 
     def __len__(self): return len(self.rows)
     def __repr__(self): return f"Predictions({len(self):,} rows, {self.task}, {self.n_classes or 'no'} classes)"
+
+    @property
+    def items(self) -> np.ndarray|None: # (N,) object
+        "What each row was read from, or None; from disk they are read when first asked for."
+        if callable(self._items): self._items = np.asarray(self._items(), dtype=object)
+        return self._items
 
     @property
     def preds(self): # (N, C, …) Tensor, or a tuple
@@ -152,8 +160,8 @@ class Predictions:
         i = row_index(rows, len(self))
         take = lambda o: None if o is None else each(lambda x: x[i], o)
         return Predictions(take(self._preds), take(self.targs), take(self.losses), take(self.decoded), vocab=self.vocab, task=self.task,
-                           ids=take(self.ids), rows=take(self.rows), items=take(self.items),
-                           columns={k: take(v) for k, v in self.columns.items()}, meta=self.meta)
+                           ids=take(self.ids), rows=take(self.rows), items=(lambda: self.items[i]) if callable(self._items) else take(self._items),
+                           columns={k: take(v) for k, v in self.columns.items()}, meta=self.meta, derived={k: v[i] for k, v in self.derived.items()})
 
     def chunks(self,
         rows:int=16384, # rows a chunk
@@ -301,3 +309,44 @@ def _mask_columns(p):
     mean = np.where(either > 0, iou, 0).sum(1)/np.maximum((either > 0).sum(1), 1)
     names = np.where(any_ & (low < 1), np.array(p.names, dtype=object)[worst], None)
     return n.astype(np.int64), *(np.where(any_, o, np.nan) for o in (hits.sum(1)/np.maximum(n, 1), mean)), names, np.where(any_, low, np.nan)
+
+# %% ../../nbs/predictions/10_store.ipynb #17e09f82
+@dataclass
+class Slice:
+    "A set of rows described in words, with what sets it apart from the rest."
+    rows:np.ndarray # (n,) int64 rows
+    tags:tuple=() # of str: what all of them share
+    stats:dict=field(default_factory=dict) # name -> number, e.g. rate_in and rate_out
+
+    def __post_init__(self): self.rows, self.tags = np.asarray(self.rows, dtype=np.int64), tuple(map(str, self.tags))
+    @property
+    def n(self) -> int:
+        "How many rows."
+        return len(self.rows)
+    def __len__(self): return self.n
+
+    @classmethod
+    def of(cls,
+        p:Predictions, # predictions
+        rows:'int|slice|list|np.ndarray|Tensor', # positions in `p`, or a mask
+        *tags:str, # what they share
+    ) -> 'Slice':
+        "A slice of `p` with its mean loss and, for a classification, its rate of errors, beside those of the other rows; `rows` are rows of the data set."
+        inside = np.zeros(len(p), dtype=bool); inside[row_index(rows, len(p))] = True
+        mean = lambda x, at: float(x[at].mean()) if at.any() else float('nan')
+        loss = p.losses.numpy()
+        stats = dict(loss_in=mean(loss, inside), loss_out=mean(loss, ~inside))
+        if p.task == 'classification':
+            wrong = (p.targs != p.decoded).numpy()
+            stats.update(rate_in=mean(wrong, inside), rate_out=mean(wrong, ~inside))
+        return cls(p.rows[inside], tags, stats)
+
+    def describe(self) -> str:
+        "One sentence."
+        said = ', '.join(f'{k} {v:.3g}' for k, v in self.stats.items())
+        return f"{' and '.join(self.tags) or 'slice'}: {self.n:,} rows" + (f' ({said})' if said else '')
+    __repr__ = describe
+
+    def to_dict(self) -> dict:
+        "JSON."
+        return dict(tags=list(self.tags), n=self.n, rows=self.rows.tolist(), stats={k: None if v != v else v for k, v in self.stats.items()})
