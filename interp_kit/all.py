@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/99_all.ipynb #23fed8c7
+# %% ../nbs/99_all.ipynb #bb25b591
 from .core import DataError, InterpKitError, LabelError, ModelError, TaskError, as_learner, find_layer, untouched
 from .findings import Finding, Findings, rank_findings
 from .predictions.store import Predictions
@@ -13,7 +13,8 @@ from .predictions.observers import Features, Observer
 from .predictions.capture import capture
 from .predictions.scores import row_scores
 from .predictions.counts import ranking
-from .predictions.metrics import bootstrap, classification_metrics, confusion_counts, per_class_metrics, pr_curves, roc_curves
+from .predictions.metrics import bootstrap, classification_metrics, confusion_counts, per_class_metrics, pr_curves, roc_curves, segmentation_metrics
+from .predictions.segmentation import boundary_iou, per_class_iou
 from .predictions.calibration import (Temperature, adaptive_ece, brier, brier_decomposition, classwise_ece, consistency_test, debiased_ece, ece, fit_temperature, plot_reliability, reliability,
                                                 smooth_ece)
 from .predictions.compare import compare_predictions, mcnemar
@@ -21,6 +22,8 @@ from .demo import demo_learner
 from .interpret.checks import classification_findings
 from .interpret.base import Interpretation
 from .interpret.classification import ClassificationInterpretation
+from .interpret.segmentation import SegmentationInterpretation
+from .interpret.segmentation_checks import segmentation_findings
 from .interpret.analyzer import PredictionAnalyzer
 from .interpret.folder import write_folder
 from .interpret.verbs import interpret, plot_predictions, plot_top_losses, show_batch_predictions, show_results

@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/interpret/35_room.ipynb #de899f19
+# %% ../../nbs/interpret/35_room.ipynb #f74441f5
 from .checks import *
 from .base import *
 from .classification import *
+from .segmentation_checks import *
+from .segmentation import *
 from .analyzer import *
 from .folder import *
 from .verbs import *

@@ -137,7 +137,7 @@ def plot_masks(
     _legend(parts[-1].subplots(), shown, most, names, bool(void.any()), per_line)
     return axs
 
-# %% ../../nbs/interpret/37_segmentation.ipynb #568d2ef5
+# %% ../../nbs/interpret/37_segmentation.ipynb #4eb9d0ea
 def _with_mean(table, column):
     "A table of classes with a last row: the mean of `column` over the classes that have it."
     import pandas as pd
@@ -198,7 +198,9 @@ class SegmentationInterpretation(Interpretation):
         cm, names = fold_classes(self.confusion_matrix().numpy(), self.predictions.names, top)
         share = cm/np.where(cm.sum(1, keepdims=True), cm.sum(1, keepdims=True), np.nan)
         if names != self.predictions.names: title = f'{title}: {len(cm) - 1} of {self.predictions.n_classes:,} classes, those of the most confused pairs'
-        if figsize is None and ax is None: figsize = 2*(float(np.clip(2.4 + .42*len(cm), 4, 12)),)
+        long = max(len(str(n)) for n in names)
+        side = float(np.clip(max(2.4 + .42*len(cm), .1*min(24, long)*len(cm) if len(cm) < 4 else 0), 3.6, 12)) + .06*min(24, long)
+        if figsize is None: figsize = side + 1, side
         return plot_matrix(share if normalize else cm, names, names, ax, cmap=cmap, fmt=f'{{:.{norm_dec}f}}'.format if normalize else short_count, text=plot_txt, shade=share,
                            norm=PowerNorm(.5, 0, 1), label='share of the actual class', xlabel='Predicted', ylabel='Actual', title=title, figsize=figsize, **kwargs)
 
@@ -255,10 +257,10 @@ class SegmentationInterpretation(Interpretation):
         some = np.sort(known[np.argsort(iou[known], kind='stable')[:most]])
         ax = new_axes(ax, figsize or (float(np.clip(2 + .35*len(some), 4, 12)), 3.8))
         ax.bar(range(len(some)), iou[some], color=RIGHT, yerr=np.clip([iou[some] - low[some], high[some] - iou[some]], 0, 1), ecolor=NEUTRAL, capsize=2)
-        ax.axhline(mean, color=NEUTRAL, ls='--', lw=1, label=f'mean {mean:.3f}')
+        ax.axhline(mean, color=NEUTRAL, ls='--', lw=1)
         name_ticks(ax, [self.predictions.names[c] for c in some], max_n=most)
-        ax.set(xlabel='class', ylabel='intersection over union', ylim=(0, 1), title='IoU' if len(some) == len(known) else f'IoU: the {len(some)} lowest of {len(known):,} classes')
-        ax.legend(frameon=False, fontsize=8)
+        said = f'IoU of classes (mean {mean:.3f}, dashed)'
+        ax.set(xlabel='class', ylabel='intersection over union', ylim=(0, 1.03), title=said if len(some) == len(known) else f'{said}: the {len(some)} lowest of {len(known):,}')
         return ax
 
     def top_losses(self,
@@ -275,7 +277,8 @@ class SegmentationInterpretation(Interpretation):
         nan = np.isnan(bad) & ~void
         if (nan | void).any() and not self._warned:
             self._warned = True
-            warnings.warn(f"{nan.sum()} losses are NaN and {void.sum()} images have no labelled pixel, of {len(bad)} (first: row {np.flatnonzero(nan | void)[0]}).", stacklevel=2)
+            said = [f"{o.sum()} {what} (first: row {np.argmax(o)})" for o, what in ((nan, 'with a loss that is NaN'), (void, 'without a labelled pixel, which come last')) if o.any()]
+            warnings.warn(f"Among {len(bad)} images are {' and '.join(said)}.", stacklevel=2)
         rows = (np.lexsort((-bad, ~nan, void)) if largest else np.lexsort((bad, nan, void)))[:k]
         res = torch.as_tensor(values[rows]), torch.from_numpy(rows)
         return (*res, self._items(rows)) if items else res

@@ -156,7 +156,7 @@ def _mask_class_finding(e, c, row, recall, rest, p, excess):
         action=f'Look at these images: are the masks of {name} right? Then add images with it, or weight the class in the loss (or use a Dice or focal loss).',
         source='Waudby-Smith and Ramdas 2024; Sudre et al. 2017 (generalised Dice loss)')
 
-# %% ../../nbs/interpret/36_segmentation_checks.ipynb #96e35dd5
+# %% ../../nbs/interpret/36_segmentation_checks.ipynb #80655226
 def check_mask_balance(
     e:MaskEvidence, # what the images show
     *,
@@ -188,7 +188,7 @@ def check_void(
     own = p.ignore_index is not None and 0 <= p.ignore_index < p.n_classes
     none, few = share == 0, (share > 0) & (share < labelled) & (not own and np.median(share) >= 2*labelled)
     if not (none | few).any(): return []
-    said = ([f"{none.sum()} of {len(p)} images have no labelled pixel"] if none.any() else []) + ([f"{few.sum()} have labels on less than {labelled:.0%} of their pixels"] if few.any() else [])
+    said = ([f"{none.sum()} of {len(p)} images {'has' if none.sum() == 1 else 'have'} no labelled pixel"] if none.any() else []) + ([f"{few.sum()} {'has' if few.sum() == 1 else 'have'} labels on less than {labelled:.0%} of their pixels"] if few.any() else [])
     return [Finding(
         'unlabelled', '; '.join(said), severity='medium' if (none | few).mean() >= .1 else 'low', confidence=1.,
         evidence=dict(unlabelled=int(none.sum()), hardly_labelled=int(few.sum()), images=len(p), labelled_share=share.mean()), rows=p.rows[np.flatnonzero(none | few)][:50],

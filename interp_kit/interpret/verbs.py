@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['INTERPRETATIONS', 'interpret', 'plot_predictions', 'show_batch_predictions', 'show_results', 'plot_top_losses']
 
-# %% ../../nbs/interpret/33_verbs.ipynb #5557a9d4
+# %% ../../nbs/interpret/33_verbs.ipynb #dd3eb19b
 import numpy as np
 from fastai.data.core import show_results as _fastai_show_results
 from fastai.interpret import plot_top_losses as _fastai_plot_top_losses
@@ -14,11 +14,12 @@ from fastcore.basics import patch
 from fastcore.meta import delegates
 from .base import Interpretation
 from .classification import ClassificationInterpretation
+from .segmentation import SegmentationInterpretation
 from ..predictions.capture import capture
 from ..predictions.loaders import ordered_loader, pick_loader, take_rows
 
-# %% ../../nbs/interpret/33_verbs.ipynb #f8b00862
-INTERPRETATIONS = dict(classification=ClassificationInterpretation) # task -> class; other tasks get `Interpretation`
+# %% ../../nbs/interpret/33_verbs.ipynb #dc30d695
+INTERPRETATIONS = dict(classification=ClassificationInterpretation, segmentation=SegmentationInterpretation) # task -> class; other tasks get `Interpretation`
 
 def interpret(
     learn:'Learner', # a Learner, or what `as_learner` makes
