@@ -137,7 +137,7 @@ def plot_masks(
     _legend(parts[-1].subplots(), shown, most, names, bool(void.any()), per_line)
     return axs
 
-# %% ../../nbs/interpret/37_segmentation.ipynb #4eb9d0ea
+# %% ../../nbs/interpret/37_segmentation.ipynb #1ac95f32
 def _with_mean(table, column):
     "A table of classes with a last row: the mean of `column` over the classes that have it."
     import pandas as pd
@@ -164,6 +164,8 @@ class SegmentationInterpretation(Interpretation):
         loss = getattr(learn, 'loss_func', None)
         if ignore_index is None: ignore_index = next((i for o in (loss, getattr(loss, 'func', None)) if isinstance(i := getattr(o, 'ignore_index', None), int)), None)
         if ignore_index is not None: self.predictions.meta['ignore_index'] = ignore_index
+        codes = getattr(getattr(dl, 'after_item', None), 'codes', None)
+        if self.predictions.vocab is None and codes is not None: self.predictions.vocab = list(codes)
 
     def _keep(self, p, *args, **kwargs):
         self._cm, self._warned = None, False
