@@ -137,7 +137,7 @@ def plot_masks(
     _legend(parts[-1].subplots(), shown, most, names, bool(void.any()), per_line)
     return axs
 
-# %% ../../nbs/interpret/37_segmentation.ipynb #1ac95f32
+# %% ../../nbs/interpret/37_segmentation.ipynb #a3fa890d
 def _with_mean(table, column):
     "A table of classes with a last row: the mean of `column` over the classes that have it."
     import pandas as pd
@@ -251,7 +251,7 @@ class SegmentationInterpretation(Interpretation):
         most:int=30, # classes at most, those with the least IoU
         figsize:tuple|None=None, # inches; None grows with the classes shown
     ): # Axes
-        "Intersection over union of each class with its 95 % interval (images drawn anew), the mean dashed."
+        "Intersection over union of each class with its 95 % interval (images drawn anew; none for a class in a single image), the mean dashed."
         iou, mean = per_class_iou(self.predictions)['iou'].to_numpy(), self.metrics()['mean_iou']
         low, high = iou_intervals(self.predictions)
         known = np.flatnonzero(~np.isnan(iou))

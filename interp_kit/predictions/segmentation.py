@@ -156,7 +156,7 @@ def per_class_iou(
     return pd.DataFrame(dict(support=whole(m.actual), predicted=whole(m.predicted), images=(counts[:, 1] > 0).sum(0).numpy(), intersection=whole(m.hits),
                              union=whole(m.actual + m.predicted - m.hits), **mask_rates(m)), index=pd.Index(p.names, name='class'))
 
-# %% ../../nbs/predictions/17_segmentation.ipynb #74e26728
+# %% ../../nbs/predictions/17_segmentation.ipynb #b2481981
 def segmentation_interval(
     p:Predictions, # of a segmentation
     metric:str, # a name that `segmentation_metrics` knows
@@ -164,9 +164,10 @@ def segmentation_interval(
     seed:int=0, # of the resampling
     level:float=.95, # coverage
 ) -> tuple: # (low, high)
-    "The interval of a score when images are drawn anew."
+    "The interval of a score when images are drawn anew; NaN with fewer than two labelled images."
     counts = counts_of(p)
     pixels = counts[:, 1].sum(1).numpy()
+    if (pixels > 0).sum() < 2: return np.nan, np.nan
     if metric == 'loss': return mean_interval(p.losses.numpy()[pixels > 0], n, seed, level)
     if metric == 'mean_image_iou': return mean_interval(average_defined(image_ious(p))[pixels > 0], n, seed, level)
     if metric == 'mean_confidence':
@@ -183,9 +184,10 @@ def iou_intervals(
     n:int=1000, # resamples
     seed:int=0, # of the resampling
     level:float=.95, # coverage
-) -> np.ndarray: # (2, C) low and high; NaN for a class without a score
+) -> np.ndarray: # (2, C) low and high; NaN for a class that is actual or predicted in fewer than two images
     "The interval of each class's IoU when images are drawn anew."
-    return np.array([quantile_interval(x, level) for x in mask_rates(_resampled(p, n, seed))['iou'].T]).T
+    res = np.array([quantile_interval(x, level) for x in mask_rates(_resampled(p, n, seed))['iou'].T]).T
+    return np.where((counts_of(p)[:, 1:].sum(1) > 0).sum(0).numpy() > 1, res, np.nan)
 
 # %% ../../nbs/predictions/17_segmentation.ipynb #a2a4304b
 def _pool(x, width, f, dim):
