@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GREY', 'show_mask', 'show_errors', 'plot_masks', 'SegmentationInterpretation']
 
-# %% ../../nbs/interpret/37_segmentation.ipynb #de96d1d8
+# %% ../../nbs/interpret/37_segmentation.ipynb #4d1903d4
 import warnings
 from numbers import Integral
 from pathlib import Path
@@ -18,7 +18,8 @@ from .classification import fold_classes
 from .segmentation_checks import segmentation_findings
 from ..plots import NEUTRAL, RIGHT, as_label, bare, class_colors, font_family, name_ticks, new_axes, plot_matrix, short_count, show_image
 from ..predictions.counts import average_defined
-from ..predictions.segmentation import boundary_counts, counts_of, image_ious, iou_intervals, mask_margins, mask_rates, per_class_iou, pixel_confusion, segmentation_interval, segmentation_metrics
+from ..predictions.segmentation import (boundary_counts, counts_of, image_ious, iou_intervals, mask_margins, mask_rates, mean_image_ious, per_class_iou, pixel_confusion,
+                                                 resampled_masks, segmentation_interval, segmentation_metrics)
 from ..predictions.store import row_index, void_mask
 
 # %% ../../nbs/interpret/37_segmentation.ipynb #1ff6de66
@@ -137,7 +138,7 @@ def plot_masks(
     _legend(parts[-1].subplots(), shown, most, names, bool(void.any()), per_line)
     return axs
 
-# %% ../../nbs/interpret/37_segmentation.ipynb #a3fa890d
+# %% ../../nbs/interpret/37_segmentation.ipynb #adb2023c
 def _with_mean(table, column):
     "A table of classes with a last row: the mean of `column` over the classes that have it."
     import pandas as pd
@@ -168,12 +169,18 @@ class SegmentationInterpretation(Interpretation):
         if self.predictions.vocab is None and codes is not None: self.predictions.vocab = list(codes)
 
     def _keep(self, p, *args, **kwargs):
-        self._cm, self._warned = None, False
+        self._cm, self._drawn, self._warned = None, None, False
         return super()._keep(p, *args, **kwargs)
 
     def _score(self): return segmentation_metrics(self.predictions)
     def _check(self): return segmentation_findings(self.predictions)
-    def _interval(self, name): return segmentation_interval(self.predictions, name)
+    def _interval(self, name): return segmentation_interval(self.predictions, name, drawn=self._resampled())
+
+    def _resampled(self):
+        "Bootstrap samples of the images, drawn once."
+        if self._drawn is None: self._drawn = resampled_masks(self.predictions)
+        return self._drawn
+
     def _void(self): return (counts_of(self.predictions)[:, 1].sum(1) == 0).numpy()
 
     def confusion_matrix(self,
@@ -253,7 +260,7 @@ class SegmentationInterpretation(Interpretation):
     ): # Axes
         "Intersection over union of each class with its 95 % interval (images drawn anew; none for a class in a single image), the mean dashed."
         iou, mean = per_class_iou(self.predictions)['iou'].to_numpy(), self.metrics()['mean_iou']
-        low, high = iou_intervals(self.predictions)
+        low, high = iou_intervals(self.predictions, drawn=self._resampled())
         known = np.flatnonzero(~np.isnan(iou))
         if not len(known): raise DataError("No class has an IoU: no image has a labelled pixel.")
         some = np.sort(known[np.argsort(iou[known], kind='stable')[:most]])
@@ -274,7 +281,7 @@ class SegmentationInterpretation(Interpretation):
         "The `k` worst (or best) images with their rows; NaN losses come first when `largest`, images without a labelled pixel always last, and both are warned about."
         if by not in ('loss', 'iou'): raise DataError(f"by={by!r} is neither 'loss' nor 'iou'.")
         if k is not None and k < 0: raise DataError(f"k={k}: the number of rows cannot be negative.")
-        values = self.losses.numpy() if by == 'loss' else average_defined(image_ious(self.predictions))
+        values = self.losses.numpy() if by == 'loss' else mean_image_ious(self.predictions)
         bad, void = values*(1 if by == 'loss' else -1), self._void()
         nan = np.isnan(bad) & ~void
         if (nan | void).any() and not self._warned:

@@ -31,7 +31,7 @@ def betting_p(
     capital = logsumexp(np.log1p(stakes[:, None]*gains).sum(1)) - np.log(len(stakes))
     return float(np.exp(-max(0., capital)))
 
-# %% ../../nbs/interpret/36_segmentation_checks.ipynb #3cc434b6
+# %% ../../nbs/interpret/36_segmentation_checks.ipynb #1cbc5551
 @dataclass
 class MaskEvidence:
     "Counts of the labelled images of a segmentation, and what its own probabilities expect of them."
@@ -51,7 +51,7 @@ class MaskEvidence:
         p = as_predictions(p, task='segmentation')
         keep = (counts_of(p)[:, 1].sum(1) > 0).numpy()
         if mass_of(p) is not None: keep &= mass_of(p).flatten(1).isfinite().all(1).numpy()
-        parts = lambda o: o.numpy()[keep].astype(np.float64).swapaxes(0, 1)
+        parts = lambda o: (o.numpy() if keep.all() else o.numpy()[keep]).swapaxes(0, 1)
         return cls(p, np.flatnonzero(keep), *parts(counts_of(p)), *((None, None) if mass_of(p) is None else parts(mass_of(p))))
 
     @property
@@ -67,7 +67,7 @@ class MaskEvidence:
     @property
     def confidence(self) -> np.ndarray: # (N,)
         "Mean probability of the predicted class of each image's pixels."
-        return np.minimum(self.sure.sum(1)/self.pixels, 1)
+        return np.minimum(self.sure.sum(1, dtype=np.float64)/self.pixels, 1)
 
     def rows(self,
         badness:np.ndarray, # (N,) larger is worse; only what is above 0 is named
@@ -118,14 +118,18 @@ def check_mask_collapse(
                        'or the mask values are not those it was trained on.',
         action='Check that inputs are processed as in training, that mask values and vocabulary have the same order, and the training loss.')]
 
-# %% ../../nbs/interpret/36_segmentation_checks.ipynb #cfc8798b
-def _overlooked(e):
-    "For each class and image the share of pixels not predicted as it that are it (N, C), and what is expected of that."
-    elsewhere = np.maximum(e.pixels[:, None] - e.predicted, 1)
-    missed, thought = e.actual - e.hits, np.maximum(e.mass - e.sure, 0)
-    m, t = missed.sum(0), thought.sum(0)
-    others = (m.sum() - m)/np.maximum(t.sum() - t, 1e-12)
-    return missed/elsewhere, np.minimum(thought*np.maximum(others, 1)/elsewhere, 1)
+# %% ../../nbs/interpret/36_segmentation_checks.ipynb #c02d3ec0
+def _others(e):
+    "For each class how much more often than expected the other classes are missed, at least 1."
+    m, t = e.actual.sum(0) - e.hits.sum(0), np.array([_thought(e, c).sum() for c in range(len(e.names))])
+    return np.maximum((m.sum() - m)/np.maximum(t.sum() - t, 1e-12), 1)
+
+def _thought(e, c): return np.maximum(e.mass[:, c].astype(np.float64) - e.sure[:, c], 0)
+
+def _overlooked(e, c, others):
+    "Of each image the share of pixels not predicted as c that are c (N,), and what is expected of that."
+    elsewhere = np.maximum(e.pixels - e.predicted[:, c], 1)
+    return (e.actual[:, c] - e.hits[:, c])/elsewhere, np.minimum(_thought(e, c)*others/elsewhere, 1)
 
 def check_mask_classes(
     e:MaskEvidence, # what the images show
@@ -133,14 +137,14 @@ def check_mask_classes(
     most:int=5, # findings at most
 ) -> list: # of Finding
     "Classes whose pixels are missed more often than the model's own probabilities expect, and more than those of other classes."
-    seen, expected = _overlooked(e)
-    n, hits = e.actual.sum(0), e.hits.sum(0)
+    n, hits, others = e.actual.sum(0), e.hits.sum(0), _others(e)
+    share = lambda c: _overlooked(e, c, others[c])
     recall, rest = hits/np.maximum(n, 1), (hits.sum() - hits)/np.maximum(n.sum() - n, 1)
-    p = holm([betting_p(s, x) for s, x in zip(seen.T, expected.T)])
-    much = seen.sum(0) >= 1.25*expected.sum(0)
-    order = [c for c in np.argsort(recall, kind='stable') if n[c] > 0 and p[c] < ALPHA and much[c] and recall[c] <= rest[c] - .05][:most]
+    p = holm([betting_p(*share(c)) for c in range(len(n))])
+    low = [c for c in np.argsort(recall, kind='stable') if n[c] > 0 and p[c] < ALPHA and recall[c] <= rest[c] - .05]
+    order = [c for c in low if share(c)[0].sum() >= 1.25*share(c)[1].sum()][:most]
     cm = pixel_confusion(e.p).numpy() if order else None
-    return [_mask_class_finding(e, c, cm[c], recall[c], rest[c], float(p[c]), seen[:, c] - expected[:, c]) for c in order]
+    return [_mask_class_finding(e, c, cm[c], recall[c], rest[c], float(p[c]), np.subtract(*share(c))) for c in order]
 
 def _mask_class_finding(e, c, row, recall, rest, p, excess):
     name, n, images = e.names[c], int(row.sum()), int((e.actual[:, c] > 0).sum())
@@ -148,7 +152,7 @@ def _mask_class_finding(e, c, row, recall, rest, p, excess):
     return Finding(
         'collapsed_class' if gone else 'weak_class', f"{'Almost no' if gone else f'Only {recall:.0%} of the'} pixels of {name} are found (other classes {rest:.0%})",
         severity='critical' if gone else 'high' if recall < .5*rest else 'medium', confidence=1 - p,
-        evidence=dict(support=n, images=images, recall=recall, recall_of_others=rest, missed=n - int(row[c]), expected_missed=float((e.mass - e.sure)[:, c].sum()),
+        evidence=dict(support=n, images=images, recall=recall, recall_of_others=rest, missed=n - int(row[c]), expected_missed=float(_thought(e, c).sum()),
                       taken_for_most=int(row[taken]), p_value=p),
         rows=e.rows(excess), classes=(name,),
         interpretation=f'Most of the missed pixels are taken for {e.names[taken]}. The model has not learned the class, has too few examples of it, or its masks differ between '

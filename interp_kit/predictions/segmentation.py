@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['image_counts', 'image_mass', 'image_chunks', 'counts_of', 'mass_of', 'pixel_confusion', 'mask_margins', 'mask_rates',
-           'mask_scores', 'image_ious', 'segmentation_metrics', 'per_class_iou', 'segmentation_interval',
-           'iou_intervals', 'mask_boundary', 'boundary_width', 'boundary_counts', 'boundary_iou']
+           'mask_scores', 'image_ious', 'mean_image_ious', 'segmentation_metrics', 'per_class_iou', 'resampled_masks',
+           'segmentation_interval', 'iou_intervals', 'mask_boundary', 'boundary_width', 'boundary_counts',
+           'boundary_iou']
 
 # %% ../../nbs/predictions/17_segmentation.ipynb #96cff4e4
 from typing import TYPE_CHECKING, Iterator
@@ -82,7 +83,7 @@ def pixel_confusion(
     "How often a pixel of each class was predicted as each other; void pixels are left out."
     return sum(confusion_counts(c.targs, c.decoded, p.n_classes, p.ignore_index) for c in image_chunks(as_predictions(p, task='segmentation')))
 
-# %% ../../nbs/predictions/17_segmentation.ipynb #5bc5e65e
+# %% ../../nbs/predictions/17_segmentation.ipynb #bd4dd47c
 def mask_margins(
     counts:'Tensor|np.ndarray', # (…, 3, C) pixels rightly predicted, actual, predicted
     ignore_index:int|None=None, # if it is one of the classes, that class gets no scores
@@ -113,7 +114,13 @@ def image_ious(
     "Intersection over union of each class in each image."
     return mask_rates(mask_margins(counts_of(p), p.ignore_index))['iou']
 
-# %% ../../nbs/predictions/17_segmentation.ipynb #af66a710
+def mean_image_ious(
+    p:Predictions, # of a segmentation
+) -> np.ndarray: # (N,) NaN for an image without a labelled pixel
+    "Mean IoU of each image over the classes that are actual or predicted in it."
+    return np.concatenate([average_defined(mask_rates(mask_margins(c, p.ignore_index))['iou']) for c in counts_of(p).split(4096)])
+
+# %% ../../nbs/predictions/17_segmentation.ipynb #d3624fae
 def _left_out(k, noun, what): return [f"{k} {noun}{'' if k == 1 else 'es' if noun == 'class' else 's'} {what}, left out of the mean"] if k else []
 
 def _remarks(p, m, void):
@@ -140,7 +147,7 @@ def segmentation_metrics(
     counts, mass = counts_of(p), mass_of(p)
     void = (counts[:, 1].sum(1) == 0).numpy()
     m = mask_margins(counts.sum(0), p.ignore_index)
-    res = dict(mask_scores(m), mean_image_iou=average_defined(average_defined(image_ious(p))), loss=np.nan if void.all() else p.losses.double().numpy()[~void].mean())
+    res = dict(mask_scores(m), mean_image_iou=average_defined(mean_image_ious(p)), loss=np.nan if void.all() else p.losses.double().numpy()[~void].mean())
     if mass is not None: res['mean_confidence'] = ratio(mass[:, 0].double().sum().numpy(), m.actual.sum())
     return Scores(res, {k: v for k, v in _remarks(p, m, void).items() if k != 'mean_confidence' or not np.isfinite(res.get(k, 0))})
 
@@ -156,37 +163,44 @@ def per_class_iou(
     return pd.DataFrame(dict(support=whole(m.actual), predicted=whole(m.predicted), images=(counts[:, 1] > 0).sum(0).numpy(), intersection=whole(m.hits),
                              union=whole(m.actual + m.predicted - m.hits), **mask_rates(m)), index=pd.Index(p.names, name='class'))
 
-# %% ../../nbs/predictions/17_segmentation.ipynb #b2481981
+# %% ../../nbs/predictions/17_segmentation.ipynb #f0fa989c
+def resampled_masks(
+    p:Predictions, # of a segmentation
+    n:int=1000, # resamples
+    seed:int=0, # of the resampling
+) -> Margins: # each (n, C)
+    "Margins of `n` bootstrap samples of the images."
+    return mask_margins(resampled_sums(counts_of(p).flatten(1).numpy(), n, seed).reshape(n, 3, -1), p.ignore_index)
+
 def segmentation_interval(
     p:Predictions, # of a segmentation
     metric:str, # a name that `segmentation_metrics` knows
     n:int=1000, # resamples
     seed:int=0, # of the resampling
     level:float=.95, # coverage
+    *,
+    drawn:Margins|None=None, # what `resampled_masks` gave, if it is there
 ) -> tuple: # (low, high)
     "The interval of a score when images are drawn anew; NaN with fewer than two labelled images."
-    counts = counts_of(p)
-    pixels = counts[:, 1].sum(1).numpy()
+    pixels = counts_of(p)[:, 1].sum(1).numpy()
     if (pixels > 0).sum() < 2: return np.nan, np.nan
     if metric == 'loss': return mean_interval(p.losses.numpy()[pixels > 0], n, seed, level)
-    if metric == 'mean_image_iou': return mean_interval(average_defined(image_ious(p))[pixels > 0], n, seed, level)
+    if metric == 'mean_image_iou': return mean_interval(mean_image_ious(p)[pixels > 0], n, seed, level)
     if metric == 'mean_confidence':
         sure, size = resampled_sums(np.stack([mass_of(p)[:, 0].double().sum(1), pixels], 1), n, seed).T
         return quantile_interval(ratio(sure, size), level)
-    return quantile_interval(mask_scores(_resampled(p, n, seed))[metric], level)
-
-def _resampled(p, n, seed):
-    "Margins (n, C) of `n` bootstrap samples of the images."
-    return mask_margins(resampled_sums(counts_of(p).flatten(1).numpy(), n, seed).reshape(n, 3, -1), p.ignore_index)
+    return quantile_interval(mask_scores(drawn or resampled_masks(p, n, seed))[metric], level)
 
 def iou_intervals(
     p:Predictions, # of a segmentation
     n:int=1000, # resamples
     seed:int=0, # of the resampling
     level:float=.95, # coverage
+    *,
+    drawn:Margins|None=None, # what `resampled_masks` gave, if it is there
 ) -> np.ndarray: # (2, C) low and high; NaN for a class that is actual or predicted in fewer than two images
     "The interval of each class's IoU when images are drawn anew."
-    res = np.array([quantile_interval(x, level) for x in mask_rates(_resampled(p, n, seed))['iou'].T]).T
+    res = np.array([quantile_interval(x, level) for x in mask_rates(drawn or resampled_masks(p, n, seed))['iou'].T]).T
     return np.where((counts_of(p)[:, 1:].sum(1) > 0).sum(0).numpy() > 1, res, np.nan)
 
 # %% ../../nbs/predictions/17_segmentation.ipynb #a2a4304b
