@@ -20,6 +20,6 @@ setup(
     python_requires=f">={facts['min_python']}",
     packages=find_packages(include=["interp_kit", "interp_kit.*"]),
     install_requires=lines("requirements"),
-    extras_require={"dev": lines("dev_requirements")},
+    extras_require={k.removesuffix("_requirements"): lines(k) for k in facts if k.endswith("_requirements")},
     entry_points={"console_scripts": lines("console_scripts"), "nbdev": ["interp_kit=interp_kit._modidx:d"]},
 )

@@ -18,6 +18,7 @@ def readme():
     text, res = exporter.from_notebook_node(nb, {"unique_key": "tour", "output_files_dir": PICTURES})
     text = re.sub(r"<style scoped>.*?</style>\n", "", text, flags=re.S)
     text = re.sub(r"!\[png\]\((.*?)\)", r"![what the cell above draws](\1)", text).replace("![what the cell above draws]", "![confusion matrix, reliability diagram and worst rows of the digits model]", 1)
+    text = text.replace("](../", "](") # links of the notebook, seen from the root
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n", res["outputs"]
 
 

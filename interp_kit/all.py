@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/99_all.ipynb #bb25b591
-from .core import DataError, InterpKitError, LabelError, ModelError, TaskError, as_learner, find_layer, untouched
+# %% ../nbs/99_all.ipynb #b8b0e406
+from .core import DataError, InterpKitError, LabelError, ModelError, NotFoundError, StorageError, TaskError, as_learner, find_layer, untouched
 from .findings import Finding, Findings, rank_findings
-from .predictions.store import Predictions
+from .predictions.store import Predictions, Slice
 from .predictions.observers import Features, Observer
 from .predictions.capture import capture
 from .predictions.scores import row_scores

@@ -163,7 +163,7 @@ def check_confidence(
                + (' Label smoothing, mixup or less training also help.' if over else ''),
         source='Guo et al. 2017 (On Calibration of Modern Neural Networks)')]
 
-# %% ../../nbs/interpret/29_checks.ipynb #951f3fe5
+# %% ../../nbs/interpret/29_checks.ipynb #3eee258a
 def check_balance(
     e:Evidence, # what the predictions show
     *,
@@ -206,8 +206,9 @@ def check_losses(
     p:Predictions, # of any task
 ) -> list: # of Finding
     "Rows whose loss or prediction is not a finite number."
-    preds = p.preds if isinstance(p.preds, tuple) else (p.preds,)
-    finite = np.logical_and.reduce([o.flatten(1).isfinite().all(1).numpy() if o.ndim > 1 else o.isfinite().numpy() for o in preds])
+    preds = (p.preds if isinstance(p.preds, tuple) else (p.preds,)) if p.has_preds else ()
+    of_rows = lambda o: torch.cat([c.reshape(len(c), -1).isfinite().all(1) for c in o.split(8192)]).numpy()
+    finite = np.logical_and.reduce([np.ones(len(p), dtype=bool), *map(of_rows, preds)])
     bad = ~finite | ~p.losses.isfinite().numpy()
     if not bad.any(): return []
     return [Finding(

@@ -56,7 +56,7 @@ def _plot_curves(curves, ax, figsize, most, worst_first, total, **kw):
     ax.legend(fontsize=8, frameon=False, loc=worst_first, prop=dict(family=font_family(), size=8))
     return ax
 
-# %% ../../nbs/interpret/31_classification.ipynb #5591c8a8
+# %% ../../nbs/interpret/31_classification.ipynb #b2bcee6f
 class ClassificationInterpretation(Interpretation):
     "What a classifier gets wrong; make one with `ClassificationInterpretation.from_learner(learn)`. No method runs the model again."
     task = 'classification'
@@ -141,8 +141,9 @@ class ClassificationInterpretation(Interpretation):
         curves = pr_curves(self.predictions, classes=self._drawn('average_precision'))
         return _plot_curves(curves, ax, figsize, most, 'lower left', self.predictions.n_classes, xlabel='recall', ylabel='precision', title='Precision and recall')
 
-    def _drawn(self, area, most=60):
-        "Columns of the classes with the least area, so that a thousand classes do not make a thousand curves."
+    def _drawn(self, area):
+        "Columns of the classes with the least area, so that a thousand classes (or a million rows) do not make a thousand curves."
+        most = 60 if len(self) <= 100_000 else 15
         a = getattr(ranking(self.predictions), area)
         return np.flatnonzero(np.argsort(np.argsort(np.where(np.isnan(a), 9, a), kind='stable'), kind='stable') < most)
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/predictions/23_room.ipynb #3f9f7f0d
+# %% ../../nbs/predictions/23_room.ipynb #7190159a
 from .store import *
 from .loaders import *
 from .losses import *
@@ -21,6 +21,7 @@ from .capture import *
 from .metrics import *
 from .calibration import *
 from .compare import *
+from .export import *
 
 # %% ../../nbs/predictions/23_room.ipynb #6a95ea7c
 __all__ = sorted(n for n, o in list(globals().items()) if str(getattr(o, '__module__', '')).startswith('interp_kit.predictions.') and not n.startswith('_'))

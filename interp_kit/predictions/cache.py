@@ -7,7 +7,7 @@ __all__ = ['FORMAT', 'shard_size', 'Folder', 'check_format', 'flat_arrays', 'nes
            'unpack_state', 'read_record', 'drop_shard', 'mapped', 'final_losses', 'assemble', 'write_columns', 'finish',
            'open_predictions', 'new_plan', 'write_plan', 'save_predictions']
 
-# %% ../../nbs/predictions/17_cache.ipynb #9aec4db4
+# %% ../../nbs/predictions/17_cache.ipynb #8958d9b2
 import hashlib, json, os, shutil, warnings
 from pathlib import Path
 import numpy as np, torch
@@ -17,9 +17,9 @@ from ..core import DataError, NotFoundError, StorageError
 from .files import digest_file, map_arrays, read_json, storage_errors, sync_folder, write_array, write_atomic, write_json
 from .losses import scaled_losses
 from .scores import derived_columns
-from .store import Predictions
+from .store import Predictions, each
 
-# %% ../../nbs/predictions/17_cache.ipynb #33b299f0
+# %% ../../nbs/predictions/17_cache.ipynb #b27c31b4
 FORMAT = '1.0' # a reader refuses a later major version
 
 def shard_size(
@@ -27,10 +27,10 @@ def shard_size(
     batch_size:int, # rows of a batch
     row_bytes:int, # of the largest array
 ) -> int: # rows
-    "Rows of a shard: whole batches, about a sixteenth of all, at most 16,384 rows or 32 MB, and pages of memory full when it is large."
-    most = max(batch_size, min(16384, 2**25//max(row_bytes, 1)))
+    "Rows of a shard: whole batches, about a sixteenth of all, at most 16,384 rows or 16 MB, and pages of memory full when it is large."
+    most = max(batch_size, min(16384, 2**24//max(row_bytes, 1)))
     rows = -(-max(1, min(most, -(-n//16)))//batch_size)*batch_size
-    return rows//4096*4096 if rows >= 8192 and 4096 % batch_size == 0 else rows
+    return rows//4096*4096 if rows >= 4096 and 4096 % batch_size == 0 else rows
 
 class Folder:
     "The files of one set of predictions."
@@ -143,7 +143,7 @@ def unpack_state(
     if kind in ('list', 'tuple'): return (list if kind == 'list' else tuple)(unpack_state(x, held) for x in v)
     return float(v) if tree.get('float') else v
 
-# %% ../../nbs/predictions/17_cache.ipynb #5e0c99cd
+# %% ../../nbs/predictions/17_cache.ipynb #c4673b79
 def read_record(
     folder:Folder, # where
     k:int, # number of the shard
@@ -170,12 +170,13 @@ def drop_shard(
 def mapped(
     folder:Folder, # where
     records:list, # commit records of the shards, in order
+    skip:tuple=(), # names of arrays to leave out
 ) -> dict: # name -> Tensor or tuple of Tensors
     "The arrays of the shards, mapped."
-    names = [n for n in records[0]['files'] if not n.startswith('state')]
+    names = [n for n in records[0]['files'] if not n.startswith('state') and n not in skip]
     return nested_arrays({n: map_arrays([folder.array_file(r['k'], n) for r in records], [{**r['files'][n], 'lo': r['lo']} for r in records]) for n in names})
 
-# %% ../../nbs/predictions/17_cache.ipynb #c569de6e
+# %% ../../nbs/predictions/17_cache.ipynb #83a2073a
 def final_losses(
     arrays:dict, # from `mapped`
     records:list, # commit records
@@ -202,6 +203,8 @@ def assemble(
     return Predictions(preds, arrays['targs'], losses, decoded, vocab=decision.get('vocab'), task=decision['task'],
                        columns={k[4:]: v for k, v in arrays.items() if k.startswith('col-')}, meta={**meta, **keep}, **kw)
 
+def _chunk_rows(p): return 8192 if not p.has_preds or isinstance(p.preds, tuple) else max(64, min(8192, 2**22//max(p.preds[0].numel()*4, 1)))
+
 def write_columns(
     folder:Folder, # where
     p:Predictions, # all rows
@@ -211,7 +214,7 @@ def write_columns(
     outs, lo, tmp = {}, 0, lambda name: folder.path/'cols'/f'{name}.npy.{os.getpid()}.tmp'
     with storage_errors(folder.path/'cols'):
         try:
-            for c in p.chunks(8192):
+            for c in p.chunks(_chunk_rows(p)):
                 for name, v in derived_columns(c).items():
                     if name not in outs: outs[name] = np.lib.format.open_memmap(tmp(name), 'w+', v.dtype, (len(p),))
                     outs[name][lo:lo+len(c)] = v
@@ -230,6 +233,26 @@ def _read_rows(folder, plan):
     named = lambda name: (lambda: read_json(folder.path/name)) if plan[name] is not None else None
     return rows, named('items.json'), named('ids.json')
 
+def _positions(folder, plan, lo, hi):
+    "Where the rows of a shard stand among all rows, in the order in which the shard holds them."
+    if plan['positions'] is None: return np.arange(lo, hi)
+    return np.sort(np.load(folder.path/'positions.npy', mmap_mode='r')[lo:hi])
+
+def _put_in_order(folder, plan, arrays):
+    "Copies of the arrays in the order of the rows, for a loader with an order of its own (text is sorted by length); file by file."
+    (folder.path/'cols').mkdir(exist_ok=True)
+    with storage_errors(folder.path/'cols'):
+        for name, t in flat_arrays(arrays).items():
+            tmp = folder.path/'cols'/f'in-order-{name}.npy.{os.getpid()}.tmp'
+            try:
+                out = np.lib.format.open_memmap(tmp, 'w+', t.numpy().dtype, tuple(t.shape))
+                for k, lo, hi in folder.ranges(plan): out[_positions(folder, plan, lo, hi)] = t[lo:hi].numpy()
+                out.flush(); os.replace(tmp, folder.path/'cols'/f'in-order-{name}.npy')
+            finally: tmp.unlink(missing_ok=True)
+    return _in_order(folder, flat_arrays(arrays))
+
+def _in_order(folder, names): return nested_arrays({n: torch.from_numpy(np.load(folder.path/'cols'/f'in-order-{n}.npy', mmap_mode='c')) for n in names})
+
 def finish(
     folder:Folder, # where; every shard is committed
 ) -> Predictions:
@@ -239,15 +262,16 @@ def finish(
     missing = [k for k, r in enumerate(records) if r is None]
     if missing: raise StorageError(f"{folder} is not finished: shard {missing[0]} of {len(records)} is missing or damaged. Call capture with the same path again.")
     arrays = mapped(folder, records)
+    if plan['positions'] is not None: arrays = _put_in_order(folder, plan, arrays)
     losses, said = final_losses(arrays, records)
     files = write_columns(folder, assemble(arrays, decision, losses, {}))
-    for f in ('rows.npy', 'items.json', 'ids.json', 'decision.json'):
+    for f in ('rows.npy', 'positions.npy', 'items.json', 'ids.json', 'decision.json', *(f'cols/{f.name}' for f in (folder.path/'cols').glob('in-order-*.npy'))):
         if (folder.path/f).exists(): files[f] = digest_file(folder.path/f)
     write_json(folder.manifest_file, dict(format_version=FORMAT, n=plan['n'], complete=True, loss=said, decision=decision, files=files, shards=records))
     sync_folder(folder.path)
     return open_predictions(folder.path)
 
-# %% ../../nbs/predictions/17_cache.ipynb #dbde3c5c
+# %% ../../nbs/predictions/17_cache.ipynb #2e31cda6
 def _verify(folder, manifest):
     "Raise `StorageError` for the first file whose bytes are not those that were written."
     for name, fact in manifest['files'].items():
@@ -255,15 +279,25 @@ def _verify(folder, manifest):
     bad = [r['k'] for r in manifest['shards'] if read_record(folder, r['k'], verify=True) is None]
     if bad: raise StorageError(f"Shard {', '.join(map(str, bad))} of {folder} is damaged or missing. Call capture with the same path and loader: only what is damaged runs again.")
 
+def _check_sizes(folder, records, names):
+    "Raise `StorageError` if a file of these arrays has not the size that it had."
+    for r in records:
+        for n in set(names) & set(r['files']):
+            f = f"{folder.path}/shards/{r['k']:05d}.{n}.npy"
+            if not os.path.exists(f) or os.path.getsize(f) != r['files'][n]['bytes']: raise StorageError(f"{f} is missing or truncated. Call capture with the same path and loader: only its shard runs again.")
+
 def _complete(folder, plan, manifest, verify):
     check_format(manifest, folder.manifest_file)
     rows, items, ids = _read_rows(folder, plan)
-    derived = {Path(f).stem: folder.path/f for f in manifest['files'] if f.startswith('cols/')}
+    derived = {Path(f).stem: folder.path/f for f in manifest['files'] if f.startswith('cols/') and not f.startswith('cols/in-order-')}
     for f, fact in manifest['files'].items():
         if not (folder.path/f).exists() or os.path.getsize(folder.path/f) != fact['bytes']: raise StorageError(f"{folder.path/f} is missing or truncated. Call capture with the same path again.")
     if verify: _verify(folder, manifest)
     cols = {k: np.load(f, mmap_mode='c') for k, f in derived.items()}
-    arrays = mapped(folder, manifest['shards'])
+    skip = ('losses', 'fixed', 'weights', *(('targs', 'decoded') if 'targ' in cols else ())) # kept as columns
+    _check_sizes(folder, manifest['shards'], skip)
+    arrays = mapped(folder, manifest['shards'], skip) if plan['positions'] is None else _in_order(folder, [f[14:-4] for f in manifest['files'] if f.startswith('cols/in-order-')])
+    if 'targ' in cols: arrays.update(targs=torch.from_numpy(cols['targ']), decoded=torch.from_numpy(cols['pred']))
     return assemble(arrays, manifest['decision'], torch.from_numpy(cols.pop('loss')), _meta(plan, manifest['loss']), rows=rows, items=items,
                     ids=None if ids is None else ids(), derived={k: v for k, v in cols.items() if k not in ('targ', 'pred')})
 
@@ -272,8 +306,9 @@ def _partial(folder, plan, verify):
     records = [r for k, *_ in folder.ranges(plan) if (r := read_record(folder, k, verify)) is not None]
     if not records or not folder.decision_file.exists(): raise StorageError(f"{folder} has no finished shard yet.")
     rows, items, ids = _read_rows(folder, plan)
-    at = np.concatenate([np.arange(r['lo'], r['hi']) for r in records])
+    at = np.concatenate([_positions(folder, plan, r['lo'], r['hi']) for r in records])
     arrays, decision = mapped(folder, records), read_json(folder.decision_file)
+    if plan['positions'] is not None: order = np.argsort(at, kind='stable'); at, arrays = at[order], {k: each(lambda t: t[order], v) for k, v in arrays.items()}
     losses, said = final_losses(arrays, records)
     coverage = dict(rows=len(at), of=plan['n'], share=len(at)/plan['n'], shards=[r['k'] for r in records])
     warnings.warn(f"{folder} is not complete: {len(at):,} of {plan['n']:,} rows ({coverage['share']:.0%}).", stacklevel=3)
@@ -308,7 +343,7 @@ def _open(cls:Predictions,
     "Memory-mapped predictions from disk, see `open_predictions`."
     return open_predictions(path, verify=verify, partial=partial)
 
-# %% ../../nbs/predictions/17_cache.ipynb #ebe2f90f
+# %% ../../nbs/predictions/17_cache.ipynb #5c8bfcb1
 _OF_DECISION = ('activation', 'task', 'n_classes', 'ignore_index', 'tasks', 'vocabs')
 
 def new_plan(
@@ -318,6 +353,7 @@ def new_plan(
     rows:'np.ndarray|None', # (n,) rows of the data set; None numbers them
     items:'list|None', # what they were read from
     ids:'list|None', # names of the rows, where they are not their numbers
+    positions:'np.ndarray|None', # (n,) where each row of the run stands among them; None: they run in order
     observers:list, # names of the observers
     meta:dict, # further facts, JSON
     created:str, # when
@@ -326,7 +362,7 @@ def new_plan(
     said = lambda o: None if o is None else hashlib.sha256(json.dumps(o).encode() if isinstance(o, list) else np.ascontiguousarray(o).tobytes()).hexdigest()
     numbered = rows is None or (len(rows) == n and (np.asarray(rows) == np.arange(n)).all())
     return {'format_version': FORMAT, 'n': n, 'shard_rows': shard_rows, 'fingerprints': fingerprints, 'rows': None if numbered else said(rows), 'items.json': said(items),
-            'ids.json': said(ids), 'observers': observers, 'meta': meta, 'created': created}
+            'ids.json': said(ids), 'positions': said(positions), 'observers': observers, 'meta': meta, 'created': created}
 
 def write_plan(
     folder:Folder, # where
@@ -334,10 +370,12 @@ def write_plan(
     rows:'np.ndarray|None', # as given to `new_plan`
     items:'list|None', # likewise
     ids:'list|None', # likewise
+    positions:'np.ndarray|None'=None, # likewise
 ):
     "Write rows, items, ids, and the plan last."
     with storage_errors(folder): (folder.path/'shards').mkdir(parents=True, exist_ok=True)
-    if plan['rows'] is not None: write_array(folder.path/'rows.npy', np.asarray(rows))
+    for name, a in (('rows', rows), ('positions', positions)):
+        if plan[name] is not None: write_array(folder.path/f'{name}.npy', np.asarray(a))
     for name, o in (('items.json', items), ('ids.json', ids)):
         if o is not None: write_atomic(folder.path/name, json.dumps(o, ensure_ascii=False).encode())
     write_json(folder.plan_file, plan)
@@ -371,7 +409,7 @@ def _write_all(folder, p):
                  **{f'col-{k}': v for k, v in p.columns.items()})
     row_bytes = max(t[:1].numel()*t.element_size() for t in flat_arrays(whole).values())
     size = shard_size(len(p), 4096, row_bytes)
-    plan = new_plan(len(p), size, dict(data=p.meta.get('dataset_fingerprint'), model=p.meta.get('model_hash')), p.rows, items, ids, [], meta, p.meta.get('created'))
+    plan = new_plan(len(p), size, dict(data=p.meta.get('dataset_fingerprint'), model=p.meta.get('model_hash')), p.rows, items, ids, None, [], meta, p.meta.get('created'))
     write_plan(folder, plan, p.rows, items, ids)
     decision = dict({k: p.meta.get(k) for k in _OF_DECISION}, task=p.task, n_classes=p.n_classes, vocab=_plain_list(p.vocab))
     write_json(folder.decision_file, decision)

@@ -259,7 +259,7 @@ def _attached(observers, learn):
     finally:
         for o in with_: o.detach()
 
-# %% ../../nbs/predictions/18_capture.ipynb #db384f0c
+# %% ../../nbs/predictions/18_capture.ipynb #fc631af9
 @dataclass
 class Shard:
     "What one range of rows gave."
@@ -271,7 +271,7 @@ class Shard:
 def run_shard(
     learn:'Learner', # a Learner, inside `untouched`
     source:RowSource, # the rows
-    lo:int=0, # first row, counted in the order of the data set
+    lo:int=0, # first row of the run
     hi:int|None=None, # end of the range; None takes all
     *,
     act:'Callable|None'=None, # raw outputs -> probabilities
@@ -359,10 +359,10 @@ def capture(
     meta = dict(_facts(learn), loss=said, created=_now(), model_hash=model_hash(learn.model), dataset_fingerprint=data_fingerprint(dl, s.rows, vocab))
     return assemble(s.arrays, vars(s.decision), losses, meta, rows=s.rows, items=_items_of(dl, s.rows))
 
-# %% ../../nbs/predictions/18_capture.ipynb #0edd3816
+# %% ../../nbs/predictions/18_capture.ipynb #86620482
 _WORDS = dict(model='the model (its parameters differ)', architecture='the model (its structure differs)', data='the data (other rows, files or classes)',
               transforms='the transforms (the same rows look different)', loss='the loss function', activation='the activation (act)', observers='the observers',
-              n='the number of rows', rows='the rows', shard_rows='the batch size')
+              n='the number of rows', rows='the rows', positions='the order of the loader', shard_rows='the batch size')
 
 def _plan_for(learn, source, act, observers):
     "(plan, rows, items) of a capture."
@@ -375,7 +375,7 @@ def _plan_for(learn, source, act, observers):
     items = None if rows is None else _items_of(dl, rows)
     items = None if items is None else [i.item() if isinstance(i, np.generic) else i for i in items]
     size = shard_size(n, source.batch_size, _row_bytes(dl, rows, vocab))
-    return new_plan(n, size, fingerprints, rows, items, None, [_observer_name(o) for o in observers], _facts(learn), _now()), rows, items
+    return new_plan(n, size, fingerprints, rows, items, None, source.positions, [_observer_name(o) for o in observers], _facts(learn), _now()), rows, items
 
 def _row_bytes(dl, rows, vocab):
     "About how large the largest kept array is for a row."
@@ -387,11 +387,11 @@ def _observer_name(o): return type(o).__qualname__
 
 def _check_plan(folder, old, new):
     "Raise `StorageError` if the folder holds predictions of something else."
-    differ = [k for k in new['fingerprints'] if old['fingerprints'].get(k) != new['fingerprints'][k]] + [k for k in ('n', 'rows', 'observers', 'shard_rows') if old[k] != new[k]]
+    differ = [k for k in new['fingerprints'] if old['fingerprints'].get(k) != new['fingerprints'][k]] + [k for k in ('n', 'rows', 'positions', 'observers', 'shard_rows') if old[k] != new[k]]
     if differ: raise StorageError(f"{folder} holds predictions of something else: {', '.join(_WORDS[k] for k in dict.fromkeys(differ))} changed. "
                                   "Choose another path, or start anew with resume=False (what is there is then deleted).")
 
-_BEFORE_PLAN = {'.lock', 'shards', 'rows.npy', 'items.json', 'ids.json'}
+_BEFORE_PLAN = {'.lock', 'shards', 'rows.npy', 'positions.npy', 'items.json', 'ids.json'}
 
 def _refuse_foreign(folder):
     "Raise `StorageError` if the path is a file, or a folder of something else."
@@ -400,7 +400,7 @@ def _refuse_foreign(folder):
     other = [f.name for f in folder.path.iterdir() if f.name not in _BEFORE_PLAN and f.suffix != '.tmp']
     if other: raise StorageError(f"{folder} holds files that are no predictions ({other[0]}): name a new folder.")
 
-def _start(folder, plan, rows, items, resume):
+def _start(folder, plan, rows, items, positions, resume):
     "Make the folder ready: write the plan, or check that it is the same; False deletes what is there first."
     if folder.plan_file.exists() and resume:
         _check_plan(folder, folder.plan(), plan)
@@ -409,7 +409,7 @@ def _start(folder, plan, rows, items, resume):
     with storage_errors(folder):
         folder.plan_file.unlink(missing_ok=True); folder.manifest_file.unlink(missing_ok=True); folder.decision_file.unlink(missing_ok=True)
         for d in ('shards', 'cols'): shutil.rmtree(folder.path/d, ignore_errors=True)
-    write_plan(folder, plan, rows, items, None)
+    write_plan(folder, plan, rows, items, None, positions)
 
 def _fresh(observers, learn):
     "Copies of the observers as they were before the pass; the model and the Learner are not copied."
@@ -426,7 +426,7 @@ def _capture_to_disk(learn, source, folder, act, resume, observers, progress):
     with storage_errors(folder): folder.path.mkdir(parents=True, exist_ok=True)
     with untouched(learn), not_augmented(source.dl), locked(folder.path):
         plan, rows, items = _plan_for(learn, source, act, observers)
-        _start(folder, plan, rows, items, resume)
+        _start(folder, plan, rows, items, source.positions, resume)
         decision = _read_decision(folder)
         todo = [(k, lo, hi) for k, lo, hi in folder.ranges(plan) if read_record(folder, k, verify=True) is None or (decision is None and k == 0)]
         pristine = _fresh(observers, learn)

@@ -125,7 +125,7 @@ def decision_scores(
     res['matthews_corrcoef'] = ratio(hits*n - chance, np.sqrt(spread))
     return res
 
-# %% ../../nbs/predictions/15_counts.ipynb #7b936039
+# %% ../../nbs/predictions/15_counts.ipynb #216033c5
 @dataclass
 class Ranking:
     "How well each class's probability ranks its rows before the others."
@@ -156,16 +156,19 @@ def ranking(
     targs:'Tensor|np.ndarray|None'=None, # (N,) targets, with an array
     *,
     approx:bool=False, # histograms of log p (4,096 bins over [−20, 0]) instead of sorting
-    block:int=16, # columns in memory at a time
+    block:int|None=None, # columns in memory at a time; None: 128 MB
 ) -> Ranking:
-    "One-vs-rest ROC AUC and average precision of every class; raises `DataError` if a probability is not finite."
+    "One-vs-rest ROC AUC and average precision of every class, kept for the next question; raises `DataError` if a probability is not finite."
     p = check_finite(as_predictions(p, targs))
     if approx: return _ranking_by_histogram(p)
+    if 'ranking' in p.memo: return p.memo['ranking']
     pos, res = _positives(p.targs.numpy(), p.n_classes), []
+    block = block or max(1, min(64, 2**27//(len(p)*p.preds.element_size())))
     for lo in range(0, p.n_classes, block):
         cols = p.preds[:, lo:lo+block].T.contiguous().numpy()
         res += [rank_column(x, pos[lo + i]) for i, x in enumerate(cols)]
-    return Ranking(*np.array(res).reshape(-1, 2).T)
+    p.memo['ranking'] = Ranking(*np.array(res).reshape(-1, 2).T)
+    return p.memo['ranking']
 
 # %% ../../nbs/predictions/15_counts.ipynb #f583e8cc
 def _log_bins(q, bins): return ((q.clamp_min(1e-30).log()/20 + 1)*bins).long().clamp(0, bins - 1)

@@ -11,7 +11,7 @@ import numpy as np, torch
 from torch import Tensor
 from ..core import DataError, clone_loader, kept_rng, map_nested
 
-# %% ../../nbs/predictions/11_loaders.ipynb #e45581b6
+# %% ../../nbs/predictions/11_loaders.ipynb #e6bb7e43
 class _Order:
     "A picklable `get_idxs`: always the same rows."
     def __init__(self, rows): self.rows = rows
@@ -92,24 +92,30 @@ class RowSource:
         if self.batches is not None: return max(map(len, self.batches))
         return len(next(iter(self.dl))[-1])
 
+    @property
+    def positions(self) -> np.ndarray|None: # (N,) int64
+        "Where each row of the run stands in `table`; None where rows run in their own order."
+        if self.rows is None or (np.diff(self.rows) >= 0).all(): return None
+        res = np.empty_like(self.order); res[self.order] = np.arange(len(res))
+        return res
+
     @kept_rng()
     def loader(self,
-        lo:int=0, # first row, counted in the order of the data set
+        lo:int=0, # first row, counted in the order that the loader likes
         hi:int|None=None, # end of the range; None takes all
     ) -> tuple: # (loader, int64 rows in the order it yields them; None where only the loader knows)
-        "A loader over rows [lo, hi); within the range it keeps the order that the loader likes (text is sorted by length)."
+        "A loader over rows [lo, hi) of the run, in the loader's own batches, which are cut at the borders of the range."
         if self.rows is None: return (self.dl if hi is None else _Cut(self.stream, lo, hi)), None
-        at = np.sort(self.order[lo:hi])
-        rows = self.rows[at]
+        rows = self.rows[lo:hi]
         if is_fastai(self.dl): return _fastai_rows(self.dl, rows.tolist()), rows
-        return clone_loader(self.dl, batch_sampler=self._cut(at, rows), generator=None), rows
+        return clone_loader(self.dl, batch_sampler=self._cut(rows, lo, hi), generator=None), rows
 
-    def _cut(self, at, rows):
+    def _cut(self, rows, lo, hi):
         "Lists of rows: the loader's own batches, or what of them is in the range."
         if type(self.dl.batch_sampler) is torch.utils.data.BatchSampler:
             bs = self.dl.batch_sampler.batch_size
             return [rows[i:i+bs].tolist() for i in range(0, len(rows), bs)]
-        batch_of = np.repeat(np.arange(len(self.batches)), [len(b) for b in self.batches])[at]
+        batch_of = np.repeat(np.arange(len(self.batches)), [len(b) for b in self.batches])[lo:hi]
         return [b.tolist() for b in np.split(rows, np.flatnonzero(np.diff(batch_of)) + 1) if len(b)]
 
 def ordered_loader(

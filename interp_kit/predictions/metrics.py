@@ -74,7 +74,7 @@ def classification_metrics(
     first = ['accuracy', 'balanced_accuracy'] + (['top_5_accuracy'] if p.n_classes > 5 else [])
     return Scores({k: res[k] for k in first + [k for k in res if k not in first]}, _remarks(m, bad, p.losses, rank.auc_error))
 
-# %% ../../nbs/predictions/20_metrics.ipynb #167b3b84
+# %% ../../nbs/predictions/20_metrics.ipynb #71e6c692
 def per_class_metrics(
     p:'Predictions|Tensor|np.ndarray', # Predictions of a classification, or (N, C) probabilities
     targs:'Tensor|np.ndarray|None'=None, # (N,) targets, with an array
@@ -83,7 +83,7 @@ def per_class_metrics(
     import pandas as pd
     p = as_predictions(p, targs)
     m = Margins.of(confusion_counts(p.targs, p.decoded, p.n_classes))
-    r = ranking(p) if bool(p.preds.isfinite().all()) else Ranking(*[np.full(p.n_classes, np.nan)]*2)
+    r = ranking(p) if not len(row_scores(p).bad) else Ranking(*[np.full(p.n_classes, np.nan)]*2)
     mean = sum(c.preds.sum(0, dtype=torch.float64) for c in p.chunks())/len(p)
     return pd.DataFrame(dict(support=m.actual.astype(int), predicted=m.predicted.astype(int), **class_rates(m), roc_auc=r.roc_auc,
                              average_precision=r.average_precision, mean_probability=mean.numpy()), index=pd.Index(p.names, name='class'))

@@ -77,7 +77,7 @@ def standard_losses(
     else: l = (preds - targs.view_as(preds))**2
     return l.float() if l.ndim == 1 else l.flatten(1).mean(1).float()
 
-# %% ../../nbs/predictions/10_store.ipynb #59622e98
+# %% ../../nbs/predictions/10_store.ipynb #c0d4d72e
 class Predictions:
     """N rows of what a model said, in the order of the data set; everything is on the CPU.
 
@@ -103,7 +103,7 @@ class Predictions:
         self.rows = np.arange(n) if rows is None else np.asarray(rows)
         self.ids = self.rows if ids is None else np.asarray(ids)
         self._items = items if callable(items) or items is None else np.asarray(items, dtype=object)
-        self.columns, self.derived = dict(columns or {}), dict(derived or {})
+        self.columns, self.derived, self.memo = dict(columns or {}), dict(derived or {}), {} # memo: answers about all rows
         parts = dict(preds=preds, targs=targs, losses=losses, decoded=decoded, rows=self.rows, ids=self.ids, items=None if callable(items) else self._items, **self.columns, **self.derived)
         for k, v in parts.items():
             if v is not None and n_rows(v) != n: raise DataError(f"{k} has {n_rows(v)} rows, but there are {n} losses.")
