@@ -50,6 +50,6 @@ def run(only=""):
     res = []
     for name, draw in jobs.items():
         if not name.startswith(only): continue
-        fig = np.ravel(draw())[0].figure.get_figure(root=True); fig.savefig(HERE/f"{name}.png", dpi=70); plt.close(fig)
+        fig = np.ravel(draw())[0].figure; fig.savefig(HERE/f"{name}.png", dpi=70); plt.close(fig)
         res.append(dict(picture=f"{name}.png", kib=round((HERE/f"{name}.png").stat().st_size/1024)))
     return res

@@ -70,7 +70,7 @@ def show_errors(
     rgba[..., :3][targ == decoded] = GREY
     return _show_bytes(rgba, new_axes(ax, figsize), title)
 
-# %% ../../nbs/interpret/37_segmentation.ipynb #360094c0
+# %% ../../nbs/interpret/37_segmentation.ipynb #c09973d9
 def _picture(sample, shape):
     "What `show_image` takes of a sample: (C, H, W) tensors of any number of channels become (H, W) or (H, W, 3)."
     if not isinstance(sample, Tensor) or sample.ndim != 3: return sample
@@ -90,16 +90,22 @@ def _legend(ax, shown, most, names, void, per_line):
     ax.set_axis_off()
     ax.legend(handles=patches, loc='center', ncols=per_line, frameon=False, prop=dict(family=font_family(), size=8), handlelength=1.2, columnspacing=1.2, borderpad=0)
 
+def _headline(ax, title, width):
+    "Write `title` (lines of at most `width` characters) above a row of panels."
+    ax.set_axis_off()
+    said = ax.text(.5, 0, '\n'.join(as_label(line, max(24, width)) for line in str(title).split('\n')), ha='center', va='bottom', fontsize=9, transform=ax.transAxes, family=font_family())
+    said.set_in_layout(False) # long words must not push the panels apart
+
 def _layout(n, panels, shape, box, nrows, ncols):
     "(rows, columns of images, inches of a panel's width and height): as large as fits the box, unless rows or columns are given."
     tall, best = shape[0]/shape[1], None
     for cols in [ncols] if ncols else [-(-n//nrows)] if nrows else range(1, min(n, 4) + 1):
         rows = -(-n//cols)
-        wide = min(3., box[0]/(panels*cols), 4/tall, max(.4, (box[1] - .6)/rows - .5)/tall) if box else 2.2
+        wide = min(3., box[0]/(panels*cols), 4/tall, max(.4, (box[1] - .6)/rows - .58)/tall) if box else 2.2
         if best is None or wide > best[2]*1.1: best = rows, cols, wide, wide*tall
     return best
 
-# %% ../../nbs/interpret/37_segmentation.ipynb #26e6be5a
+# %% ../../nbs/interpret/37_segmentation.ipynb #c04aa199
 def plot_masks(
     targs:Tensor, # (k, H, W) masks
     decoded:Tensor, # (k, H, W) predicted masks
@@ -117,28 +123,25 @@ def plot_masks(
     import matplotlib.pyplot as plt
     k, C, panels = len(targs), len(names), 3 + (samples is not None)
     rows, cols, wide, high = _layout(k, panels, targs.shape[1:], figsize, nrows, ncols)
-    width = max(panels*cols*wide, 4.5)
-    void = void_mask(targs, ignore_index)
+    width, void = max(panels*cols*wide, 4.5), void_mask(targs, ignore_index)
     occur = torch.bincount(torch.cat([targs[~void].long(), decoded.flatten().long()]), minlength=C)
     shown = [int(c) for c in occur.argsort(descending=True, stable=True) if occur[c]]
     per_line = max(1, int(width/(.55 + .075*max(8, *[min(24, len(str(names[c]))) for c in shown]))))
     most = max(16, 4*per_line - 3)
-    lines = -(-(min(most + 1, len(shown)) + 2)//per_line)
-    heights = [high + .5]*rows + [.1 + .2*lines]
+    heights = [.42, high + .16]*rows + [.1 + .2*-(-(min(most + 1, len(shown)) + 2)//per_line)]
     fig = plt.figure(figsize=(width, sum(heights)), layout='constrained', **kwargs)
-    parts = fig.subfigures(rows + 1, 1, height_ratios=heights, squeeze=False)[:, 0]
-    cells = [c for part in parts[:-1] for c in part.subfigures(1, cols, squeeze=False)[0]]
-    axs = np.array([cell.subplots(1, panels, squeeze=False)[0] for cell in cells[:k]])
-    for i, (cell, line) in enumerate(zip(cells, axs)):
-        if titles is not None: cell.suptitle(titles[i], fontsize=9, family=font_family())
+    grid = fig.add_gridspec(2*rows + 1, cols*(panels + 1) - 1, height_ratios=heights, width_ratios=([wide]*panels + [.08])*(cols - 1) + [wide]*panels)
+    axs = np.array([[fig.add_subplot(grid[2*(i//cols) + 1, i % cols*(panels + 1) + j]) for j in range(panels)] for i in range(k)])
+    for i, line in enumerate(axs):
+        if titles is not None: _headline(fig.add_subplot(grid[2*(i//cols), (at := i % cols*(panels + 1)):at + panels]), titles[i], int(width/cols/.078))
         if samples is not None: show_image(_picture(samples[i], targs.shape[1:]), line[0]).set_title('image', fontsize=8, pad=2)
         show_mask(targs[i], line[-3], n_classes=C, ignore_index=ignore_index, title='target')
         show_mask(decoded[i], line[-2], n_classes=C, title='prediction')
         show_errors(targs[i], decoded[i], line[-1], n_classes=C, ignore_index=ignore_index, title='errors')
-    _legend(parts[-1].subplots(), shown, most, names, bool(void.any()), per_line)
+    _legend(fig.add_subplot(grid[-1, :]), shown, most, names, bool(void.any()), per_line)
     return axs
 
-# %% ../../nbs/interpret/37_segmentation.ipynb #adb2023c
+# %% ../../nbs/interpret/37_segmentation.ipynb #05c14ede
 def _with_mean(table, column):
     "A table of classes with a last row: the mean of `column` over the classes that have it."
     import pandas as pd
@@ -312,8 +315,8 @@ class SegmentationInterpretation(Interpretation):
         counts, p = counts_of(self.predictions)[int(i)], self.predictions
         m = mask_margins(counts, p.ignore_index)
         name = self._called([i])[0]
-        if not counts[1].sum(): return f'{as_label(name, 40)} · no labelled pixel'
-        return f'{as_label(name, 40)} · loss {float(self.losses[i]):.3g} · IoU {float(average_defined(mask_rates(m)["iou"])):.2f} · {m.hits.sum()/m.actual.sum():.0%} of pixels right'
+        if not counts[1].sum(): return f'{name}\nno labelled pixel'
+        return f'{name}\nloss {float(self.losses[i]):.3g} · IoU {float(average_defined(mask_rates(m)["iou"])):.2f} · {m.hits.sum()/m.actual.sum():.0%} of pixels right'
 
     def _called(self, rows):
         "What to call rows: the file's name, the text they were read from, or their number."
