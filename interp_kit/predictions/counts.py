@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['count_pairs', 'confusion_counts', 'Margins', 'ratio', 'average_defined', 'class_rates', 'decision_scores', 'Ranking',
-           'rank_column', 'ranking', 'Scores']
+           'rank_column', 'ranking', 'ranking_of_bins', 'Scores']
 
 # %% ../../nbs/predictions/15_counts.ipynb #93c3475b
 import html
@@ -170,7 +170,7 @@ def ranking(
     p.memo['ranking'] = Ranking(*np.array(res).reshape(-1, 2).T)
     return p.memo['ranking']
 
-# %% ../../nbs/predictions/15_counts.ipynb #f583e8cc
+# %% ../../nbs/predictions/15_counts.ipynb #35722757
 def _log_bins(q, bins): return ((q.clamp_min(1e-30).log()/20 + 1)*bins).long().clamp(0, bins - 1)
 
 def _ranking_by_histogram(p, bins=4096):
@@ -179,7 +179,14 @@ def _ranking_by_histogram(p, bins=4096):
         b = _log_bins(c.preds, bins) + torch.arange(C)*bins
         total = total + torch.bincount(b.flatten(), minlength=C*bins)
         pos = pos + torch.bincount(b.gather(1, c.targs[:, None]).flatten(), minlength=C*bins)
-    P, N = (o.view(C, bins).numpy().astype(float) for o in (pos, total - pos))
+    return ranking_of_bins(*(o.view(C, bins).numpy() for o in (pos, total - pos)))
+
+def ranking_of_bins(
+    pos:np.ndarray, # (C, B) positive rows in bins of ascending scores
+    neg:np.ndarray, # (C, B) the other rows
+) -> Ranking:
+    "Areas as far as histograms of scores determine them, with the bound on the error of the AUC."
+    P, N = pos.astype(float), neg.astype(float)
     above = lambda o: o[:, ::-1].cumsum(1)[:, ::-1]
     pairs = P.sum(1)*N.sum(1)
     auc = ratio((P*(N.sum(1, keepdims=True) - above(N) + N/2)).sum(1), pairs)

@@ -272,7 +272,7 @@ def _check_same(preds, targs, task):
 
 def _is_distribution(preds, tol): return bool(((preds - 1).abs() < tol).all()) if preds.shape[1] == 1 else are_probabilities(preds, tol)
 
-# %% ../../nbs/predictions/10_store.ipynb #376772e9
+# %% ../../nbs/predictions/10_store.ipynb #42975ec9
 def _answer_columns(p):
     "target, predicted and their probabilities, as the task has them."
     if isinstance(p._preds, tuple) or isinstance(p.targs, tuple):
@@ -281,11 +281,23 @@ def _answer_columns(p):
     if p.task == 'classification':
         names, at = np.array(p.names, dtype=object), lambda c: p.preds.gather(1, c[:, None]).squeeze(1).numpy()
         return dict(target=names[p.targs], predicted=names[p.decoded], prob_target=at(p.targs), prob_predicted=at(p.decoded))
+    if p.task == 'multilabel': return _label_columns(p)
     if p.task == 'segmentation': return {k: np.concatenate(o) for k, o in zip(_MASK_COLUMNS, zip(*(_mask_columns(c) for c in p.chunks(2048))))}
     if p.targs.ndim == 1: return dict(target=p.targs.numpy(), predicted=p.decoded.reshape(len(p), -1)[:, 0].numpy())
     return {}
 
+def _label_columns(p):
+    "Names of the labels that each row has, was given, lacks, and has too many of, as tuples."
+    names, res = np.array(p.names, dtype=object), dict(target=[], predicted=[], missed=[], wrong=[])
+    for c in p.chunks():
+        t, d = c.targs > 0, c.decoded.bool()
+        for k, m in dict(target=t, predicted=d, missed=t & ~d, wrong=d & ~t).items():
+            said, ends = names[m.nonzero()[:, 1].numpy()].tolist(), m.sum(1).cumsum(0).tolist()
+            res[k] += [tuple(said[a:b]) for a, b in zip([0, *ends], ends)]
+    return res
+
 def _correct_column(p):
+    if p.task == 'multilabel': return dict(correct=np.concatenate([np.zeros(0, dtype=bool)] + [((c.targs > 0) == c.decoded.bool()).all(1).numpy() for c in p.chunks()]))
     return dict(correct=(p.targs == p.decoded).numpy()) if p.task == 'classification' and not isinstance(p.preds, tuple) else {}
 
 # %% ../../nbs/predictions/10_store.ipynb #7697231c
