@@ -654,6 +654,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                                      'interp_kit/interpret/segmentation.py'),
                                                    'interp_kit.interpret.segmentation.SegmentationInterpretation.top_losses': ( 'interpret/segmentation.html#segmentationinterpretation.top_losses',
                                                                                                                                 'interp_kit/interpret/segmentation.py'),
+                                                   'interp_kit.interpret.segmentation._headline': ( 'interpret/segmentation.html#_headline',
+                                                                                                    'interp_kit/interpret/segmentation.py'),
                                                    'interp_kit.interpret.segmentation._layout': ( 'interpret/segmentation.html#_layout',
                                                                                                   'interp_kit/interpret/segmentation.py'),
                                                    'interp_kit.interpret.segmentation._legend': ( 'interpret/segmentation.html#_legend',
