@@ -15,16 +15,16 @@ from .base import Interpretation
 from ..plots import RIGHT, elide, new_axes
 from ..predictions.metrics import per_class_metrics
 
-# %% ../../nbs/interpret/34_folder.ipynb #a75024de
+# %% ../../nbs/interpret/34_folder.ipynb #ca107915
 _PAGE = '''<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{{ title }}</title>
 <style>
-:root { color-scheme: light dark; --fg: #1d2329; --bg: #fff; --soft: #f2f4f6; --line: #d5dade; --muted: #59626b; }
-@media (prefers-color-scheme: dark) { :root { --fg: #e6e9ec; --bg: #15191d; --soft: #20262c; --line: #38414a; --muted: #a3adb7; } }
+:root { color-scheme: light dark; --fg: #1d2329; --bg: #fff; --soft: #f2f4f6; --line: #d5dade; --muted: #59626b; --link: #00558a; }
+@media (prefers-color-scheme: dark) { :root { --fg: #e6e9ec; --bg: #15191d; --soft: #20262c; --line: #38414a; --muted: #a3adb7; --link: #7cc4f0; } }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--fg); background: var(--bg); max-width: 70rem; margin: 0 auto; padding: 1.5rem; }
 h1 { font-size: 1.6rem; margin: 0; } h2 { font-size: 1.2rem; margin: 2rem 0 .6rem; } .muted, small { color: var(--muted); }
 table { border-collapse: collapse; } th, td { text-align: left; padding: .25rem .9rem .25rem 0; border-bottom: 1px solid var(--line); }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; } td { overflow-wrap: anywhere; }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; } a { color: var(--link); }
 .finding { background: var(--soft); border-left: .35rem solid #0072B2; padding: .6rem .9rem; margin: .6rem 0; }
 .critical, .high { border-color: #D55E00; } .medium { border-color: #E69F00; }
 .tag { font-size: .75rem; text-transform: uppercase; letter-spacing: .05em; }
@@ -119,12 +119,12 @@ def headline(
     r = table.loc[f'{prefix}{metric}']; fmt = '{:.1%}'.format if metric == 'accuracy' else '{:.3g}'.format
     return f'{words} {fmt(r.value)}' + ('' if np.isnan(r.low) else f' (95 % interval {fmt(r.low)} to {fmt(r.high)})')
 
-# %% ../../nbs/interpret/34_folder.ipynb #bd529e04
+# %% ../../nbs/interpret/34_folder.ipynb #e2938075
 def _save(draw, path):
     "Draw into a file and close what was opened for it."
     import matplotlib.pyplot as plt
     before = set(plt.get_fignums())
-    try: np.ravel(draw())[0].figure.savefig(path, dpi=110)
+    try: np.ravel(draw())[0].figure.figure.savefig(path, dpi=110) # the whole figure, also of panels of panels
     finally:
         for n in set(plt.get_fignums()) - before: plt.close(n)
 
