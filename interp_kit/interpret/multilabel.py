@@ -25,7 +25,7 @@ from ..predictions.multilabel import (best_thresholds, known_thresholds, label_c
 # %% ../../nbs/interpret/37_multilabel.ipynb #589c1b39
 if TYPE_CHECKING: from pandas import DataFrame, Series
 
-# %% ../../nbs/interpret/37_multilabel.ipynb #7bed1d17
+# %% ../../nbs/interpret/37_multilabel.ipynb #306aa029
 WRONGLY, MISSED = '✗', '○' # marks before names
 
 def say_labels(
@@ -34,14 +34,17 @@ def say_labels(
     mark:str, # before each of them
     *,
     width:int=36, # characters at most, about
-) -> str: # '–' for no names
-    "The names in one line, the marked ones first; what does not fit is counted."
-    parts = [f'{mark} {elide(n, 16)}' for n in marked] + [elide(n, 16) for n in names if n not in set(marked)]
-    k = len(parts)
-    while k > 1 and len(', '.join(parts[:k])) + 9*(k < len(parts)) > width: k -= 1
-    return ', '.join(parts[:k] + [f'… {len(parts) - k} more']*(k < len(parts))) or '–'
+) -> str: # '(none)' for no names
+    "The names in one line, the marked ones first; what does not fit is counted, and how many of that would be marked."
+    rest = [n for n in names if n not in set(marked)]
+    parts = [f'{mark} {elide(n, 16)}' for n in marked] + [elide(n, 16) for n in rest]
+    def line(k):
+        left, hidden = len(parts) - k, max(len(marked) - k, 0)
+        return ', '.join(parts[:k] + [f'… {left} more' + f' ({hidden} {mark})'*(hidden > 0)]*(left > 0))
+    fits = [k for k in range(1, len(parts[:width]) + 1) if len(line(k)) <= width]
+    return line(max(fits, default=1)) if parts else '(none)'
 
-# %% ../../nbs/interpret/37_multilabel.ipynb #527067eb
+# %% ../../nbs/interpret/37_multilabel.ipynb #b6eb7504
 class MultilabelInterpretation(Interpretation):
     "What a model of several labels a row gets wrong; make one with `MultilabelInterpretation.from_learner(learn)`. No method runs the model again."
     task = 'multilabel'
@@ -167,7 +170,7 @@ class MultilabelInterpretation(Interpretation):
         shown = [self._column(o) for o in labels] if labels is not None else np.argsort(f1, kind='stable')[:_some(most)] if len(cm) > most else range(len(cm))
         share = cm/np.where(cm.sum(2, keepdims=True), cm.sum(2, keepdims=True), np.nan)
         text = (lambda c: share[c], f'{{:.{norm_dec}f}}'.format) if normalize else (lambda c: cm[c], '{:,}'.format)
-        axs = new_grid(len(shown), ncols=min(len(shown), 6 if len(shown) > 8 else 4), figsize=figsize, panel=(1.75, 1.95), **kwargs)
+        axs = new_grid(len(shown), ncols=min(len(shown), 6 if len(shown) > 8 else 4), figsize=figsize, panel=(1.9, 2.05), **kwargs)
         for ax, c in zip(axs, shown): _draw_two_by_two(ax, share[c], text[0](c), text[1], cmap, f'{as_label(names[c], 20)}\nF1 {f1[c]:.2f}')
         rest = [n for i, n in enumerate(names) if i not in set(shown)]
         _name_grid(axs, f'{title}: {len(shown)} of {len(names)} labels, those with the least F1' if rest and labels is None else title, rest)
@@ -225,7 +228,7 @@ class MultilabelInterpretation(Interpretation):
         ax.title.set_family(font_family())
         return ax
 
-# %% ../../nbs/interpret/37_multilabel.ipynb #0532ef9b
+# %% ../../nbs/interpret/37_multilabel.ipynb #a32eac3c
 def _some(most):
     if most < 1: raise DataError(f"most={most}: at least one label must be drawn.")
     return most
@@ -236,7 +239,8 @@ def _draw_two_by_two(ax, share, values, fmt, cmap, title):
     im = ax.imshow(np.ma.masked_invalid(share), cmap=cmap, norm=PowerNorm(.5, 0, 1))
     for i, j in np.ndindex(2, 2):
         shade = im.cmap(im.norm(share[i, j])) if np.isfinite(share[i, j]) else (1, 1, 1)
-        ax.text(j, i, fmt(values[i, j]) if np.isfinite(values[i, j]) else '–', ha='center', va='center', fontsize=9, color=ink_on(shade))
+        said = fmt(values[i, j]) if np.isfinite(values[i, j]) else '–'
+        ax.text(j, i, said, ha='center', va='center', fontsize=9 if len(said) < 6 else 7, color=ink_on(shade))
     ax.set_xticks([0, 1], ['no', 'yes'], fontsize=8); ax.set_yticks([0, 1], ['no', 'yes'], fontsize=8); ax.grid(False)
     ax.set_title(title, fontsize=9, family=font_family())
 

@@ -54,7 +54,7 @@ def label_margins(
     c = label_counts(p.targs, p.decoded).double().numpy()
     return Margins(c[:, 1, 1], c[:, 1].sum(1), c[:, :, 1].sum(1))
 
-# %% ../../nbs/predictions/17_multilabel.ipynb #1abab991
+# %% ../../nbs/predictions/17_multilabel.ipynb #12e129b3
 @dataclass
 class LabelRows:
     "What each of N rows contributes; NaN where a probability of the row is not finite."
@@ -81,8 +81,11 @@ def label_rows(
     "Counts, losses and ranking scores of every row, in one sweep by chunks, kept for the next question."
     p = as_predictions(p, targs, 'multilabel')
     if 'label_rows' not in p.memo:
-        parts = [_row_values(c.preds, _yes(c.targs), c.decoded) for c in p.chunks(chunk)]
-        p.memo['label_rows'] = LabelRows(*[np.concatenate(o) for o in zip(*parts)])
+        res, lo = [np.empty(len(p), dtype=np.int64 if i < 3 else np.float64) for i in range(8)], 0
+        for c in p.chunks(chunk):
+            for o, v in zip(res, _row_values(c.preds, _yes(c.targs), c.decoded)): o[lo:lo+len(c)] = v
+            lo += len(c)
+        p.memo['label_rows'] = LabelRows(*res)
     return p.memo['label_rows']
 
 def _row_values(q, t, d):
@@ -257,13 +260,13 @@ def per_label_metrics(
     return pd.DataFrame(dict(support=m.actual.astype(int), predicted=m.predicted.astype(int), **rates, roc_auc=r.roc_auc, average_precision=r.average_precision,
                              mean_probability=mean, threshold=known_thresholds(p)), index=pd.Index(p.names, name='label'))
 
-# %% ../../nbs/predictions/17_multilabel.ipynb #243f04a9
+# %% ../../nbs/predictions/17_multilabel.ipynb #c5328ee0
 def with_thresholds(
     p:Predictions, # of a multilabel task
     thresh:'float|np.ndarray|list|Tensor', # one for all labels, or (C,) one for each
 ) -> Predictions:
     "The predictions with a label decided on where its probability exceeds `thresh`; raises `DataError` if there are not as many as labels or one is no number."
-    p, t = as_predictions(p, task='multilabel'), np.asarray(thresh, dtype=np.float64)
+    p, t = as_predictions(p, task='multilabel'), np.array(thresh, dtype=np.float64)
     if t.shape not in ((), (1,), (p.n_classes,)): raise DataError(f"thresh has the shape {t.shape}: give one number, or one for each of the {p.n_classes} labels.")
     if np.isnan(t).any(): raise DataError("thresh holds NaN: give a number for every label.")
     decoded = torch.empty(p.preds.shape, dtype=torch.bool)
