@@ -9,17 +9,18 @@ __all__ = ['main']
 import argparse, os, sys
 from contextlib import contextmanager
 
-# %% ../nbs/90_cli.ipynb #81d1a9fb
+# %% ../nbs/90_cli.ipynb #5b0dfbc2
 _ABOUT = 'What a trained fastai or PyTorch model gets wrong, from one inference pass.'
 _EXAMPLES = '''examples:
   interp-kit demo                        train a small digits model, look at its mistakes, write ./interp_kit_demo
-  interp-kit demo -o out --task tabular  the same for a table of wines
+  interp-kit demo -o out --task tabular  the same for a table of wines (--task regression, text, …: see demo --help)
   interp-kit demo --help                 all options
 
 In a notebook: from interp_kit.all import *; learn.interpret()'''
 
 _DEMO = '''Train a small model on data that come with scikit-learn (once; then cached), run it once over
 the validation set, and write pictures, predictions.csv, metrics.json and index.html.'''
+_TASKS = ('classification', 'multilabel', 'segmentation', 'regression', 'tabular', 'tabular_regression', 'text')
 
 def _parser():
     p = argparse.ArgumentParser(prog='interp-kit', description=_ABOUT, epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -27,9 +28,10 @@ def _parser():
     p.add_argument('--debug', action='store_true', help='show the traceback of an error')
     commands = p.add_subparsers(title='commands', metavar='COMMAND', required=True)
     demo = commands.add_parser('demo', help='train a small model offline and write what it gets wrong as a page', formatter_class=argparse.RawDescriptionHelpFormatter,
-                               description=_DEMO, epilog='examples:\n  interp-kit demo\n  interp-kit demo --output wine --task tabular')
+                               description=_DEMO, epilog='examples:\n  interp-kit demo\n  interp-kit demo --output wine --task tabular\n  interp-kit demo -o masks -t segmentation')
     demo.add_argument('-o', '--output', default='interp_kit_demo', metavar='DIR', help='folder to write (default: %(default)s)')
-    demo.add_argument('-t', '--task', default='classification', choices=['classification', 'tabular', 'text'], help='digits, wine, or generated sentences (default: %(default)s)')
+    demo.add_argument('-t', '--task', default='classification', choices=_TASKS, metavar='TASK',
+                      help='%(choices)s: digits for the first four, wines, diabetes, generated sentences (default: %(default)s)'.replace('%(choices)s', ', '.join(_TASKS)))
     demo.add_argument('--debug', action='store_true', default=argparse.SUPPRESS, help='show the traceback of an error')
     demo.set_defaults(run=_demo)
     return p
@@ -38,7 +40,7 @@ def _version():
     from interp_kit import __version__
     return f'interp-kit {__version__}'
 
-# %% ../nbs/90_cli.ipynb #ca1967f2
+# %% ../nbs/90_cli.ipynb #5d8f38bf
 def _training_progress(advance):
     "A fastai callback that reports each training batch as a share of the whole."
     from fastai.callback.core import Callback
@@ -66,7 +68,7 @@ def _demo(args):
         interp = _demo_interpretation(args.task, bar, step, load)
         write = step('write pictures and tables')
         from interp_kit.interpret.folder import write_folder
-        page = write_folder(interp, args.output, title=f'interp_kit demo: {args.task}', on_step=lambda f: bar.advance(write, 1/8))
+        page = write_folder(interp, args.output, title=f'interp_kit demo: {args.task}', on_step=lambda f, share: bar.update(write, completed=share))
         bar.update(write, completed=1)
     _say(console, interp, page)
     return 0
@@ -76,6 +78,7 @@ def _demo_interpretation(task, bar, step, load):
     import matplotlib, warnings
     matplotlib.use('agg'); warnings.simplefilter('ignore', FutureWarning); warnings.simplefilter('ignore', DeprecationWarning)
     from interp_kit.demo import demo_learner
+    from interp_kit.interpret.base import Interpretation
     from interp_kit.interpret.verbs import INTERPRETATIONS
     from interp_kit.predictions.capture import capture
     bar.update(load, completed=1); train = step(f'train the {task} learner')
@@ -83,13 +86,13 @@ def _demo_interpretation(task, bar, step, load):
     bar.update(train, completed=1); once = step('one pass over the data')
     dl = learn.dls.valid
     p = capture(learn, dl, observers=[_PassProgress(lambda x: bar.update(once, completed=x), dl.n)], progress=False)
-    return INTERPRETATIONS[p.task].from_predictions(p, learn, dl)
+    return INTERPRETATIONS.get(p.task, Interpretation).from_predictions(p, learn, dl)
 
 def _say(console, interp, page):
-    "Accuracy, the three most important findings, and where the page is."
-    from interp_kit.predictions.metrics import bootstrap
-    acc, low, high = bootstrap(interp.predictions, 'accuracy')
-    console.print(f'accuracy {acc:.1%} (95 % interval {low:.1%} to {high:.1%}) on {len(interp):,} rows', highlight=False)
+    "The most telling score, the three most important findings, and where the page is."
+    import json
+    said = json.loads((page.parent/'metrics.json').read_text(encoding='utf-8'))['headline']
+    console.print(f'{said} on {len(interp):,} rows', markup=False, highlight=False)
     found = interp.findings()
     console.print(f'findings: {len(found)}' + (', the most important:' if found else ': nothing differs from what chance would give'), highlight=False)
     for i, f in enumerate(found[:3]): console.print(f'  {i + 1}. {f}', markup=False, highlight=False)

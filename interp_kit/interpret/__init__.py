@@ -5,12 +5,17 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/interpret/35_room.ipynb #59fa8ee7
+# %% ../../nbs/interpret/35_room.ipynb #b3693445
 from .checks import *
+from .label_checks import *
+from .segmentation_checks import *
+from .regression_checks import *
 from .base import *
 from .classification import *
-from .label_checks import *
 from .multilabel import *
+from .segmentation import *
+from .regression import *
+from .outputs import *
 from .analyzer import *
 from .folder import *
 from .verbs import *

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['ROW_MEANS', 'RATES', 'RANKINGS', 'NO_BOOTSTRAP', 'TASK_METRICS', 'TASK_INTERVALS', 'classification_metrics',
            'per_class_metrics', 'Curve', 'roc_curves', 'pr_curves', 'bootstrap', 'confusion_counts', 'ranking',
-           'multilabel_metrics', 'per_label_metrics']
+           'multilabel_metrics', 'per_label_metrics', 'per_target_metrics', 'regression_metrics',
+           'segmentation_metrics']
 
-# %% ../../nbs/predictions/20_metrics.ipynb #9da7fe59
+# %% ../../nbs/predictions/20_metrics.ipynb #2088acef
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Callable
 import numpy as np, torch
@@ -17,10 +18,12 @@ from .scores import as_predictions, bin_edges, check_finite, gap_of_bins, row_sc
 from .counts import Margins, Ranking, Scores, average_defined, class_rates, confusion_counts, decision_scores, ranking
 from .intervals import mean_interval, quantile_interval, resampled_margins, resamples, wilson
 from .multilabel import label_ranking, multilabel_interval, multilabel_metrics, per_label_metrics
+from .regression import per_target_metrics, regression_intervals, regression_metrics
+from .segmentation import segmentation_interval, segmentation_metrics
 from .store import Predictions
 
-# %% ../../nbs/predictions/20_metrics.ipynb #cfa06aef
-_all_ = ['confusion_counts', 'ranking', 'multilabel_metrics', 'per_label_metrics'] # also found here
+# %% ../../nbs/predictions/20_metrics.ipynb #10031f35
+_all_ = ['confusion_counts', 'ranking', 'multilabel_metrics', 'per_label_metrics', 'per_target_metrics', 'regression_metrics', 'segmentation_metrics'] # also found here
 
 # %% ../../nbs/predictions/20_metrics.ipynb #1ff6de66
 if TYPE_CHECKING: from pandas import DataFrame
@@ -166,12 +169,16 @@ def _interval(p, metric, n, seed, level):
     if metric in RANKINGS: return quantile_interval([average_defined(getattr(ranking(p[r]), RANKINGS[metric])) for b in resamples(len(p), n, seed) for r in b], level)
     return quantile_interval(decision_scores(resampled_margins(p.targs.numpy(), p.decoded.numpy(), p.n_classes, n, seed))[metric], level)
 
-# %% ../../nbs/predictions/20_metrics.ipynb #cb696b95
+# %% ../../nbs/predictions/20_metrics.ipynb #f08f2efb
 TASK_METRICS = dict( # task -> function of Predictions to Scores
     classification=classification_metrics,
     multilabel=multilabel_metrics,
+    segmentation=segmentation_metrics,
+    regression=regression_metrics,
 )
 TASK_INTERVALS = dict( # task -> function of (Predictions, name of a metric, n, seed, level) to (low, high)
     classification=_interval,
     multilabel=multilabel_interval,
+    segmentation=segmentation_interval,
+    regression=lambda p, name, n, seed, level: regression_intervals(p, n, seed, level, names=[name])[name],
 )
