@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/99_all.ipynb #84c6d44b
+# %% ../nbs/99_all.ipynb #fadaef2a
 from .core import DataError, InterpKitError, LabelError, ModelError, NotFoundError, StorageError, TaskError, as_learner, find_layer, untouched
 from .findings import Finding, Findings, rank_findings
 from .predictions.store import Predictions, Slice
@@ -13,16 +13,22 @@ from .predictions.observers import Features, Observer
 from .predictions.capture import capture
 from .predictions.scores import row_scores
 from .predictions.counts import ranking
+from .predictions.multilabel import best_thresholds, label_confusions, label_counts, multilabel_metrics, per_label_metrics
+from .predictions.segmentation import boundary_iou, per_class_iou, segmentation_metrics
 from .predictions.regression import per_target_metrics, regression_metrics
 from .predictions.metrics import bootstrap, classification_metrics, confusion_counts, per_class_metrics, pr_curves, roc_curves
 from .predictions.calibration import (Temperature, adaptive_ece, brier, brier_decomposition, classwise_ece, consistency_test, debiased_ece, ece, fit_temperature, plot_reliability, reliability,
                                                 smooth_ece)
 from .predictions.compare import compare_predictions, mcnemar
-from .demo import demo_learner
+from .demo import demo_detector, demo_learner, digit_scenes
 from .interpret.checks import classification_findings
+from .interpret.label_checks import multilabel_findings
+from .interpret.segmentation_checks import segmentation_findings
 from .interpret.regression_checks import regression_findings
 from .interpret.base import Interpretation
 from .interpret.classification import ClassificationInterpretation
+from .interpret.multilabel import MultilabelInterpretation
+from .interpret.segmentation import SegmentationInterpretation
 from .interpret.regression import RegressionInterpretation
 from .interpret.outputs import MultiOutputInterpretation
 from .interpret.analyzer import PredictionAnalyzer

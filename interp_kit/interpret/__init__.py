@@ -5,11 +5,15 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/interpret/35_room.ipynb #5cf0d39c
+# %% ../../nbs/interpret/35_room.ipynb #b3693445
 from .checks import *
+from .label_checks import *
+from .segmentation_checks import *
 from .regression_checks import *
 from .base import *
 from .classification import *
+from .multilabel import *
+from .segmentation import *
 from .regression import *
 from .outputs import *
 from .analyzer import *

@@ -82,7 +82,7 @@ def draw_sample(
     if len(values) > 15: table['…'] = f'{len(values)} in all'
     return draw_sample(table, ax, title=title, frame=frame)
 
-# %% ../../nbs/interpret/30_base.ipynb #9f42e022
+# %% ../../nbs/interpret/30_base.ipynb #0bef29ff
 def _at_least_one(k):
     if k < 1: raise DataError(f"k={k}: at least one row must be drawn.")
     return int(k)
@@ -110,7 +110,7 @@ class Interpretation:
         self._keep(Predictions(preds, targs, losses, decoded, task=task, vocab=None if vocab is None else list(vocab)), dl, learn, inputs, act)
 
     def _keep(self, p, dl=None, learn=None, inputs=None, act=None):
-        if self.task is not None and (p.task != self.task or isinstance(p.preds, tuple)):
+        if self.task is not None and (p.task != self.task or p.has_preds and isinstance(p.preds, tuple)):
             raise TaskError(f"{type(self).__name__} is for {self.task}, but these are predictions of the task {p.task}. Use interpret(learn), which picks the class.")
         self.predictions, self.dl, self.learn, self.inputs, self.act = p, dl, learn, inputs, act
         self._order = self._metrics = None
@@ -157,11 +157,11 @@ class Interpretation:
 
     def __getitem__(self,
         rows:'int|slice|list|np.ndarray|Tensor', # int, slice, list, mask, array or tensor
-    ) -> tuple: # (inputs, preds, targs, decoded, losses)
+    ) -> tuple: # (inputs, preds, targs, decoded, losses); preds is None where they were not kept
         "Inputs (fetched from the loader), predictions, targets, decisions and losses of `rows`, in the order asked for."
         idx = np.arange(len(self))[row_index(rows, len(self))]
         xs, _ = self._batch(idx); p = self.predictions[idx]
-        return xs[0] if len(xs) == 1 else xs, p.preds, p.targs, p.decoded, p.losses
+        return xs[0] if len(xs) == 1 else xs, p.preds if p.has_preds else None, p.targs, p.decoded, p.losses
 
     def top_losses(self,
         k:int|None=None, # how many; None for all

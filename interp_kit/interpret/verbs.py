@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['INTERPRETATIONS', 'interpret', 'plot_predictions', 'show_batch_predictions', 'show_results', 'plot_top_losses']
 
-# %% ../../nbs/interpret/33_verbs.ipynb #d46a5a58
+# %% ../../nbs/interpret/33_verbs.ipynb #6a882802
 import numpy as np
 from fastai.data.core import show_results as _fastai_show_results
 from fastai.interpret import plot_top_losses as _fastai_plot_top_losses
@@ -14,14 +14,18 @@ from fastcore.basics import patch
 from fastcore.meta import delegates
 from .base import Interpretation
 from .classification import ClassificationInterpretation
+from .multilabel import MultilabelInterpretation
 from .outputs import MultiOutputInterpretation
 from .regression import RegressionInterpretation
+from .segmentation import SegmentationInterpretation
 from ..predictions.capture import capture
 from ..predictions.loaders import ordered_loader, pick_loader, take_rows
 
-# %% ../../nbs/interpret/33_verbs.ipynb #ecf79a73
+# %% ../../nbs/interpret/33_verbs.ipynb #6654adb2
 INTERPRETATIONS = dict( # task -> class; other tasks get `Interpretation`
     classification=ClassificationInterpretation,
+    multilabel=MultilabelInterpretation,
+    segmentation=SegmentationInterpretation,
     regression=RegressionInterpretation,
     multi_output=MultiOutputInterpretation,
 )

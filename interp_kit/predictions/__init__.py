@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/predictions/23_room.ipynb #3047a153
+# %% ../../nbs/predictions/23_room.ipynb #5b503e85
 from .store import *
 from .loaders import *
 from .losses import *
@@ -16,7 +16,9 @@ from .intervals import *
 from .files import *
 from .cache import *
 from .fingerprint import *
+from .segmentation import *
 from .capture import *
+from .multilabel import *
 from .outputs import *
 from .regression import *
 from .metrics import *

@@ -115,11 +115,12 @@ def _decide_parts(how, dl, learn, outs, targs):
     how.vocabs = _vocabs_of(dl, [o.shape[1] if k in ('classification', 'multilabel') and o.ndim > 1 else None for k, o in zip(how.tasks, outs)])
     return how
 
-# %% ../../nbs/predictions/18_capture.ipynb #e566f6bc
+# %% ../../nbs/predictions/18_capture.ipynb #fc9ea62d
 def _vocab_of(learn, dl, n_classes):
     "Names of the classes, or None; of several vocabularies (text) the last."
     v = getattr(dl, 'vocab', None)
     if v is None: v = getattr(learn.dls, 'vocab', None)
+    if v is None: v = getattr(getattr(dl, 'after_item', None), 'codes', None) # fastai's masks
     if v is None:
         v = getattr(getattr(dl, 'dataset', None), 'classes', None) # torchvision's folders
         return list(v) if v is not None and len(v) == n_classes else None

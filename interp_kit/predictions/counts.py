@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['count_pairs', 'confusion_counts', 'Margins', 'ratio', 'average_defined', 'class_rates', 'decision_scores', 'Ranking',
-           'rank_column', 'ranking', 'Scores']
+           'rank_column', 'ranking', 'ranking_of_bins', 'Scores']
 
-# %% ../../nbs/predictions/15_counts.ipynb #f0306924
+# %% ../../nbs/predictions/15_counts.ipynb #93c3475b
 import html
 from dataclasses import dataclass
 import numpy as np, torch
@@ -14,9 +14,9 @@ from torch import Tensor
 from ..core import DataError, LabelError
 from ..findings import plain
 from .scores import as_predictions, check_finite
-from .store import Predictions, check_targets
+from .store import Predictions, check_targets, void_mask
 
-# %% ../../nbs/predictions/15_counts.ipynb #74c07539
+# %% ../../nbs/predictions/15_counts.ipynb #47720d6b
 def _known(targs, n_classes, void):
     "Raise `LabelError` unless every target that is not `void` (a mask, or None) is in [0, C)."
     if not targs.numel(): return
@@ -27,11 +27,11 @@ def _known(targs, n_classes, void):
 
 def _pair_numbers(t, d, n_classes, ignore_index, dtype):
     "`targ * C + pred` of each pair, C² where the target is ignored."
-    void = t == ignore_index if ignore_index is not None else None
+    void = void_mask(t, ignore_index) if ignore_index is not None else None
     _known(t, n_classes, void)
     if d.numel() and void is not None and (d.amin() < 0 or d.amax() >= n_classes): d = d.masked_fill(void, 0)
     check_targets(d, n_classes, 'decoded')
-    pairs = t.to(dtype, copy=True).mul_(n_classes).add_(d)
+    pairs = torch.add(d, t.to(dtype), alpha=n_classes)
     return pairs if void is None else pairs.masked_fill_(void, n_classes**2)
 
 def _as_pairs(targs, decoded):
@@ -43,6 +43,14 @@ def _as_pairs(targs, decoded):
     wider = {torch.bool: torch.uint8, torch.uint16: torch.int32, torch.uint32: torch.int64} # what torch can count
     return (o.to(wider.get(o.dtype, o.dtype)) for o in (t, d))
 
+def _count(t, d, n_classes, ignore_index):
+    "(B, C, C) int64 of prepared (B, P) pairs."
+    B, cells = len(t), n_classes**2 + 1
+    dtype = next(o for o in (t.dtype, torch.int16, torch.int32, torch.int64) if B*cells <= torch.iinfo(o).max)
+    pairs = _pair_numbers(t, d, n_classes, ignore_index, dtype)
+    if B > 1: pairs = pairs + torch.arange(0, B*cells, cells, dtype=dtype, device=t.device)[:, None]
+    return torch.bincount(pairs.flatten(), minlength=B*cells).view(B, cells)[:, :-1].view(B, n_classes, n_classes)
+
 def count_pairs(
     targs:Tensor, # (B, …) integer targets of B groups, in [0, C)
     decoded:Tensor, # same shape: predicted classes in [0, C)
@@ -50,12 +58,7 @@ def count_pairs(
     ignore_index:int|None=None, # target value to leave out, whatever is predicted there
 ) -> Tensor: # (B, C, C) int64; row = actual, column = predicted
     "The confusion matrix of each group; raises `LabelError` outside [0, C), `DataError` for unequal shapes."
-    t, d = (o.flatten(1) for o in _as_pairs(targs, decoded))
-    B, cells = len(t), n_classes**2 + 1
-    dtype = next(o for o in (torch.int16, torch.int32, torch.int64) if B*cells <= torch.iinfo(o).max)
-    pairs = _pair_numbers(t, d, n_classes, ignore_index, dtype)
-    if B > 1: pairs += torch.arange(0, B*cells, cells, dtype=dtype, device=t.device)[:, None]
-    return torch.bincount(pairs.flatten(), minlength=B*cells).view(B, cells)[:, :-1].view(B, n_classes, n_classes)
+    return _count(*(o.flatten(1) for o in _as_pairs(targs, decoded)), n_classes, ignore_index)
 
 def confusion_counts(
     targs:Tensor, # (N, …) integer targets in [0, C)
@@ -64,9 +67,9 @@ def confusion_counts(
     ignore_index:int|None=None, # target value to leave out, e.g. a void class
 ) -> Tensor: # (C, C) int64; row = actual, column = predicted
     "Count how often each actual class was predicted as each other; raises `LabelError` outside [0, C), `DataError` for unequal shapes."
-    t, d = (o.reshape(-1) for o in _as_pairs(targs, decoded))
+    t, d = (o.reshape(1, -1) for o in _as_pairs(targs, decoded))
     step = max(1 << 18, n_classes**2)
-    parts = [count_pairs(t[None, lo:lo+step], d[None, lo:lo+step], n_classes, ignore_index)[0] for lo in range(0, max(len(t), 1), step)]
+    parts = [_count(t[:, lo:lo+step], d[:, lo:lo+step], n_classes, ignore_index)[0] for lo in range(0, max(t.numel(), 1), step)]
     return parts[0] if len(parts) == 1 else sum(parts)
 
 # %% ../../nbs/predictions/15_counts.ipynb #4b2bec4a
@@ -167,7 +170,7 @@ def ranking(
     p.memo['ranking'] = Ranking(*np.array(res).reshape(-1, 2).T)
     return p.memo['ranking']
 
-# %% ../../nbs/predictions/15_counts.ipynb #f583e8cc
+# %% ../../nbs/predictions/15_counts.ipynb #35722757
 def _log_bins(q, bins): return ((q.clamp_min(1e-30).log()/20 + 1)*bins).long().clamp(0, bins - 1)
 
 def _ranking_by_histogram(p, bins=4096):
@@ -176,7 +179,14 @@ def _ranking_by_histogram(p, bins=4096):
         b = _log_bins(c.preds, bins) + torch.arange(C)*bins
         total = total + torch.bincount(b.flatten(), minlength=C*bins)
         pos = pos + torch.bincount(b.gather(1, c.targs[:, None]).flatten(), minlength=C*bins)
-    P, N = (o.view(C, bins).numpy().astype(float) for o in (pos, total - pos))
+    return ranking_of_bins(*(o.view(C, bins).numpy() for o in (pos, total - pos)))
+
+def ranking_of_bins(
+    pos:np.ndarray, # (C, B) positive rows in bins of ascending scores
+    neg:np.ndarray, # (C, B) the other rows
+) -> Ranking:
+    "Areas as far as histograms of scores determine them, with the bound on the error of the AUC."
+    P, N = pos.astype(float), neg.astype(float)
     above = lambda o: o[:, ::-1].cumsum(1)[:, ::-1]
     pairs = P.sum(1)*N.sum(1)
     auc = ratio((P*(N.sum(1, keepdims=True) - above(N) + N/2)).sum(1), pairs)

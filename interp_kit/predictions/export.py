@@ -14,7 +14,7 @@ from ..core import StorageError
 from .files import storage_errors
 from .store import Predictions
 
-# %% ../../nbs/predictions/22_export.ipynb #8663ce2b
+# %% ../../nbs/predictions/22_export.ipynb #01fcd8b2
 def frames(
     p:Predictions, # any predictions
     *,
@@ -57,6 +57,7 @@ def to_parquet(self:Predictions,
     "Write the table of `to_frame` as Parquet, one row group a chunk; needs pyarrow (`pip install 'interp_kit[parquet]'`). Raises `StorageError` if the file cannot be written."
     try: import pyarrow as pa, pyarrow.parquet as pq
     except ImportError as e: raise StorageError("Parquet needs pyarrow: pip install 'interp_kit[parquet]'.") from e
+    known = {pa.null(): pa.string(), pa.list_(pa.null()): pa.list_(pa.string())} # columns of nothing, or of tuples that are all empty
     def write(tmp):
         writer = None
         try:
@@ -64,7 +65,7 @@ def to_parquet(self:Predictions,
                 df = df.assign(item=df['item'].map(lambda v: None if v is None else str(v)))
                 table = pa.Table.from_pandas(df, preserve_index=False, schema=None if writer is None else writer.schema)
                 if writer is None:
-                    schema = pa.schema([pa.field(f.name, pa.string() if pa.types.is_null(f.type) else f.type) for f in table.schema])
+                    schema = pa.schema([pa.field(f.name, known.get(f.type, f.type)) for f in table.schema])
                     writer = pq.ParquetWriter(tmp, schema)
                 writer.write_table(table.cast(writer.schema))
         finally:

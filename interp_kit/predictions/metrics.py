@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['ROW_MEANS', 'RATES', 'RANKINGS', 'NO_BOOTSTRAP', 'TASK_METRICS', 'TASK_INTERVALS', 'classification_metrics',
            'per_class_metrics', 'Curve', 'roc_curves', 'pr_curves', 'bootstrap', 'confusion_counts', 'ranking',
-           'per_target_metrics', 'regression_metrics']
+           'multilabel_metrics', 'per_label_metrics', 'per_target_metrics', 'regression_metrics',
+           'segmentation_metrics']
 
-# %% ../../nbs/predictions/20_metrics.ipynb #e112669d
+# %% ../../nbs/predictions/20_metrics.ipynb #2088acef
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Callable
 import numpy as np, torch
@@ -16,11 +17,13 @@ from ..core import DataError, TaskError
 from .scores import as_predictions, bin_edges, check_finite, gap_of_bins, row_scores
 from .counts import Margins, Ranking, Scores, average_defined, class_rates, confusion_counts, decision_scores, ranking
 from .intervals import mean_interval, quantile_interval, resampled_margins, resamples, wilson
+from .multilabel import label_ranking, multilabel_interval, multilabel_metrics, per_label_metrics
 from .regression import per_target_metrics, regression_intervals, regression_metrics
+from .segmentation import segmentation_interval, segmentation_metrics
 from .store import Predictions
 
-# %% ../../nbs/predictions/20_metrics.ipynb #e7fb1e0e
-_all_ = ['confusion_counts', 'ranking', 'per_target_metrics', 'regression_metrics'] # also found here
+# %% ../../nbs/predictions/20_metrics.ipynb #10031f35
+_all_ = ['confusion_counts', 'ranking', 'multilabel_metrics', 'per_label_metrics', 'per_target_metrics', 'regression_metrics', 'segmentation_metrics'] # also found here
 
 # %% ../../nbs/predictions/20_metrics.ipynb #1ff6de66
 if TYPE_CHECKING: from pandas import DataFrame
@@ -88,10 +91,10 @@ def per_class_metrics(
     return pd.DataFrame(dict(support=m.actual.astype(int), predicted=m.predicted.astype(int), **class_rates(m), roc_auc=r.roc_auc,
                              average_precision=r.average_precision, mean_probability=mean.numpy()), index=pd.Index(p.names, name='class'))
 
-# %% ../../nbs/predictions/20_metrics.ipynb #9ce45d24
+# %% ../../nbs/predictions/20_metrics.ipynb #93e57762
 @dataclass
 class Curve:
-    "A ROC or precision–recall curve of one class."
+    "A ROC or precision–recall curve of one class or label."
     name:str # the class
     x:np.ndarray # false positive rate, or recall
     y:np.ndarray # true positive rate, or precision
@@ -99,28 +102,31 @@ class Curve:
     area:float # AUC, or average precision; NaN if undefined
 
 def _curves(p, targs, curve_of, areas, classes):
-    p = check_finite(as_predictions(p, targs))
+    labels = getattr(p, 'task', None) == 'multilabel'
+    p = as_predictions(p, targs, 'multilabel') if labels else check_finite(as_predictions(p, targs))
+    if labels and not all(bool(c.preds.isfinite().all()) for c in p.chunks()): raise DataError("Some probabilities are not finite: leave these rows out, p[rows], to rank.")
     if classes is None: classes = range(p.n_classes)
-    area = areas(ranking(p))
-    return {p.names[c]: Curve(p.names[c], *curve_of(p.targs.numpy() == c, p.preds[:, c].numpy()), float(area[c])) for c in classes if not np.isnan(area[c])}
+    area = areas(label_ranking(p) if labels else ranking(p))
+    is_of = lambda c: (p.targs[:, c] > 0).numpy() if labels else p.targs.numpy() == c
+    return {p.names[c]: Curve(p.names[c], *curve_of(is_of(c), p.preds[:, c].numpy()), float(area[c])) for c in classes if not np.isnan(area[c])}
 
 def roc_curves(
-    p:'Predictions|Tensor|np.ndarray', # Predictions of a classification, or (N, C) probabilities
+    p:'Predictions|Tensor|np.ndarray', # Predictions of a classification or multilabel task, or (N, C) probabilities of classes
     targs:'Tensor|np.ndarray|None'=None, # (N,) targets, with an array
     *,
     classes:'list|np.ndarray|None'=None, # columns; None takes all
 ) -> dict: # class name -> Curve
-    "ROC curve of each class against the rest, by scikit-learn; classes without positives or negatives have none."
+    "ROC curve of each class against the rest (or of each label), by scikit-learn; classes without positives or negatives have none."
     from sklearn.metrics import roc_curve
     return _curves(p, targs, roc_curve, lambda r: r.roc_auc, classes)
 
 def pr_curves(
-    p:'Predictions|Tensor|np.ndarray', # Predictions of a classification, or (N, C) probabilities
+    p:'Predictions|Tensor|np.ndarray', # Predictions of a classification or multilabel task, or (N, C) probabilities of classes
     targs:'Tensor|np.ndarray|None'=None, # (N,) targets, with an array
     *,
     classes:'list|np.ndarray|None'=None, # columns; None takes all
 ) -> dict: # class name -> Curve
-    "Precision–recall curve of each class against the rest, by scikit-learn; classes without positives have none."
+    "Precision–recall curve of each class against the rest (or of each label), by scikit-learn; classes without positives have none."
     from sklearn.metrics import precision_recall_curve
     def curve(y, s): prec, rec, th = precision_recall_curve(y, s); return rec, prec, th
     return _curves(p, targs, curve, lambda r: r.average_precision, classes)
@@ -163,12 +169,16 @@ def _interval(p, metric, n, seed, level):
     if metric in RANKINGS: return quantile_interval([average_defined(getattr(ranking(p[r]), RANKINGS[metric])) for b in resamples(len(p), n, seed) for r in b], level)
     return quantile_interval(decision_scores(resampled_margins(p.targs.numpy(), p.decoded.numpy(), p.n_classes, n, seed))[metric], level)
 
-# %% ../../nbs/predictions/20_metrics.ipynb #bc3a0b91
+# %% ../../nbs/predictions/20_metrics.ipynb #f08f2efb
 TASK_METRICS = dict( # task -> function of Predictions to Scores
     classification=classification_metrics,
+    multilabel=multilabel_metrics,
+    segmentation=segmentation_metrics,
     regression=regression_metrics,
 )
 TASK_INTERVALS = dict( # task -> function of (Predictions, name of a metric, n, seed, level) to (low, high)
     classification=_interval,
+    multilabel=multilabel_interval,
+    segmentation=segmentation_interval,
     regression=lambda p, name, n, seed, level: regression_intervals(p, n, seed, level, names=[name])[name],
 )

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..core import DataError, TaskError
 from .store import Predictions
 
-# %% ../../nbs/predictions/14_scores.ipynb #7ffcbd9b
+# %% ../../nbs/predictions/14_scores.ipynb #33ee4b8e
 def as_predictions(
     p:'Predictions|Tensor|np.ndarray', # Predictions, or an (N, C) array of probabilities
     targs:'Tensor|np.ndarray|None'=None, # (N,) targets, with an array
@@ -23,7 +23,7 @@ def as_predictions(
     if not isinstance(p, Predictions):
         if targs is None: raise TaskError(f"Expected Predictions, or probabilities with targets; got {type(p).__name__} alone.")
         p = Predictions.from_arrays(p, targs, task=task)
-    if p.task != task or isinstance(p.preds, tuple): raise TaskError(f"These are predictions of the task {p.task}, but {task} is needed here.")
+    if p.task != task or p.has_preds and isinstance(p.preds, tuple): raise TaskError(f"These are predictions of the task {p.task}, but {task} is needed here.")
     if not len(p): raise DataError("There are no rows to look at: the predictions are empty.")
     return p
 
