@@ -15,6 +15,16 @@ def _made(C, n=20_000, names=None, seed=0):
     return ClassificationInterpretation.from_predictions(Predictions.from_arrays(q, y, vocab=names or [f"class {i}" for i in range(C)]))
 
 
+def _labels(C, n=5000, seed=0):
+    "A multilabel model of C labels, some alike, some with odd names."
+    from interp_kit.interpret import MultilabelInterpretation
+    from interp_kit.predictions import Predictions
+    r = np.random.default_rng(seed); z = r.normal(size=(n, C))*2 - 1.5; y = r.random((n, C)) < 1/(1 + np.exp(-z)); z[:, 1::5] *= .3
+    names = (["prix en $", "Füße und 猫", "a label with a name that goes on and on, far longer than an axis would like"] + [f"label {i}" for i in range(C)])[:C]
+    interp = MultilabelInterpretation.from_predictions(Predictions.from_arrays(1/(1 + np.exp(-z)), y, vocab=names, task="multilabel"))
+    interp.inputs = torch.from_numpy(np.cumsum(r.normal(size=(n, 3, 24, 24)), 2)).float(); return interp
+
+
 def _scenes(C, H, W, names, n=40, seed=0):
     "Masks of C classes: round things on ground, wrong along a side and in a spot of each image, the first lines not labelled."
     from interp_kit.interpret import SegmentationInterpretation
@@ -42,6 +52,8 @@ def run(only=""):
     jobs.update({"confusion_names": lambda: _made(10, names=odd).plot_confusion_matrix(normalize=True), "roc_10": lambda: _made(10).plot_roc(), "roc_1000": lambda: _made(1000).plot_roc(), "pr_100": lambda: _made(100).plot_pr(),
                  "calibration": lambda: _made(10).plot_calibration(), "errors_1000": lambda: PredictionAnalyzer(_made(1000).predictions).error_analysis().plot(),
                  "distribution_100": lambda: PredictionAnalyzer(_made(100).predictions).prediction_distribution().plot()})
+    for C in (3, 80): jobs.update({f"labels_confusion_{C}": lambda C=C: _labels(C).plot_confusion_matrix(), f"labels_top_losses_{C}": lambda C=C: _labels(C).plot_top_losses(6, ncols=3), f"labels_roc_{C}": lambda C=C: _labels(C).plot_roc()})
+    jobs.update({"labels_calibration": lambda: _labels(80).plot_calibration(), "labels_top_losses_of_one": lambda: _labels(3).plot_top_losses(3, ncols=3, label=2)})
     for task in ("classification", "tabular", "text"): jobs[f"top_losses_{task}"] = lambda task=task: interpret(demo_learner(task), progress=False).plot_top_losses(6, ncols=3)
     long = [*odd[:4], "price in $x_1$", "_hidden"] + [f"pavement {i}" for i in range(200)]
     for C, H, W in ((2, 60, 60), (11, 120, 160), (32, 200, 100), (150, 90, 200)):

@@ -44,7 +44,7 @@ def say_labels(
     fits = [k for k in range(1, len(parts[:width]) + 1) if len(line(k)) <= width]
     return line(max(fits, default=1)) if parts else '(none)'
 
-# %% ../../nbs/interpret/37_multilabel.ipynb #b6eb7504
+# %% ../../nbs/interpret/37_multilabel.ipynb #d8b4d093
 class MultilabelInterpretation(Interpretation):
     "What a model of several labels a row gets wrong; make one with `MultilabelInterpretation.from_learner(learn)`. No method runs the model again."
     task = 'multilabel'
@@ -137,8 +137,8 @@ class MultilabelInterpretation(Interpretation):
             c = self._label; yes, said = bool(t[c]), bool(d[c])
             what = 'found' if yes and said else f'{MISSED} missed' if yes else f'{WRONGLY} wrongly given' if said else 'rightly not given'
             return f'{what} · probability {float(self.preds[i, c]):.3f}\nloss {loss:.2f}', RIGHT if yes == said else WRONG
-        names = np.array(self.predictions.names, dtype=object)
-        of = lambda mask: list(names[mask.numpy()])
+        names, surest = np.array(self.predictions.names, dtype=object), np.argsort(-np.abs(self.preds[i].numpy() - t.numpy()), kind='stable') # the worst first
+        of = lambda mask: list(names[surest[mask.numpy()[surest]]])
         said, actual = say_labels(of(d), of(d & ~t), WRONGLY), say_labels(of(t), of(t & ~d), MISSED)
         return f'{as_label(said, 60)} /\n{as_label(actual, 60)}\nloss {loss:.2f}', RIGHT if bool((t == d).all()) else WRONG
 
