@@ -1624,6 +1624,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'interp_kit/predictions/store.py'),
                                               'interp_kit.predictions.store._mask_columns': ( 'predictions/store.html#_mask_columns',
                                                                                               'interp_kit/predictions/store.py'),
+                                              'interp_kit.predictions.store._value_columns': ( 'predictions/store.html#_value_columns',
+                                                                                               'interp_kit/predictions/store.py'),
                                               'interp_kit.predictions.store.check_arrays': ( 'predictions/store.html#check_arrays',
                                                                                              'interp_kit/predictions/store.py'),
                                               'interp_kit.predictions.store.check_targets': ( 'predictions/store.html#check_targets',
