@@ -17,18 +17,16 @@ def null(seed, kind="even"):
     "Labels drawn, each by itself, from a model's own probabilities: nothing is there to find."
     r = np.random.default_rng(seed); n, C, th = int(r.choice([40, 150, 600])), int(r.choice([1, 2, 3, 10, 30])), None
     z = r.normal(size=(n, C))*r.choice([1, 2, 4])
-    if kind == "rare": z = z - 3
-    if kind == "frequent": z = z + 2
+    if kind == "rare": z = z + r.choice([-3, 2])  # or frequent
     if kind == "priors": z = z*.3 + np.linspace(-1, 1, C)  # little signal, uneven labels
     if kind == "uniform": z[:] = r.choice([-2, 0])
     if kind == "many": z = r.normal(size=(n, 100))*3 - 2
-    if kind == "thresholds": th = r.choice([.1, .3, .7, .9], C)
-    if kind == "rows": z = z + 2*r.normal(size=(n, 1))  # rows with many labels and rows with few, as the model knows
+    if kind == "thresholds": th = r.choice([.1, .3, .7, .9], C); z = z + 2*r.normal(size=(n, 1))  # rows with many labels and rows with few, as the model knows
     q = sigmoid(z)
     return made(q, r.random(q.shape) < q, th)
 
 
-@pytest.mark.parametrize("kind", ["even", "rare", "frequent", "priors", "uniform", "many", "thresholds", "rows"])
+@pytest.mark.parametrize("kind", ["even", "rare", "priors", "uniform", "many", "thresholds"])
 def test_at_most_5_percent_of_null_sets_speak(kind):
     N = 400; spoke = sum(bool(multilabel_findings(null(s, kind))) for s in range(N))
     assert spoke <= binom.ppf(.99, N, .05), spoke  # the one-sided 99 % bound does not exclude 5 %
@@ -36,7 +34,7 @@ def test_at_most_5_percent_of_null_sets_speak(kind):
 
 def test_each_rule_keeps_its_own_level():
     "Without the corrections for looking at many labels and pairs, these rates would be far above 1 %."
-    rules, N = (check_rates, check_labels, check_missed_pairs, check_label_confidence, check_label_balance), 500
+    rules, N = (check_rates, check_labels, check_missed_pairs, check_label_confidence, check_label_balance), 400
     spoke = {f.__name__: 0 for f in rules}
     for s in range(N):
         r = np.random.default_rng(10_000 + s); q = sigmoid(r.normal(size=(400, 30))*2 - 1); e = LabelEvidence.of(made(q, r.random(q.shape) < q))
