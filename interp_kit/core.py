@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['TARGET_KEYS', 'InterpKitError', 'DataError', 'LabelError', 'TaskError', 'ModelError', 'StorageError', 'NotFoundError',
            'map_nested', 'kept_rng', 'get_model', 'untouched', 'loss_name', 'infer_task', 'clone_loader',
-           'ProbabilityLoss', 'are_probabilities', 'standard_loss', 'logits_of', 'as_learner', 'grid_of', 'find_layer']
+           'ProbabilityLoss', 'are_probabilities', 'standard_loss', 'logits_of', 'kept_generators', 'as_learner',
+           'grid_of', 'find_layer']
 
 # %% ../nbs/00_core.ipynb #dcba1102
 import copy, inspect, random, warnings
@@ -271,9 +272,11 @@ def logits_of(
     if isinstance(output, (tuple, list)) and len(output) == 1: return output[0]
     return output
 
-# %% ../nbs/00_core.ipynb #1691f123
+# %% ../nbs/00_core.ipynb #954f3632
 @contextmanager
-def _kept_generators(dl):
+def kept_generators(
+    dl:'DataLoader', # any loader
+):
     "The random generators that a PyTorch loader holds are after the block as before it."
     held = {id(g): g for o in (dl, getattr(dl, 'sampler', None), getattr(getattr(dl, 'batch_sampler', None), 'sampler', None))
             if isinstance(g := getattr(o, 'generator', None), torch.Generator)}
@@ -283,7 +286,7 @@ def _kept_generators(dl):
         for g, s in states: g.set_state(s)
 
 def _first_batch(dl):
-    with _kept_generators(dl): batch = next(iter(dl), None)
+    with kept_generators(dl): batch = next(iter(dl), None)
     if batch is None: raise DataError("The loader has no batches: it is empty, or drop_last=True dropped the only one.")
     return batch
 

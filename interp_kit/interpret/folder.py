@@ -119,7 +119,7 @@ def headline(
     r = table.loc[f'{prefix}{metric}']; fmt = '{:.1%}'.format if metric == 'accuracy' else '{:.3g}'.format
     return f'{words} {fmt(r.value)}' + ('' if np.isnan(r.low) else f' (95 % interval {fmt(r.low)} to {fmt(r.high)})')
 
-# %% ../../nbs/interpret/34_folder.ipynb #e2938075
+# %% ../../nbs/interpret/34_folder.ipynb #96575536
 def _save(draw, path):
     "Draw into a file and close what was opened for it."
     import matplotlib.pyplot as plt
@@ -146,6 +146,7 @@ def _write_tables(tables, folder, step):
 
 def _number(v): return '–' if v is None or v != v else f'{v:.4f}'
 def _cell(v):
+    if isinstance(v, tuple): return elide(', '.join(map(str, v)), 60)
     if isinstance(v, (float, np.floating)): return '–' if v != v else f'{v:,.0f}' if abs(v) >= 1e5 else f'{v:.4g}'
     return '' if v is None else f'{v:,}' if isinstance(v, (int, np.integer)) and not isinstance(v, bool) else elide(v, 60)
 

@@ -39,7 +39,7 @@ def _hand_out(vocabs, sizes):
         res.append(v)
     return res
 
-# %% ../../nbs/interpret/39_outputs.ipynb #02190796
+# %% ../../nbs/interpret/39_outputs.ipynb #47da9791
 class MultiOutputInterpretation(Interpretation):
     """What a model with several outputs gets wrong; make one with `MultiOutputInterpretation.from_learner(learn)`. No method runs the model again.
 
@@ -124,7 +124,8 @@ class MultiOutputInterpretation(Interpretation):
         if self._unpaired(): return super()._caption(i)
         lines, right = [], []
         for name, o in zip(self.names, self.outputs):
-            line = f'{as_label(name, 14)}: {o._caption(i)[0].splitlines()[0]}'
+            said = o._caption(i); said = ' · '.join(said.split(' · ')[-2:]) if isinstance(said, str) else said[0].splitlines()[0] # of a mask how much is right
+            line = f'{as_label(name, 14)}: {said}'
             if o.predictions.task == 'classification': line += f' · {float(o.preds[i, int(o.targs[i])]):.2f}'; right.append(bool(o.targs[i] == o.decoded[i]))
             lines.append(line)
         return '\n'.join([*lines, f'loss {float(self.losses[i]):.3g}']), NEUTRAL if not right else RIGHT if all(right) else WRONG

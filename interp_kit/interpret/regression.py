@@ -19,14 +19,14 @@ from ..predictions.regression import per_target_metrics, regression_intervals, r
 # %% ../../nbs/interpret/38_regression.ipynb #1ff6de66
 if TYPE_CHECKING: from pandas import DataFrame
 
-# %% ../../nbs/interpret/38_regression.ipynb #69a263ba
+# %% ../../nbs/interpret/38_regression.ipynb #e09607cd
 def frame_of(
     x:np.ndarray, # (n,) finite numbers
     reach:float=3., # widths of the middle 90 % that are shown on either side of it
 ) -> tuple: # (low, high), low < high
     "The range to draw: all of `x`, unless some of it lies far outside the bulk."
     a, b = np.quantile(x, [.05, .95]); far = reach*(b - a) if b > a else np.inf
-    lo, hi = max(float(x.min()), a - far), min(float(x.max()), b + far)
+    x = x[(x >= a - far) & (x <= b + far)]; lo, hi = float(x.min()), float(x.max())
     pad = .04*(hi - lo) if hi > lo else max(abs(hi), 1)*.05
     return lo - pad, hi + pad
 

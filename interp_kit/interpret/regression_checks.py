@@ -202,11 +202,11 @@ def _spread_finding(e, j, few, many, p):
         interpretation='One error bar for all predictions is wrong: too wide for some, too narrow for others. Squared errors listen mostly to the rows with large ones.',
         action='State errors by size of the prediction; model the logarithm of the target, or weight rows, if relative errors are what counts.', source='Spearman 1904; Glejser 1969')
 
-# %% ../../nbs/interpret/29_regression_checks.ipynb #a5b0fa0a
+# %% ../../nbs/interpret/29_regression_checks.ipynb #f93b7bcd
 def tail_gap(
     size:np.ndarray, # (n,) sizes, at least 0
 ) -> tuple: # (how many stand apart, p-value)
-    "How many of the largest `size` (one row in 50 at most) are set apart by the widest gap, and the chance of such a gap in a regular tail."
+    "How many of the largest `size` (one row in 50, and 50 at most) are set apart by the least likely gap, and the chance of such a gap in a regular tail."
     from scipy.stats import f
     n = len(size); J = min(max(1, n//50), 50); k = min(max(10, n//10), 2000)
     if n < J + k + 2: return 0, 1.
@@ -214,8 +214,9 @@ def tail_gap(
     gaps = np.arange(1, J + k + 1)*-np.diff(np.log(np.maximum(top, 1e-12*max(top[0], 1e-300))))
     usual = gaps[J:].mean()
     if not usual > 0: return (int(gaps[:J].argmax()) + 1, 0.) if gaps[:J].max() > 0 else (0, 1.)
-    j = int(gaps[:J].argmax())
-    return j + 1, float(min(1, J*f.sf(gaps[j]/usual, 2, 2*k)))
+    p = f.sf(gaps[:J]/usual, 2, 2*k)*np.arange(1, J + 1)**2*np.pi**2/6 # of all the gaps looked at, those behind few rows count most
+    j = int(p.argmin())
+    return j + 1, float(min(1, p[j]))
 
 def check_outliers(
     es:list, # Residuals of each target

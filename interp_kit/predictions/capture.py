@@ -5,18 +5,19 @@
 # %% auto #0
 __all__ = ['pick_activation', 'Decision', 'Shard', 'run_shard', 'capture']
 
-# %% ../../nbs/predictions/18_capture.ipynb #ce079df5
-import copy, random, shutil, time
+# %% ../../nbs/predictions/18_capture.ipynb #b150b8bf
+import copy, functools, random, shutil, time
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, torch
 from torch import Tensor, nn
-from ..core import DataError, ModelError, StorageError, TaskError, are_probabilities, infer_task, logits_of, loss_name, untouched
+from ..core import DataError, ModelError, StorageError, TaskError, are_probabilities, infer_task, kept_generators, logits_of, loss_name, untouched
 from ..findings import plain
-from .cache import Folder, assemble, drop_shard, final_losses, finish, new_plan, read_record, shard_size, unpack_state, write_plan, write_shard
-from .files import locked, read_json, storage_errors, write_json
-from .fingerprint import architecture_hash, data_fingerprint, loss_fingerprint, model_hash, transforms_fingerprint
+from .cache import (Folder, assemble, content_hash, drop_shard, final_losses, finish, flat_arrays, is_ours, new_plan, open_predictions, plain_names, read_record,
+                                          shard_size, unpack_state, write_plan, write_shard, write_sources)
+from .files import digest_file, locked, read_json, storage_errors, write_json
+from .fingerprint import architecture_hash, data_fingerprint, describe, loss_fingerprint, model_hash, transforms_fingerprint
 from .loaders import RowSource, is_fastai, not_augmented, pick_loader, take_rows
 from .losses import PerSampleLoss
 from .segmentation import image_counts, image_mass
@@ -147,7 +148,7 @@ def _items_of(dl, rows):
     one = lambda o: o[0] if isinstance(o, tuple) else o
     return [str(one(items[i])) for i in rows] if isinstance(one(items[0]), str) or hasattr(one(items[0]), '__fspath__') else None
 
-# %% ../../nbs/predictions/18_capture.ipynb #835048f8
+# %% ../../nbs/predictions/18_capture.ipynb #c69e70a5
 def _to_cpu(o):
     "Detached plain tensors on the CPU, half precision as float32; lists become tuples."
     if isinstance(o, (tuple, list)): return tuple(_to_cpu(x) for x in o)
@@ -160,10 +161,13 @@ def _activate(how, loss_func, outs, act):
     preds = _to_cpu(f(outs))
     if how.tasks is not None: return tuple(_to_cpu(_ACTIVATIONS[a](o)) for a, o in zip(how.activations, preds if isinstance(preds, tuple) else (preds,)))
     if how.softmax: return preds.softmax(1)
+    if how.activation == 'none' and (how.task == 'multilabel' or how.complement) and (float(preds.nan_to_num(.5).min()) < 0 or float(preds.nan_to_num(.5).max()) > 1): raise _contradicted(how)
     if how.task == 'classification' and preds.ndim > 1 and preds.shape[1] > 1:
         finite = preds[preds.isfinite().all(1)]
-        if len(finite) and not are_probabilities(finite, 1e-2): raise ModelError(f"The first rows gave probabilities after {how.activation}, but later ones do not: pass act=…, the function that turns outputs into probabilities.")
+        if len(finite) and not are_probabilities(finite, 1e-2): raise _contradicted(how)
     return preds
+
+def _contradicted(how): return ModelError(f"The first rows gave probabilities with the activation {how.activation}, but later ones do not: pass act=…, the function that turns outputs into probabilities.")
 
 def _settle(how, loss_func, outs, targs, act):
     "(preds, targs, decoded) in the shapes of the task."
@@ -179,6 +183,7 @@ def _as_classes(how, preds, targs):
     if preds.ndim == 1: preds = preds[:, None]
     if how.complement: preds = torch.cat([1-preds, preds], 1)
     if targs.is_floating_point() and targs.shape == preds.shape and preds.ndim == 2: targs = targs.argmax(1)
+    if targs.is_floating_point() and not bool((targs == targs.round()).all()): raise ModelError("Targets between 0 and 1 are no classes: name the task, as_learner(…, task='regression'), or set learn.task.")
     return preds, targs.reshape(len(preds), *preds.shape[2:]).long()
 
 def _compact(t, n, extra=None):
@@ -192,7 +197,7 @@ def _reduce_images(how, preds, targs, decoded, keep):
     res = {'targs': _compact(targs, how.n_classes, how.ignore_index), 'decoded': _compact(decoded, how.n_classes), 'col-counts': counts.int(), 'col-mass': mass}
     return dict(res, preds=preds) if keep else res
 
-# %% ../../nbs/predictions/18_capture.ipynb #e5c03278
+# %% ../../nbs/predictions/18_capture.ipynb #aff843ab
 _KEEP_BYTES = 2**28 # probabilities of a segmentation are kept in memory up to this size, unless asked for
 
 class _Keeper:
@@ -200,6 +205,7 @@ class _Keeper:
     def __init__(self, learn, dl, loss_func, act, how, keep, n): self.learn, self.dl, self.loss_func, self.act, self.how, self.keep, self.n, self.parts, self.task = learn, dl, loss_func, act, how, keep, n, {}, None
 
     def add(self, out, y, type_name):
+        self.type_name = type_name
         if self.task is None: self.task = self.how.task if self.how else _task_of(self.learn, out, y, type_name)
         for k, v in (self._image(out, y) if self.task == 'segmentation' else dict(out=out, y=y)).items(): self.parts.setdefault(k, []).append(v)
 
@@ -211,9 +217,11 @@ class _Keeper:
 
     def arrays(self):
         "name -> Tensor or tuple of Tensors, in the order of the run."
-        joined = {k: _join(v) for k, v in self.parts.items()}
+        joined, self.parts = {k: _join(v) for k, v in self.parts.items()}, {}
         if self.task == 'segmentation': return joined
-        if self.how is None: self.how = _decide(self.learn, self.dl, self.loss_func, self.task, joined['out'], joined['y'], self.act)
+        if self.how is None:
+            task = _task_of(self.learn, joined['out'], joined['y'], self.type_name) # of all rows: the first may all be 0 or 1 by chance
+            self.how = _decide(self.learn, self.dl, self.loss_func, task, joined['out'], joined['y'], self.act)
         preds, targs, decoded = _settle(self.how, self.loss_func, joined['out'], joined['y'], self.act)
         if self.how.task == 'classification': check_targets(targs, preds.shape[1])
         return dict(preds=preds, targs=targs, decoded=None if decoded is preds else decoded)
@@ -224,42 +232,46 @@ def _join(parts):
     if len({p.shape[1:] for p in parts}) > 1: raise ModelError(f"Outputs or targets change their shape between batches ({tuple(parts[0].shape[1:])}, …): they cannot form one table.")
     return torch.cat(parts)
 
-def _watch(rows, observers, keeper):
-    "A fastai callback that hands the batches of one pass to `keeper` and the observers."
+@functools.lru_cache
+def _watch_class():
+    "The fastai callback that hands the batches of one pass to a keeper and to observers; made when it is first needed, since fastai is slow to import."
     from fastai.callback.core import Callback
     class Watch(Callback):
         order = 1000 # after whoever changes predictions
-        def before_validate(self): self.done, self.losses, self.fresh = 0, [], False
+        def __init__(self, rows, observers, keeper): self.rows, self.observers, self.keeper, self.done, self.cancelled, self.row_losses, self.fresh = rows, observers, keeper, 0, 0, [], False
         def after_pred(self):
             self.learn.pred = logits_of(self.pred)
+            if isinstance(self.pred, Tensor) and self.pred.ndim == 0: self.learn.pred = self.pred[None] # a batch of one, squeezed
             if not len(self.yb): raise DataError("The loader has no targets, and every question needs the right answers. "
                                                  "Make it with learn.dls.test_dl(items, with_labels=True).")
         def after_loss(self): # other callbacks expect one number
             self.fresh, self.by_row = True, self.learn.loss
             self.learn.loss = self.by_row.mean()
+        def after_cancel_batch(self): self.cancelled += 1
         def after_batch(self):
             if not self.fresh: return # another callback cancelled this batch
             self.fresh, n = False, len(self.by_row)
-            at = np.arange(self.done, self.done + n) if rows is None else rows[self.done:self.done + n]
+            at = np.arange(self.done, self.done + n) if self.rows is None else self.rows[self.done:self.done + n]
             out, y = _to_cpu(self.pred), _to_cpu(self.yb)
             if n_rows(out) != n or len(at) != n:
                 raise ModelError(f"A batch of {n} rows gave outputs of {n_rows(out)} rows: the model must return one output a row.")
-            keeper.add(out, y[0] if len(y) == 1 else y, type(self.yb[0]).__name__)
-            for o in observers: o.on_batch(at, tuple(self.xb), self.pred)
-            self.losses.append(self.by_row.detach().cpu().as_subclass(Tensor).float()); self.done += n
-    return Watch()
+            self.keeper.add(out, y[0] if len(y) == 1 else y, type(self.yb[0]).__name__)
+            for o in self.observers: o.on_batch(at, tuple(self.xb), self.pred)
+            self.row_losses.append(self.by_row.detach().cpu().as_subclass(Tensor).float()); self.done += n
+    return Watch
 
 @contextmanager
 def _attached(observers, learn):
     "Observers see the pass inside the block, and are detached whatever happens."
-    with_ = [o for o in observers if hasattr(o, 'attach')]
+    with_ = []
     try:
-        for o in with_: o.attach(learn)
+        for o in observers:
+            if hasattr(o, 'attach'): o.attach(learn); with_.append(o)
         yield
     finally:
         for o in with_: o.detach()
 
-# %% ../../nbs/predictions/18_capture.ipynb #fc631af9
+# %% ../../nbs/predictions/18_capture.ipynb #156fc910
 @dataclass
 class Shard:
     "What one range of rows gave."
@@ -286,7 +298,7 @@ def run_shard(
     loss_func, loss = learn.loss_func, PerSampleLoss(learn.loss_func)
     n = len(rows) if rows is not None else len(loader)*source.batch_size
     keeper = _Keeper(learn, source.dl, loss_func, act, decision, keep, n)
-    watch = _watch(rows, observers, keeper)
+    watch = _watch_class()(rows, observers, keeper)
     quiet = nullcontext() if progress else learn.removed_cbs([c for c in learn.cbs if c.name == 'progress'])
     learn.loss_func = loss
     try:
@@ -294,9 +306,10 @@ def run_shard(
             learn.get_preds(dl=loader, cbs=[watch], with_preds=False, with_targs=False, reorder=False)
     finally: learn.loss_func = loss_func
     if not watch.done: raise DataError("The pass gave no rows: the loader is empty, or a callback cancelled every batch.")
-    if rows is not None and watch.done != len(rows): raise ModelError(f"Only {watch.done} of {len(rows)} rows ran: a callback cancels batches.")
+    wanted = len(rows) if rows is not None else watch.done if hi is None else hi - lo
+    if watch.done != wanted or watch.cancelled: raise ModelError(f"Only {watch.done} of {max(wanted, watch.done + watch.cancelled)} rows ran: a callback cancels batches.")
     rows = np.arange(lo, lo + watch.done) if rows is None else rows
-    return _in_order(rows, keeper, torch.cat(watch.losses), loss, observers)
+    return _in_order(rows, keeper, torch.cat(watch.row_losses), loss, observers)
 
 def _in_order(rows, keeper, losses, loss, observers):
     "The shard with its rows ascending."
@@ -313,10 +326,13 @@ def _columns(observers, rows):
     for o in observers:
         for name, (seen, values) in (o.columns() if hasattr(o, 'columns') else {}).items():
             at = dict(zip(np.asarray(seen).tolist(), range(len(seen))))
+            missing = [int(r) for r in rows if int(r) not in at]
+            if missing: raise DataError(f"The observer {type(o).__name__} has no {name} for row {missing[0]}: columns() must give one entry for each row that it saw.")
+            if name in res: raise DataError(f"Two observers keep a column {name!r}: only one can.")
             res[name] = torch.as_tensor(values[[at[int(r)] for r in rows]])
     return res
 
-# %% ../../nbs/predictions/18_capture.ipynb #5ff8ea28
+# %% ../../nbs/predictions/18_capture.ipynb #e8964220
 def _refuse_distributed():
     d = torch.distributed
     if d.is_available() and d.is_initialized() and d.get_world_size() > 1:
@@ -351,17 +367,17 @@ def capture(
     if path is not None and probabilities: raise TaskError("Probabilities of every pixel are not written to disk: leave out probabilities, or capture in memory, without path.")
     _refuse_distributed()
     dl = pick_loader(learn, dl, ds_idx)
-    source = RowSource(dl)
+    with kept_generators(dl): source = RowSource(dl)
     if path is not None: return _capture_to_disk(learn, source, Folder(path), act, resume, observers, progress)
-    with untouched(learn), not_augmented(dl): s = run_shard(learn, source, act=act, observers=observers, keep=probabilities, progress=progress)
+    with kept_generators(dl), untouched(learn), not_augmented(dl): s = run_shard(learn, source, act=act, observers=observers, keep=probabilities, progress=progress)
     losses, said = final_losses(s.arrays, [dict(loss=s.loss)])
     vocab = s.decision.vocab
     meta = dict(_facts(learn), loss=said, created=_now(), model_hash=model_hash(learn.model), dataset_fingerprint=data_fingerprint(dl, s.rows, vocab))
     return assemble(s.arrays, vars(s.decision), losses, meta, rows=s.rows, items=_items_of(dl, s.rows))
 
-# %% ../../nbs/predictions/18_capture.ipynb #86620482
+# %% ../../nbs/predictions/18_capture.ipynb #47fd9f32
 _WORDS = dict(model='the model (its parameters differ)', architecture='the model (its structure differs)', data='the data (other rows, files or classes)',
-              transforms='the transforms (the same rows look different)', loss='the loss function', activation='the activation (act)', observers='the observers',
+              transforms='the transforms (the same rows look different)', loss='the loss function', activation='the activation (act)', observers='the observers (or what they hold)',
               n='the number of rows', rows='the rows', positions='the order of the loader', shard_rows='the batch size')
 
 def _plan_for(learn, source, act, observers):
@@ -371,19 +387,21 @@ def _plan_for(learn, source, act, observers):
     vocab = getattr(dl, 'vocab', getattr(learn.dls, 'vocab', None))
     fingerprints = dict(model=model_hash(learn.model), architecture=architecture_hash(learn.model), loss=loss_fingerprint(learn.loss_func),
                         data=data_fingerprint(dl, rows, None if vocab is None else list(vocab)), transforms=transforms_fingerprint(dl, rows),
-                        activation='' if act is None else f"{getattr(act, '__module__', '')}.{getattr(act, '__qualname__', type(act).__name__)}")
+                        activation='' if act is None else describe(act, _names(learn.model)))
     items = None if rows is None else _items_of(dl, rows)
-    items = None if items is None else [i.item() if isinstance(i, np.generic) else i for i in items]
-    size = shard_size(n, source.batch_size, _row_bytes(dl, rows, vocab))
-    return new_plan(n, size, fingerprints, rows, items, None, source.positions, [_observer_name(o) for o in observers], _facts(learn), _now()), rows, items
+    items = plain_names(items)
+    size = shard_size(n, source.batch_size, _row_bytes(learn.model, dl, rows, vocab))
+    return new_plan(n, size, fingerprints, rows, items, None, source.positions, [_observer_name(o, learn.model) for o in observers], _facts(learn), _now()), rows, items
 
-def _row_bytes(dl, rows, vocab):
-    "About how large the largest kept array is for a row."
+def _row_bytes(model, dl, rows, vocab):
+    "About how large the largest kept array is for a row: by the classes' names, the last layer's width, or the target's pixels."
+    widths = [w for m in model.modules() if (w := getattr(m, 'out_features', None))]
     y = next(iter(dl if rows is None else take_rows(dl, rows[:1])))[-1]
     y = y[0] if isinstance(y, (tuple, list)) else y
-    return max(4*len(vocab) if vocab is not None and hasattr(vocab, '__len__') else 0, 2*y[0].numel() if isinstance(y, Tensor) and y.ndim > 2 else 0, 40)
+    return max(4*len(vocab) if vocab is not None and hasattr(vocab, '__len__') else 0, 4*widths[-1] if widths else 0, 2*y[0].numel() if isinstance(y, Tensor) and y.ndim > 2 else 0, 40)
 
-def _observer_name(o): return type(o).__qualname__
+def _names(model): return {id(m): k for k, m in [*model.named_modules(), *model.named_parameters(), *model.named_buffers()]}
+def _observer_name(o, model): return f'{type(o).__qualname__} {describe(o, _names(model))[:16]}'
 
 def _check_plan(folder, old, new):
     "Raise `StorageError` if the folder holds predictions of something else."
@@ -391,54 +409,98 @@ def _check_plan(folder, old, new):
     if differ: raise StorageError(f"{folder} holds predictions of something else: {', '.join(_WORDS[k] for k in dict.fromkeys(differ))} changed. "
                                   "Choose another path, or start anew with resume=False (what is there is then deleted).")
 
-_BEFORE_PLAN = {'.lock', 'shards', 'rows.npy', 'positions.npy', 'items.json', 'ids.json'}
-
 def _refuse_foreign(folder):
     "Raise `StorageError` if the path is a file, or a folder of something else."
     if folder.path.exists() and not folder.path.is_dir(): raise StorageError(f"{folder} is a file: name a folder.")
-    if folder.plan_file.exists() or not folder.path.exists(): return
-    other = [f.name for f in folder.path.iterdir() if f.name not in _BEFORE_PLAN and f.suffix != '.tmp']
-    if other: raise StorageError(f"{folder} holds files that are no predictions ({other[0]}): name a new folder.")
+    if folder.path.exists() and not is_ours(folder.path):
+        names = ', '.join(sorted(f.name for f in folder.path.iterdir())[:3])
+        raise StorageError(f"{folder} holds files that are no predictions ({names}): name a new folder.")
 
 def _start(folder, plan, rows, items, positions, resume):
-    "Make the folder ready: write the plan, or check that it is the same; False deletes what is there first."
+    "Make the folder ready: write the plan, or check that it is the same; False deletes what is there first, the plan last."
+    for f in [*folder.path.glob('*.tmp'), *(folder.path/'shards').glob('*.tmp'), *(folder.path/'cols').glob('*.tmp')]: f.unlink() # of a process that was killed; the lock is ours
     if folder.plan_file.exists() and resume:
         _check_plan(folder, folder.plan(), plan)
-        for f in [*folder.path.glob('*.tmp'), *(folder.path/'shards').glob('*.tmp')]: f.unlink() # of a process that was killed; the lock is ours
-        return
+        return write_sources(folder, folder.plan(), rows, items, None, positions)
     with storage_errors(folder):
-        folder.plan_file.unlink(missing_ok=True); folder.manifest_file.unlink(missing_ok=True); folder.decision_file.unlink(missing_ok=True)
-        for d in ('shards', 'cols'): shutil.rmtree(folder.path/d, ignore_errors=True)
+        for f in (folder.manifest_file, folder.decision_file): f.unlink(missing_ok=True)
+        for d in ('shards', 'cols'):
+            if (folder.path/d).exists(): shutil.rmtree(folder.path/d)
     write_plan(folder, plan, rows, items, None, positions)
+
+def _check_observers(observers):
+    "Raise `DataError` for an observer that a capture to disk could not bring back."
+    for o in observers:
+        if not hasattr(o, 'columns') and not (hasattr(o, 'state') and hasattr(o, 'merge')):
+            raise DataError(f"The observer {type(o).__name__} has no state() and merge(), which a capture to disk needs: what it saw is kept with each shard. Make it a subclass of Observer.")
 
 def _fresh(observers, learn):
     "Copies of the observers as they were before the pass; the model and the Learner are not copied."
     memo = {id(m): m for m in [learn, *learn.model.modules(), *learn.model.parameters(), *learn.model.buffers()]}
     try: return [copy.deepcopy(o, dict(memo)) for o in observers]
-    except (TypeError, AttributeError, RuntimeError) as e:
+    except Exception as e: # whatever their __deepcopy__ raises
         raise DataError(f"An observer cannot be copied, which a capture to disk does for each shard: {e}. Give it a __deepcopy__, or capture in memory.") from e
 
 def _seed(n): random.seed(n); np.random.seed(n % 2**32); torch.manual_seed(n)
 
 def _capture_to_disk(learn, source, folder, act, resume, observers, progress):
     "Run the shards that are not finished, then finish the folder."
-    _refuse_foreign(folder)
-    with storage_errors(folder): folder.path.mkdir(parents=True, exist_ok=True)
-    with untouched(learn), not_augmented(source.dl), locked(folder.path):
+    _refuse_foreign(folder); _check_observers(observers)
+    with kept_generators(source.dl), untouched(learn), not_augmented(source.dl):
         plan, rows, items = _plan_for(learn, source, act, observers)
-        _start(folder, plan, rows, items, source.positions, resume)
-        decision = _read_decision(folder)
-        todo = [(k, lo, hi) for k, lo, hi in folder.ranges(plan) if read_record(folder, k, verify=True) is None or (decision is None and k == 0)]
-        pristine = _fresh(observers, learn)
-        for k, lo, hi in _bar(todo, progress):
-            drop_shard(folder, k); folder.manifest_file.unlink(missing_ok=True)
-            seeing = _fresh(pristine, learn)
+        p = _already(folder, plan) if resume else None
+        if p is None:
+            new = not folder.path.exists()
+            with storage_errors(folder): folder.path.mkdir(parents=True, exist_ok=True)
+            with _swept(folder, new), locked(folder.path):
+                _start(folder, plan, rows, items, source.positions, resume)
+                _run_shards(learn, source, folder, folder.plan(), act, observers, progress)
+                p = finish(folder)
+        _give_back(folder, plan, observers, p)
+    return p
+
+def _already(folder, plan):
+    "The predictions, if they are all there and whole; neither written nor locked, so that a read-only folder will do."
+    if not folder.manifest_file.exists() or not folder.plan_file.exists(): return None
+    _check_plan(folder, folder.plan(), plan)
+    try: return open_predictions(folder.path, verify=True)
+    except StorageError as e:
+        if 'format version' in str(e): raise
+        return None # damaged: what is missing is run again
+
+@contextmanager
+def _swept(folder, new):
+    "A new folder in which no shard was finished goes again, should the pass fail."
+    try: yield
+    except BaseException:
+        if new and not any((folder.path/'shards').glob('*.json')): shutil.rmtree(folder.path, ignore_errors=True)
+        raise
+
+def _run_shards(learn, source, folder, plan, act, observers, progress):
+    "Run what is not finished; the first shard decides how outputs become predictions, unless that is known."
+    pristine, plan_hash, ranges = _fresh(observers, learn), content_hash(plan, 'created'), folder.ranges(plan)
+    records = {k: read_record(folder, k, verify=True, plan_hash=plan_hash) for k, *_ in ranges}
+    decision, known = _read_decision(folder)
+    if any(records.values()) and not any(r and r['decision'] == known for r in records.values()): decision = None # damaged: decided again
+    if decision is None: records[0] = None
+    for k, lo, hi in _bar([o for o in ranges if not (records[o[0]] and records[o[0]]['decision'] == known)] if decision else ranges, progress):
+        if records[k] and records[k]['decision'] == known: continue
+        drop_shard(folder, k); folder.manifest_file.unlink(missing_ok=True)
+        seeing = _fresh(pristine, learn)
+        with untouched(learn.model):
             _seed(lo)
             s = run_shard(learn, source, lo, hi, act=act, decision=decision, observers=seeing)
-            if decision is None: decision = s.decision; write_json(folder.decision_file, plain(vars(decision)))
-            write_shard(folder, k, lo, hi, s.arrays, dict(loss=s.loss), [_state_of(o) for o in seeing])
-        _give_back(folder, plan, observers)
-        return finish(folder)
+        if decision is None: write_json(folder.decision_file, plain(vars(s.decision))); decision, known = _read_decision(folder)
+        _same_shape(s, next((r for r in records.values() if r), None))
+        write_shard(folder, k, lo, hi, s.arrays, dict(loss=s.loss, plan=plan_hash, decision=known), [_state_of(o) for o in seeing])
+        records[k] = read_record(folder, k)
+
+def _same_shape(s, record):
+    "Raise `ModelError` if a shard's arrays could not form one table with those of another."
+    for name, a in flat_arrays(s.arrays).items() if record else ():
+        fact = record['files'].get(name)
+        if fact is None or fact['shape'][1:] != list(a.shape[1:]) or fact['dtype'] != a.numpy().dtype.str:
+            raise ModelError(f"Outputs or targets change their shape or type between batches: {name} is {tuple(a.shape[1:])} {a.dtype} after {'none' if fact is None else tuple(fact['shape'][1:])}. They cannot form one table.")
 
 def _bar(todo, progress):
     if not progress or len(todo) < 2: return todo
@@ -446,17 +508,17 @@ def _bar(todo, progress):
     return progress_bar(todo)
 
 def _read_decision(folder):
-    try: return Decision(**read_json(folder.decision_file))
-    except (OSError, StorageError, TypeError): return None # decided again on the first shard
+    "(decision, hash of its file), or (None, None) where it is missing or damaged."
+    try: return Decision(**read_json(folder.decision_file)), digest_file(folder.decision_file)['sha256']
+    except (OSError, StorageError, TypeError): return None, None # decided again on the first shard
 
-def _state_of(o):
-    "What an observer saw, to be kept with the shard; facts a row are kept as columns instead."
-    if hasattr(o, 'columns') and o.columns(): return None
-    return o.state() if hasattr(o, 'state') else None
+def _state_of(o): return o.state() if hasattr(o, 'state') and not hasattr(o, 'from_columns') else None
 
-def _give_back(folder, plan, observers):
+def _give_back(folder, plan, observers, p):
     "Let the user's observers take over what their copies saw in all shards, those of an earlier run too."
-    for k, *_ in folder.ranges(plan):
+    for o in observers:
+        if hasattr(o, 'from_columns'): o.from_columns(p)
+    for k, *_ in folder.ranges(plan) if observers else ():
         r = read_record(folder, k)
         for i, o in enumerate(observers):
             held = [np.load(folder.array_file(k, f'state{i}-{j}'))[0] for j in range(sum(n.startswith(f'state{i}-') for n in r['files']))]

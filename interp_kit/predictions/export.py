@@ -14,7 +14,7 @@ from ..core import StorageError
 from .files import storage_errors
 from .store import Predictions
 
-# %% ../../nbs/predictions/22_export.ipynb #01fcd8b2
+# %% ../../nbs/predictions/22_export.ipynb #af3567d8
 def frames(
     p:Predictions, # any predictions
     *,
@@ -26,7 +26,7 @@ def frames(
     for c in p.chunks(rows):
         df = c.to_frame()
         if probabilities and p.has_preds and p.n_classes and c.preds.ndim == 2:
-            df = pd.concat([df, pd.DataFrame(c.preds.numpy(), columns=[f'prob_{n}' for n in p.names], index=df.index)], axis=1)
+            df = pd.concat([df, pd.DataFrame(c.preds.numpy(), columns=[f'prob_{n}' if f'prob_{n}' not in df else f'prob_class_{n}' for n in p.names], index=df.index)], axis=1)
         yield df
 
 def _whole(path, write):
@@ -44,7 +44,7 @@ def to_csv(self:Predictions,
 ):
     "Write the table of `to_frame` as CSV (UTF-8, one header), in chunks; raises `StorageError` if the file cannot be written."
     def write(tmp):
-        with open(tmp, 'w', encoding='utf-8', newline='') as f:
+        with open(tmp, 'w', encoding='utf-8', errors='surrogateescape', newline='') as f:
             for i, df in enumerate(frames(self, probabilities=probabilities)): df.to_csv(f, index=False, header=i == 0)
     _whole(path, write)
 
@@ -62,7 +62,8 @@ def to_parquet(self:Predictions,
         writer = None
         try:
             for df in frames(self, probabilities=probabilities):
-                df = df.assign(item=df['item'].map(lambda v: None if v is None else str(v)))
+                text = {c: df[c].map(lambda v: None if v is None else str(v)) for c in ('item', 'id') if df[c].dtype == object}
+                df = df.assign(**text)
                 table = pa.Table.from_pandas(df, preserve_index=False, schema=None if writer is None else writer.schema)
                 if writer is None:
                     schema = pa.schema([pa.field(f.name, known.get(f.type, f.type)) for f in table.schema])

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PAGE', 'HEADER', 'storage_errors', 'write_atomic', 'sync_folder', 'write_json', 'read_json', 'digest_file',
-           'npy_header', 'write_array', 'map_arrays', 'locked']
+           'npy_header', 'write_array', 'new_array', 'map_arrays', 'locked']
 
 # %% ../../nbs/predictions/17_files.ipynb #511018ca
 import ctypes, hashlib, json, mmap, os, struct, sys
@@ -14,7 +14,7 @@ import numpy as np, torch
 from torch import Tensor
 from ..core import StorageError
 
-# %% ../../nbs/predictions/17_files.ipynb #1b0145b4
+# %% ../../nbs/predictions/17_files.ipynb #78158d1b
 @contextmanager
 def storage_errors(
     path:'str|Path', # what is being written
@@ -22,7 +22,8 @@ def storage_errors(
     "Errors of the operating system become a `StorageError` that names the path and the reason (disk full, read-only, …)."
     try: yield
     except OSError as e:
-        raise StorageError(f"{path} cannot be written: {e.strerror or e}. Nothing half-written is left; free space or choose another path, then call again to go on.") from e
+        advice = 'Free space, then call again to go on' if e.errno in (28, 122, 27) else 'Choose another path, or mend this one and call again' # ENOSPC, EDQUOT, EFBIG
+        raise StorageError(f"{path} cannot be written: {e.strerror or e}. {advice}; what is finished is kept.") from e
 
 def write_atomic(
     path:'str|Path', # file
@@ -94,6 +95,25 @@ def write_array(
     a = np.ascontiguousarray(array.detach().cpu().numpy() if isinstance(array, Tensor) else array)
     row = a.dtype.itemsize*int(np.prod(a.shape[1:]))
     return dict(dtype=a.dtype.str, shape=list(a.shape), **write_atomic(path, npy_header(a.dtype, a.shape, lo*row), a.reshape(-1).view(np.uint8)))
+
+# %% ../../nbs/predictions/17_files.ipynb #178dbcfa
+@contextmanager
+def new_array(
+    path:'str|Path', # file, `.npy`
+    dtype:'np.dtype', # of the entries
+    shape:tuple, # of the array
+):
+    "An array to fill inside the block; afterwards it stands at `path`, whole. Its space is taken at once, so a full disk is an error and not a crash."
+    path = Path(path); tmp = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+    with storage_errors(path):
+        try:
+            out = np.lib.format.open_memmap(tmp, 'w+', dtype, tuple(shape))
+            with open(tmp, 'r+b') as f:
+                if hasattr(os, 'posix_fallocate') and os.path.getsize(tmp): os.posix_fallocate(f.fileno(), 0, os.path.getsize(tmp))
+                yield out
+                out.flush(); os.fsync(f.fileno())
+            os.replace(tmp, path)
+        finally: tmp.unlink(missing_ok=True)
 
 # %% ../../nbs/predictions/17_files.ipynb #ad9617c2
 def _libc_mmap():

@@ -36,7 +36,7 @@ class Observer:
     ):
         "Take over what another observer saw."
 
-# %% ../../nbs/predictions/13_observers.ipynb #934c7a46
+# %% ../../nbs/predictions/13_observers.ipynb #d3f76df4
 class Features(Observer):
     "Keeps the input of a layer as `p.features` (N, D); positions in between (tokens, pixels) are averaged."
     def __init__(self,
@@ -62,6 +62,12 @@ class Features(Observer):
     def detach(self):
         for h in self.handles: h.remove()
         self.handles = []
+
+    def from_columns(self,
+        p:'Predictions', # predictions that were captured to disk
+    ):
+        "Take over the features that a capture to disk kept."
+        self.rows, self.values = [np.asarray(p.rows)], [p.features]
 
     def columns(self): return dict(features=(np.concatenate(self.rows), torch.cat(self.values))) if self.rows else {}
     def state(self): return dict(rows=np.concatenate(self.rows), values=torch.cat(self.values)) if self.rows else {}

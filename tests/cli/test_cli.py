@@ -29,6 +29,21 @@ def test_demo_writes_everything_it_promises(tmp_path, task, rows):
     assert "http" not in page.replace("http-equiv", "") and not list(out.parent.glob(".out*")), "no request to anywhere, nothing left over"
 
 
+HEADLINES = dict(multilabel="macro F1", segmentation="mean IoU", regression="R²", tabular_regression="R²")
+
+
+@pytest.mark.parametrize("task", list(HEADLINES))
+def test_demo_of_other_tasks(tmp_path, task):
+    from interp_kit.core import TaskError
+    from interp_kit.demo import demo_learner
+    try: demo_learner(task)
+    except TaskError as e: pytest.skip(str(e))
+    out = tmp_path/"out"; r = run("demo", "-o", str(out), "-t", task); assert r.returncode == 0, r.stderr
+    facts, page = json.loads((out/"metrics.json").read_text()), (out/"index.html").read_text(); frame = pd.read_csv(out/"predictions.csv")
+    assert HEADLINES[task] in r.stdout and "95 % interval" in r.stdout and f"on {len(frame):,} rows" in r.stdout and "findings:" in r.stdout
+    names = {f.name for f in out.iterdir()}; assert {"top_losses.png", "predictions.csv", "metrics.json", "index.html"} <= names and all(f in page for f in names - {"index.html"}) and facts["headline"].startswith(HEADLINES[task])
+
+
 def test_the_most_important_findings_are_printed(tmp_path):
     "Other processors may train slightly other weights, but the class that was hardly seen in training comes first."
     r = run("demo", "-o", str(tmp_path/"out")); found = [l for l in r.stdout.splitlines() if l.strip()[:2] in ("1.", "2.", "3.")]

@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 from interp_kit.all import (ClassificationInterpretation, DataError, Features, NotFoundError, Predictions, StorageError, TaskError, as_learner, capture, interpret)
 from interp_kit.demo import demo_learner
-from interp_kit.predictions import Folder
+from interp_kit.predictions import content_hash
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 N, C = 300, 4
@@ -157,7 +157,7 @@ def test_something_else_is_refused(tmp_path):
         with pytest.raises(StorageError, match=f"holds predictions of something else.*({said})"): capture(learn, path=p, progress=False)
         assert files(p) == before and learn.model.rows == 0, said
     with pytest.raises(StorageError, match="the activation"): capture(learner(), path=p, act=lambda x: x.softmax(1), progress=False)
-    with pytest.raises(StorageError, match="the observers"): capture(learner(), path=p, observers=[Features()], progress=False)
+    with pytest.raises(StorageError, match="the observers \\(or what they hold"): capture(learner(), path=p, observers=[Features()], progress=False)
     q = capture(learner(seed=1), path=p, resume=False, progress=False); assert len(q) == N and files(p) != before
 
 
@@ -187,7 +187,10 @@ def test_what_is_no_cache(tmp_path):
     for name in ("plan.json", "manifest.json"):
         f = tmp_path/"p"/name; o = json.loads(f.read_text()); f.write_text(json.dumps({**o, "format_version": "2.0"}))
         with pytest.raises(StorageError, match="format version 2.0"): Predictions.open(tmp_path/"p")
-        f.write_text(json.dumps({**o, "format_version": "1.7"})); assert len(Predictions.open(tmp_path/"p")) == N
+        f.write_text(json.dumps(o))
+    o = json.loads((tmp_path/"p"/"plan.json").read_text()); newer = {**o, "format_version": "1.7"}; (tmp_path/"p"/"plan.json").write_text(json.dumps(newer))
+    m = {k: v for k, v in json.loads((tmp_path/"p"/"manifest.json").read_text()).items() if k != "sha256"}; m.update(format_version="1.7", plan=content_hash(newer, "created"), more="of a later minor version")
+    (tmp_path/"p"/"manifest.json").write_text(json.dumps({**m, "sha256": content_hash(m)})); assert len(Predictions.open(tmp_path/"p")) == N
     (tmp_path/"p"/"plan.json").write_text("{")
     with pytest.raises(StorageError, match="plan.json is damaged"): Predictions.open(tmp_path/"p")
 
@@ -298,3 +301,175 @@ def test_random_transforms_are_the_same_again(tmp_path):
     with pytest.raises(Stop): capture(learner(dl), path=tmp_path/"b", observers=[StopAt()], progress=False)
     StopAt.left = 10**9
     assert torch.equal(capture(learner(dl), path=tmp_path/"b", observers=[StopAt()], progress=False).preds, whole.preds)
+
+
+# What a reviewer found, and it shall not come back.
+
+def test_tuple_targets_of_a_stream(tmp_path):
+    x, y = data(); v = x.sum(1)
+    dl = [(x[i:i+32], (y[i:i+32], v[i:i+32])) for i in range(0, N, 32)]
+    learn = as_learner(Two(), dl, lambda p, t: F.cross_entropy(p[0], t[0]) + F.mse_loss(p[1], t[1]))
+    a, b = capture(learn, progress=False), capture(learn, path=tmp_path/"p", progress=False)
+    assert len(a) == len(b) == N; same(a, b)
+
+
+class Holds:
+    "An observer whose state has a bit of everything."
+    def __init__(self): self.n, self.mean, self.kept = 0, 0., []
+    def on_batch(self, rows, inputs, outputs): self.n += len(rows); self.mean += float(inputs[0].sum())
+    def state(self): return dict(n=self.n, mean=self.mean, t=(1.25, "x"), nan=float("nan"), np=np.float64(2.5), a=np.arange(3))
+    def merge(self, s): self.n += s["n"]; self.mean += s["mean"]; self.kept.append(s)
+
+
+def test_states_come_back_as_they_were(tmp_path):
+    a, b = Holds(), Holds()
+    capture(learner(), observers=[a], progress=False); capture(learner(), path=tmp_path/"p", observers=[b], progress=False)
+    assert b.n == a.n == N and abs(a.mean - b.mean) < 1e-3
+    s = b.kept[-1]; assert s["t"] == (1.25, "x") and s["nan"] != s["nan"] and s["np"] == 2.5 and (s["a"] == np.arange(3)).all()
+    c = Holds(); capture(learner(), path=tmp_path/"p", observers=[c], progress=False); assert c.n == N # nothing ran, all is known
+    f = Features(); q = capture(learner(), path=tmp_path/"q", observers=[f], progress=False); assert torch.equal(f.columns()["features"][1], q.features)
+    class Deaf:
+        def on_batch(self, rows, inputs, outputs): pass
+    with pytest.raises(DataError, match="no state\\(\\) and merge"): capture(learner(), path=tmp_path/"r", observers=[Deaf()], progress=False)
+    with pytest.raises(DataError, match="Two observers keep a column"): capture(learner(), observers=[Features(), Features()], progress=False)
+
+
+@pytest.mark.parametrize("file", ["rows.npy", "positions.npy", "items.json", "decision.json", "shards/00002.json", "plan.json", "manifest.json", "cols/loss.npy", "cols/in-order-preds.npy"])
+def test_no_damage_is_taken_over(file, tmp_path):
+    "Whatever byte changes: verifying says so, and capturing again restores the very same files."
+    class Files(torch.utils.data.Dataset):
+        def __init__(self): self.x, self.y = data(); self.samples = [(f"img{i}.png", int(c)) for i, c in enumerate(self.y)]
+        def __len__(self): return N
+        def __getitem__(self, i): return self.x[i], self.y[i]
+    rows = np.random.default_rng(0).permutation(np.arange(3, N)).tolist()
+    learn = learner(DataLoader(Files(), batch_sampler=[rows[i:i+20] for i in range(0, len(rows), 20)]))
+    p = tmp_path/"p"; capture(learn, path=p, progress=False); before = files(p)
+    raw = before[file]
+    for at in {len(raw) - 7, len(raw)//2, 140 if file != "plan.json" else raw.index(b'"model"') + 15}: # when it was made is not checked
+        b = bytearray(raw); b[at] ^= 4; (p/file).write_bytes(b)
+        with pytest.raises(StorageError): Predictions.open(p, verify=True)
+        if file == "plan.json": (p/file).write_bytes(raw); continue # it says what to do: start anew
+        capture(learn, path=p, progress=False); assert files(p) == before, at
+
+
+def test_settings_without_a_name_are_told_apart(tmp_path):
+    import functools
+    def soft(x, T): return (x/T).softmax(1)
+    capture(learner(), path=tmp_path/"a", act=functools.partial(soft, T=1.), progress=False)
+    with pytest.raises(StorageError, match="the activation"): capture(learner(), path=tmp_path/"a", act=functools.partial(soft, T=5.), progress=False)
+    class Wrapped(nn.Module):
+        def __init__(self, w): super().__init__(); self.ce = nn.CrossEntropyLoss(weight=torch.tensor(w))
+        def forward(self, p, t): return self.ce(p, t)
+    capture(learner(loss=Wrapped([1., 1, 1, 1])), path=tmp_path/"b", progress=False); capture(learner(loss=Wrapped([1., 1, 1, 1]).eval()), path=tmp_path/"b", progress=False)
+    with pytest.raises(StorageError, match="the loss"): capture(learner(loss=Wrapped([1., 1, 1, 2])), path=tmp_path/"b", progress=False)
+    def two(k): torch.manual_seed(0); net = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, C)); return as_learner(net, loader(), nn.CrossEntropyLoss()), [Features(net[k])]
+    learn, obs = two(0); capture(learn, path=tmp_path/"c", observers=obs, progress=False); learn, obs = two(0); capture(learn, path=tmp_path/"c", observers=obs, progress=False)
+    learn, obs = two(2)
+    with pytest.raises(StorageError, match="the observers"): capture(learn, path=tmp_path/"c", observers=obs, progress=False)
+    x, y = data()
+    rows = lambda y: DataLoader([(x[i], np.int64(y[i])) for i in range(N)], batch_size=16)
+    capture(learner(rows(y)), path=tmp_path/"d", progress=False); y2 = y.clone(); y2[201] = (y2[201] + 1) % C
+    with pytest.raises(StorageError, match="the data"): capture(learner(rows(y2)), path=tmp_path/"d", progress=False)
+
+
+def test_overwriting_never_loses_both(tmp_path, monkeypatch):
+    p = capture(learner(), progress=False); p.save(tmp_path/"p"); before = files(tmp_path/"p")
+    real = os.replace
+    def fails(a, b):
+        if str(b).endswith("/p"): monkeypatch.undo(); raise KeyboardInterrupt
+        real(a, b)
+    monkeypatch.setattr(os, "replace", fails)
+    with pytest.raises(KeyboardInterrupt): p[:9].save(tmp_path/"p", overwrite=True)
+    assert files(tmp_path/"p") == before and [f.name for f in tmp_path.iterdir()] == ["p"]
+    (tmp_path/"p"/"thesis.txt").write_text("x")
+    with pytest.raises(StorageError, match="no predictions"): p.save(tmp_path/"p", overwrite=True)
+    with pytest.raises(StorageError, match="thesis.txt|no predictions"): capture(learner(), path=tmp_path/"p", resume=False, progress=False)
+
+
+def test_interrupted_while_starting_anew(tmp_path, monkeypatch):
+    import shutil
+    p = tmp_path/"p"; capture(learner(), path=p, progress=False)
+    real, calls = shutil.rmtree, []
+    def rmtree(path, *a, **kw):
+        calls.append(path)
+        if len(calls) == 2: raise KeyboardInterrupt
+        real(path, *a, **kw)
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    with pytest.raises(KeyboardInterrupt): capture(learner(seed=1), path=p, resume=False, progress=False)
+    monkeypatch.undo()
+    learn = learner(seed=1); same(capture(learn, path=p, resume=False, progress=False), capture(learn, progress=False))
+
+
+def test_shards_of_another_plan_are_never_taken(tmp_path):
+    import shutil
+    a, b = tmp_path/"a", tmp_path/"b"
+    capture(learner(), path=a, progress=False); want = capture(learner(seed=1), path=b, progress=False).preds.clone()
+    for f in (a/"shards").iterdir(): shutil.copy(f, b/"shards")
+    (b/"manifest.json").unlink(); learn = learner(seed=1)
+    assert torch.equal(capture(learn, path=b, progress=False).preds, want) and learn.model.rows == N
+
+
+def test_names_of_columns(tmp_path):
+    class Two_(Holds):
+        def __init__(self): super().__init__(); self.seen = []
+        def on_batch(self, rows, inputs, outputs): self.seen.append(rows)
+        def columns(self): r = np.concatenate(self.seen) if self.seen else np.zeros(0, int); return {k: (r, torch.as_tensor(r).float()) for k in ("layer1.0", "layer1.1", "a/b")} if len(r) else {}
+    p = capture(learner(), path=tmp_path/"p", observers=[Two_()], progress=False)
+    assert set(p.columns) == {"layer1.0", "layer1.1", "a/b"} and torch.equal(p.columns["a/b"], torch.arange(N).float())
+    p.save(tmp_path/"q"); assert set(Predictions.open(tmp_path/"q").columns) == set(p.columns)
+
+
+def test_first_rows_that_mislead(tmp_path):
+    from interp_kit.all import ModelError
+    x = torch.randn(N, 6); x[:100] = x[:100].abs().clamp(max=.9)
+    bce = lambda p, t: F.binary_cross_entropy_with_logits(p, t)
+    learn = as_learner(nn.Identity(), [(x[i:i+20]*(5 if i >= 100 else 1), (x[i:i+20] > 0).float()) for i in range(0, N, 20)], bce, task="multilabel")
+    with pytest.raises(ModelError, match="pass act="): capture(learn, path=tmp_path/"p", progress=False)
+    v = torch.rand(N, 1)*.9; v[:20] = 0
+    learn = as_learner(nn.Linear(6, 1), DataLoader(TensorDataset(x, v), batch_size=20), lambda p, t: ((p - t)**2).mean())
+    assert capture(learn, progress=False).task == "regression"
+    with pytest.raises(ModelError, match="no classes"): capture(learn, path=tmp_path/"q", progress=False)
+    assert not (tmp_path/"q").exists() or not (tmp_path/"q"/"manifest.json").exists()
+
+
+def test_images_that_change_their_size(tmp_path):
+    from interp_kit.all import ModelError
+    batches = [(torch.randn(2, 1, s, s), torch.zeros(2, s, s).long()) for s in (8, 8, 8, 12)]
+    learn = as_learner(Dense(3), batches, nn.CrossEntropyLoss())
+    for path in (None, tmp_path/"p"):
+        with pytest.raises(ModelError, match="change their shape"): capture(learn, path=path, progress=False)
+
+
+def test_a_pass_that_fails_at_once_leaves_no_folder(tmp_path):
+    def broken(p, t): raise ValueError("no")
+    with pytest.raises(Exception, match="no"): capture(learner(loss=broken), path=tmp_path/"p", progress=False)
+    assert not (tmp_path/"p").exists()
+
+
+def test_moved_and_pickled(tmp_path, monkeypatch):
+    import pickle
+    from interp_kit.demo import demo_learner
+    monkeypatch.chdir(tmp_path); p = capture(demo_learner(), path="rel", progress=False); q = pickle.loads(pickle.dumps(p[[3, 1]]))
+    monkeypatch.chdir("/"); assert list(p[[3, 1]].items) == list(q.items) and str(q.items[0]).endswith(".png")
+
+
+def test_a_whole_capture_can_be_had_again_where_nothing_can_be_written(tmp_path, monkeypatch):
+    p = tmp_path/"p"; capture(learner(), path=p, progress=False)
+    monkeypatch.setattr(os, "fsync", lambda fd: (_ for _ in ()).throw(OSError(30, "Read-only file system")))
+    learn = learner(); assert len(capture(learn, path=p, progress=False)) == N and learn.model.rows == 0
+
+
+def test_buffers_that_change_in_eval(tmp_path):
+    class Drifts(nn.Module):
+        def __init__(self): super().__init__(); self.lin = nn.Linear(6, C); self.register_buffer("n", torch.zeros(()))
+        def forward(self, x): self.n += 1; return self.lin(x) + self.n
+    def learn(): torch.manual_seed(0); return as_learner(Drifts(), loader(), nn.CrossEntropyLoss())
+    StopAt.left = 10**9; whole = capture(learn(), path=tmp_path/"a", observers=[StopAt()], progress=False)
+    StopAt.left = 150
+    with pytest.raises(Stop): capture(learn(), path=tmp_path/"b", observers=[StopAt()], progress=False)
+    StopAt.left = 10**9; assert torch.equal(capture(learn(), path=tmp_path/"b", observers=[StopAt()], progress=False).preds, whole.preds)
+
+
+def test_the_users_generators_stay(tmp_path):
+    g = torch.Generator().manual_seed(3); dl = loader(shuffle=True, generator=g); before = g.get_state()
+    capture(learner(dl), progress=False); capture(learner(dl), path=tmp_path/"p", progress=False); assert torch.equal(g.get_state(), before)
