@@ -67,7 +67,7 @@ def collages(n, seed):
     for k in range(n):
         for cell in r.choice(4, r.integers(1, 5), replace=False):
             j, (a, b) = int(r.integers(0, len(x))), divmod(int(cell), 2)
-            imgs[k, 0, 28*a:28*a+28, 28*b:28*b+28] = x[j]/255.; labels[k, y[j]] = 1
+            imgs[k, 0, 28*a:28*a+28, 28*b:28*b+28] = x[j]/255.; labels[k, int(y[j])] = 1
     return imgs, labels
 
 
