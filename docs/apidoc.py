@@ -84,9 +84,10 @@ def entry(target, name, o, level):
     return "\n\n".join(s for s in said if s)
 
 
-def methods(cls):
-    "(name, object) of what a class defines and describes."
+def methods(cls, written):
+    "(name, object) of what a class defines and describes in its own cell; what is patched in later has a cell of its own."
     for k, v in vars(cls).items():
+        if k not in written: continue
         f = v.fget if isinstance(v, property) else getattr(v, "__func__", v)
         if inspect.isfunction(f) and inspect.getdoc(f) and (not k.startswith("_") or k in ("__call__", "__getitem__", "__enter__", "__iter__")): yield k, v
 
@@ -109,10 +110,16 @@ def defined(source, module):
         elif not node.name.startswith("_"): yield node.name, getattr(module, node.name)
 
 
+def written_in(source, name):
+    "Names of the functions in the body of a class."
+    cls = next(n for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and n.name == name)
+    return {n.name for n in cls.body if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))} | {t.id for n in cls.body if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name)}
+
+
 def describe(source, module_name, level):
     "Markdown of all that an exported cell defines, methods one heading deeper."
     module, said = importlib.import_module(module_name), []
     for name, o in defined(source, module):
         said.append(entry(target(module_name, name, o), name, o, level))
-        if inspect.isclass(o): said += [entry(target(module_name, f"{name}.{k}", v), f"{name}.{k}", v, level + 1) for k, v in methods(o)]
+        if inspect.isclass(o): said += [entry(target(module_name, f"{name}.{k}", v), f"{name}.{k}", v, level + 1) for k, v in methods(o, written_in(source, name))]
     return "\n\n".join(said)
