@@ -61,7 +61,7 @@ def public_names(all_pages):
             for name, o in apidoc.defined(c["source"], importlib.import_module(p.package)):
                 found.setdefault(name, []).append(apidoc.target(p.package, name, o))
                 if isinstance(o, type):
-                    for k, v in apidoc.methods(o): found.setdefault(f"{name}.{k}", []).append(apidoc.target(p.package, f"{name}.{k}", v))
+                    for k, v in apidoc.methods(o, apidoc.written_in(c["source"], name)): found.setdefault(f"{name}.{k}", []).append(apidoc.target(p.package, f"{name}.{k}", v))
     return {k: v[0] for k, v in found.items() if len(v) == 1 and k not in taken}
 
 
