@@ -1022,6 +1022,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'interp_kit/predictions/capture.py'),
                                                 'interp_kit.predictions.capture._to_cpu': ( 'predictions/capture.html#_to_cpu',
                                                                                             'interp_kit/predictions/capture.py'),
+                                                'interp_kit.predictions.capture._two_columns': ( 'predictions/capture.html#_two_columns',
+                                                                                                 'interp_kit/predictions/capture.py'),
                                                 'interp_kit.predictions.capture._vocab_of': ( 'predictions/capture.html#_vocab_of',
                                                                                               'interp_kit/predictions/capture.py'),
                                                 'interp_kit.predictions.capture._vocabs_of': ( 'predictions/capture.html#_vocabs_of',

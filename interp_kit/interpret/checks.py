@@ -39,7 +39,7 @@ def holm(
     res = np.empty(len(p)); res[order] = np.minimum(adjusted, 1)
     return res
 
-# %% ../../nbs/interpret/29_checks.ipynb #df5173cf
+# %% ../../nbs/interpret/29_checks.ipynb #88a288ff
 @dataclass
 class Evidence:
     "Counts of a classification and what its own probabilities expect of them."
@@ -59,7 +59,7 @@ class Evidence:
         if len(s.bad):
             keep = np.setdiff1d(np.arange(len(p)), s.bad); p = p[keep]; s = row_scores(p) if len(p) else s
         if not len(p): return cls(p, np.zeros((C, C), dtype=int), np.zeros((C, C)), np.zeros(0), np.zeros(0, dtype=bool), np.zeros(0))
-        for c in p.chunks():
+        for c in p.chunks(max(256, 2**21//C)):
             expected = expected + torch.zeros(C, C, dtype=torch.float64).index_add_(0, c.decoded, c.preds.double())
         return cls(p, confusion_counts(p.targs, p.decoded, C).numpy(), expected.T.numpy(), s.confidence, s.correct, s.log_loss)
 
@@ -163,7 +163,7 @@ def check_confidence(
                + (' Label smoothing, mixup or less training also help.' if over else ''),
         source='Guo et al. 2017 (On Calibration of Modern Neural Networks)')]
 
-# %% ../../nbs/interpret/29_checks.ipynb #3eee258a
+# %% ../../nbs/interpret/29_checks.ipynb #91438989
 def check_balance(
     e:Evidence, # what the predictions show
     *,
@@ -207,7 +207,7 @@ def check_losses(
 ) -> list: # of Finding
     "Rows whose loss or prediction is not a finite number."
     preds = (p.preds if isinstance(p.preds, tuple) else (p.preds,)) if p.has_preds else ()
-    of_rows = lambda o: torch.cat([c.reshape(len(c), -1).isfinite().all(1) for c in o.split(8192)]).numpy()
+    of_rows = lambda o: torch.cat([c.reshape(len(c), -1).isfinite().all(1) for c in o.split(max(64, min(8192, 2**21//max(o[0].numel(), 1))))]).numpy()
     finite = np.logical_and.reduce([np.ones(len(p), dtype=bool), *map(of_rows, preds)])
     bad = ~finite | ~p.losses.isfinite().numpy()
     if not bad.any(): return []

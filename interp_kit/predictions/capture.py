@@ -53,7 +53,7 @@ def pick_activation(
     name = _activation_name(loss_func, task, out, act)
     return name, act if act is not None else _ACTIVATIONS.get(name, getattr(loss_func, 'activation', None))
 
-# %% ../../nbs/predictions/18_capture.ipynb #84952077
+# %% ../../nbs/predictions/18_capture.ipynb #2d73b7f8
 _FASTAI_TYPES = dict(TensorCategory='classification', TensorMultiCategory='multilabel', TensorMask='segmentation')
 
 @dataclass
@@ -65,6 +65,7 @@ class Decision:
     complement:bool=False # one column of probabilities: add that of the other class
     tasks:list|None=None # of several outputs
     activations:list|None=None # of several outputs
+    complements:list|None=None # of several outputs: one column of probabilities gets that of the other class
     n_classes:int|None=None # C
     ignore_index:int|None=None # target value of pixels that do not count
     vocab:list|None=None # names of the classes
@@ -113,6 +114,7 @@ def _decide_parts(how, dl, learn, outs, targs):
     if len(outs) != len(ts): return how
     how.tasks = [infer_task(o, t) for o, t in zip(outs, ts)]
     how.activations = [_guess_activation(k, o) for k, o in zip(how.tasks, outs)]
+    how.complements = [k == 'classification' and (o.ndim == 1 or o.shape[1] == 1) for k, o in zip(how.tasks, outs)]
     how.vocabs = _vocabs_of(dl, [o.shape[1] if k in ('classification', 'multilabel') and o.ndim > 1 else None for k, o in zip(how.tasks, outs)])
     return how
 
@@ -148,7 +150,7 @@ def _items_of(dl, rows):
     one = lambda o: o[0] if isinstance(o, tuple) else o
     return [str(one(items[i])) for i in rows] if isinstance(one(items[0]), str) or hasattr(one(items[0]), '__fspath__') else None
 
-# %% ../../nbs/predictions/18_capture.ipynb #c69e70a5
+# %% ../../nbs/predictions/18_capture.ipynb #778bedbb
 def _to_cpu(o):
     "Detached plain tensors on the CPU, half precision as float32; lists become tuples."
     if isinstance(o, (tuple, list)): return tuple(_to_cpu(x) for x in o)
@@ -159,7 +161,8 @@ def _activate(how, loss_func, outs, act):
     "Outputs after the activation that was decided on."
     f = act if act is not None else _ACTIVATIONS.get(how.activation, getattr(loss_func, 'activation', None))
     preds = _to_cpu(f(outs))
-    if how.tasks is not None: return tuple(_to_cpu(_ACTIVATIONS[a](o)) for a, o in zip(how.activations, preds if isinstance(preds, tuple) else (preds,)))
+    if how.tasks is not None: return tuple(_two_columns(_to_cpu(_ACTIVATIONS[a](o))) if two else _to_cpu(_ACTIVATIONS[a](o))
+                                           for a, two, o in zip(how.activations, how.complements, preds if isinstance(preds, tuple) else (preds,)))
     if how.softmax: return preds.softmax(1)
     if how.activation == 'none' and (how.task == 'multilabel' or how.complement) and (float(preds.nan_to_num(.5).min()) < 0 or float(preds.nan_to_num(.5).max()) > 1): raise _contradicted(how)
     if how.task == 'classification' and preds.ndim > 1 and preds.shape[1] > 1:
@@ -167,12 +170,17 @@ def _activate(how, loss_func, outs, act):
         if len(finite) and not are_probabilities(finite, 1e-2): raise _contradicted(how)
     return preds
 
+def _two_columns(p):
+    p = p[:, None] if p.ndim == 1 else p
+    return torch.cat([1 - p, p], 1)
+
 def _contradicted(how): return ModelError(f"The first rows gave probabilities with the activation {how.activation}, but later ones do not: pass act=…, the function that turns outputs into probabilities.")
 
 def _settle(how, loss_func, outs, targs, act):
     "(preds, targs, decoded) in the shapes of the task."
     preds = _activate(how, loss_func, outs, act)
     if how.task == 'multi_output':
+        if any(how.complements or ()): targs = tuple(t.reshape(len(t), *t.shape[2:]).long() if two and t.shape[1:2] == (1,) else t.long() if two else t for two, t in zip(how.complements, targs))
         return preds, targs, tuple(decode(a, k) for a, k in zip(preds, how.tasks)) if how.tasks is not None else preds
     if how.task in ('classification', 'segmentation'): preds, targs = _as_classes(how, preds, targs)
     knows = how.task == 'multilabel' and callable(getattr(loss_func, 'decodes', None))
@@ -181,7 +189,7 @@ def _settle(how, loss_func, outs, targs, act):
 def _as_classes(how, preds, targs):
     "Two columns for a single probability, one integer target a row (or pixel)."
     if preds.ndim == 1: preds = preds[:, None]
-    if how.complement: preds = torch.cat([1-preds, preds], 1)
+    if how.complement: preds = _two_columns(preds)
     if targs.is_floating_point() and targs.shape == preds.shape and preds.ndim == 2: targs = targs.argmax(1)
     if targs.is_floating_point() and not bool((targs == targs.round()).all()): raise ModelError("Targets between 0 and 1 are no classes: name the task, as_learner(…, task='regression'), or set learn.task.")
     return preds, targs.reshape(len(preds), *preds.shape[2:]).long()

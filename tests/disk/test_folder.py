@@ -473,3 +473,19 @@ def test_buffers_that_change_in_eval(tmp_path):
 def test_the_users_generators_stay(tmp_path):
     g = torch.Generator().manual_seed(3); dl = loader(shuffle=True, generator=g); before = g.get_state()
     capture(learner(dl), progress=False); capture(learner(dl), path=tmp_path/"p", progress=False); assert torch.equal(g.get_state(), before)
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_a_head_of_one_probability_beside_another(flat, tmp_path):
+    x, y = data(); yes, v = (y > 1).float(), x.sum(1)
+    class Heads(nn.Module):
+        def __init__(self): super().__init__(); self.a, self.b = nn.Linear(6, 1), nn.Linear(6, 1)
+        def forward(self, x): return self.a(x)[:, 0] if flat else self.a(x), self.b(x)[:, 0]
+    class Pairs(torch.utils.data.Dataset):
+        def __len__(self): return N
+        def __getitem__(self, i): return x[i], (yes[i] if flat else yes[i:i+1], v[i])
+    learn = as_learner(Heads(), DataLoader(Pairs(), batch_size=32), lambda p, t: F.binary_cross_entropy_with_logits(p[0], t[0]) + F.mse_loss(p[1], t[1]))
+    a, b = capture(learn, progress=False), capture(learn, path=tmp_path/"p", progress=False); same(a, b)
+    with torch.no_grad(): want = learn.model.eval()(x)[0].reshape(-1).sigmoid()
+    assert torch.allclose(a.preds[0][:, 1], want, atol=1e-6) and (a.decoded[0] == (want > .5)).all() and (a.targs[0] == yes).all()
+    m = interpret(learn, progress=False).metrics(); assert abs(m[next(k for k in m if k.endswith(".accuracy"))] - float(((want > .5) == yes).float().mean())) < 1e-6
