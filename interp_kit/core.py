@@ -444,7 +444,7 @@ def _example(learn_or_model, x):
         return t.requires_grad_().clone() if t.is_floating_point() else t
     return map_nested(ready, x if isinstance(x, tuple) else tuple(x) if isinstance(x, list) else (x,))
 
-# %% ../nbs/00_core.ipynb #c6da586d
+# %% ../nbs/00_core.ipynb #73418afd
 def find_layer(
     learn_or_model:'Learner|nn.Module', # a Learner (its own data is run) or an nn.Module
     kind:str='cam', # what for; only 'cam' so far: the last layer with spatial extent
@@ -474,6 +474,12 @@ def _score_of(out, dense, target):
 
 def _first_of(out): return _first_of(out[0]) if isinstance(out, (tuple, list)) else out
 
+def _reaching(score, found, size, n):
+    "Those of the last `n` that reach `score` from more than one position; if none does, of more of them; if none at all does, everything."
+    grads = torch.autograd.grad(score, [o for _, o, _ in found[-n:]], allow_unused=True, retain_graph=True)
+    hits = [f for f, g in zip(found[-n:], grads) if _positions(g, size) > 1]
+    return hits or (found if n >= len(found) else _reaching(score, found, size, 4*n))
+
 def _last_spatial(model, seen, out, target, size):
     "Choose among the modules `seen`: see `find_layer`."
     dense = _first_of(out).ndim == 4 and min(_first_of(out).shape[2:]) > 1
@@ -484,9 +490,7 @@ def _last_spatial(model, seen, out, target, size):
     last = {id(m): k for k, (m, *_) in enumerate(found)}
     found = [o for k, o in enumerate(found) if last[id(o[0])] == k]
     score = _score_of(out, dense, target)
-    if score.requires_grad and found[0][1].requires_grad:
-        grads = torch.autograd.grad(score, [o for _, o, _ in found], allow_unused=True)
-        found = [f for f, g in zip(found, grads) if _positions(g, size) > 1] or found
+    if score.requires_grad and found[0][1].requires_grad: found = _reaching(score, found, size, len(found) if dense else 4)
     if dense:
         narrow = min(_area(o, size) for _, o, _ in found)
         found = [f for f in found if _area(f[1], size) == narrow]
