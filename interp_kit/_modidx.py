@@ -87,6 +87,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'interp_kit/attribution/cam.py'),
                                             'interp_kit.attribution.cam._batch_rows': ( 'attribution/cam.html#_batch_rows',
                                                                                         'interp_kit/attribution/cam.py'),
+                                            'interp_kit.attribution.cam._chunks': ( 'attribution/cam.html#_chunks',
+                                                                                    'interp_kit/attribution/cam.py'),
                                             'interp_kit.attribution.cam._cutting': ( 'attribution/cam.html#_cutting',
                                                                                      'interp_kit/attribution/cam.py'),
                                             'interp_kit.attribution.cam._eigencam': ( 'attribution/cam.html#_eigencam',
