@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['upsample', 'scaled', 'Attribution', 'draw_heat', 'attribution_of']
 
-# %% ../../nbs/attribution/41_attribution.ipynb #819b50ca
+# %% ../../nbs/attribution/41_attribution.ipynb #55b5954e
 import json, os, tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from .targets import Probe, class_names
 from ..core import DataError, NotFoundError, StorageError, TaskError, map_nested
-from ..plots import NEUTRAL, PALETTE, as_label, bare, font_family, name_ticks, new_axes, overlay, show_image
+from ..plots import NEUTRAL, PALETTE, _room, as_label, bare, font_family, ink_on, name_ticks, new_axes, show_image
 
 # %% ../../nbs/attribution/41_attribution.ipynb #59d885ee
 def upsample(
@@ -31,7 +31,7 @@ def scaled(
     top = maps.flatten(1).amax(1).view(-1, *[1]*(maps.ndim - 1))
     return torch.where(top > 0, maps/top.clamp_min(torch.finfo(maps.dtype).tiny), maps)
 
-# %% ../../nbs/attribution/41_attribution.ipynb #cbcbea5d
+# %% ../../nbs/attribution/41_attribution.ipynb #374dc8b9
 _KEEP = ('target', 'method', 'labels', 'names', 'meta')
 
 def _plain(o):
@@ -99,7 +99,7 @@ class Attribution:
         *,
         alpha:float=.5, # opacity of the map
         cmap:'str|None'=None, # matplotlib colour map; None: one that fits the sign
-        sign:str='positive', # 'positive': evidence for the target, 'absolute': strength, 'all': for (orange) and against (blue)
+        sign:str='positive', # 'positive': evidence for the target, 'absolute': strength, 'all': for (orange) and against (purple); of tables and texts what is against is always drawn
         ax:'Axes|None'=None, # Axes
         title:'str|None'=None, # above; None: target, score and method
     ):
@@ -171,7 +171,7 @@ def _write_npz(path, arrays):
         if isinstance(e, OSError): raise StorageError(f"{path} cannot be written: {e.strerror or e}. Name another place, or make room.") from e
         raise
 
-# %% ../../nbs/attribution/41_attribution.ipynb #f3e7eddd
+# %% ../../nbs/attribution/41_attribution.ipynb #b000133d
 def _picture(one, k):
     "What to draw under the map: the picture, else the input."
     if one.pictures is not None: return one.pictures[0]
@@ -186,7 +186,7 @@ def draw_heat(
     *,
     alpha:float=.5, # opacity where the map is strongest
     cmap:'str|None'=None, # matplotlib colour map; None: one that fits the sign
-    sign:str='positive', # 'positive': evidence for the target, 'absolute': strength, 'all': for (orange) and against (blue)
+    sign:str='positive', # 'positive': evidence for the target, 'absolute': strength, 'all': for (orange) and against (purple)
 ) -> bool: # whether there is anything to see
     "Lay a map over the image on `ax`, which is dimmed so that also its bright parts show what glows; a map of zeros changes nothing."
     heat = _signed(torch.as_tensor(heat).float(), sign)
@@ -213,32 +213,38 @@ def _top(heat):
     return float(a.kthvalue(max(1, int(.995*len(a)))).values) or float(a.max())
 
 def _show_columns(one, sign, ax, title, max_n=20):
+    "Bars of the strongest columns, as many as a panel that was given has lines for."
     v = torch.cat([p[0].flatten().float() for p in one._parts if p is not None])
     names = one.names if one.names is not None and len(one.names) == len(v) else [f'input {j}' for j in range(len(v))]
+    given, wide, size = ax is not None, 24, 9
+    if given: wide, max_n = _room(ax, 7, False); wide, max_n, size = wide//3, max(3, min(20, max_n - 3)), 7
     top = v.abs().argsort(descending=True, stable=True)
     more, top = max(0, len(v) - max_n), top[:max_n]
     w = (v.abs() if sign == 'absolute' else v)[top]
     ax = new_axes(ax, (5.5, 1.2 + .26*len(top)))
     ax.barh(range(len(top)), w, color=[PALETTE[1] if o > 0 else PALETTE[0] for o in w])
-    name_ticks(ax, [names[j] for j in top], axis='y'); ax.invert_yaxis(); ax.axvline(0, color=NEUTRAL, lw=.8)
-    ax.set_xlabel('attribution (against ← 0 → for the target)' + (f'; {more} more' if more else ''), fontsize=9); ax.set_title(title, fontsize=9, family=font_family())
+    name_ticks(ax, [names[j] for j in top], axis='y', width=wide); ax.invert_yaxis(); ax.axvline(0, color=NEUTRAL, lw=.8); ax.tick_params(labelsize=size); ax.locator_params(axis='x', nbins=5)
+    ax.set_xlabel(('against ← 0 → for' if given else 'attribution (against ← 0 → for the target)') + (f'; {more} more' if more else ''), fontsize=size); ax.set_title(title, fontsize=9, family=font_family())
     return ax
 
-def _show_tokens(one, cmap, sign, ax, title, width=64):
-    "Write the tokens in lines, each on its colour."
+def _show_tokens(one, cmap, sign, ax, title):
+    "Write the tokens in lines, each on its colour; padding is left out, and what does not fit into a panel that was given."
     import matplotlib.pyplot as plt
-    v = next(p for p in one._parts if p is not None)[0].float(); v = v.clamp_min(0) if sign == 'positive' else v
-    tokens = [str(t) for t in one.names[0]][:400]
+    v = next(p for p in one._parts if p is not None)[0].float(); v = v.abs() if sign == 'absolute' else v
+    said = [(as_label(t, 40), w) for t, w in zip(one.names[0], v.tolist()) if t != 'xxpad'][:400]
+    given, wide = ax is not None, 86
+    if given: wide, most = _room(ax, 8, True)
     spots, x, y = [], 0, 0
-    for t in tokens:
-        if x and x + len(t) > width: x, y = 0, y + 1
+    for t, _ in said:
+        if x and x + len(t) > wide: x, y = 0, y + 1
         spots.append((x, y)); x += len(t) + 1
-    ax = new_axes(ax, (8.5, 1. + .3*(y + 1)))
+    if not given: ax, most = new_axes(None, (8.5, .8 + .25*(y + 1))), y + 1
     top, colors = float(v.abs().max()) or 1., plt.get_cmap(cmap or 'PuOr_r')
-    for t, w, (cx, cy) in zip(tokens, v[:len(tokens)].tolist(), spots):
-        ax.text(cx/width, -cy, t.replace('$', r'\$'), family=['DejaVu Sans Mono', *font_family()], fontsize=9, va='center',
-                bbox=dict(boxstyle='square,pad=.15', fc=colors(.5 + .35*w/top), ec='none'))
-    ax.set_xlim(-.01, 1.02); ax.set_ylim(-y - .7, .7); bare(ax); ax.set_title(title, fontsize=9, family=font_family())
+    for (t, w), (cx, cy) in zip(said, spots):
+        if cy >= most: ax.text(wide, -most + 1, '…', fontsize=8, va='center'); break
+        shade = colors(.5 + .42*w/top)
+        ax.text(cx, -cy, t, family=['DejaVu Sans Mono', *font_family()], fontsize=8, va='center', color=ink_on(shade), bbox=dict(boxstyle='square,pad=.15', fc=shade, ec='none')).set_in_layout(False)
+    ax.set_xlim(-1, wide + 2); ax.set_ylim(-(most if given else y + 1) + .3, .9); bare(ax); ax.set_title(title, fontsize=9, family=font_family())
     return ax
 
 # %% ../../nbs/attribution/41_attribution.ipynb #270d1621

@@ -5,12 +5,16 @@
 # %% auto #0
 __all__ = ['METHODS', 'ALIASES', 'random_map', 'centre_map', 'method_name', 'explain']
 
-# %% ../../nbs/attribution/47_explain.ipynb #041fdfd2
+# %% ../../nbs/attribution/47_explain.ipynb #0b222076
+from dataclasses import replace
 import torch
 from torch import Tensor, nn
 from .attribution import Attribution, attribution_of, upsample
+from .curves import image_input, image_scores
+from .gradients import IntegratedGradients, gradient_times_input, saliency_map
+from .rise import RISE
 from .targets import as_inputs, probing
-from ..core import InterpKitError, TaskError, kept_rng
+from ..core import DataError, TaskError, kept_rng
 
 # %% ../../nbs/attribution/47_explain.ipynb #a5301b78
 def random_map(
@@ -45,8 +49,57 @@ def centre_map(
         values = tuple((bump(x.shape[2])[:, None]*bump(x.shape[3])).repeat(len(x), 1, 1) if x.ndim == 4 else None for x in probe.xs)
         return attribution_of(learn_or_model, probe, values[0] if len(values) == 1 else values, 'centre', meta=dict(sigma=sigma))
 
-# %% ../../nbs/attribution/47_explain.ipynb #c350f588
-METHODS = dict(random=random_map, centre=centre_map) # name -> function (learn_or_model, x, target, **options) -> Attribution
+# %% ../../nbs/attribution/47_explain.ipynb #a9f4553c
+def _by_tensor(name, func):
+    "A method made of a function (learn, inputs, target) -> values like the inputs."
+    def method(learn_or_model, x, target=None):
+        with probing(learn_or_model, x, target) as probe:
+            return attribution_of(learn_or_model, probe, func(learn_or_model, probe.xs, target), name)
+    method.__name__, method.__doc__ = name, func.__doc__
+    return method
+
+def _integrated_gradients(learn_or_model, x, target=None, *, baseline=None, **options):
+    "Integrated gradients (Sundararajan et al. 2017); options of `IntegratedGradients.explain`, and `baseline`."
+    return IntegratedGradients(learn_or_model, baseline).explain(x, target, **options)
+
+# %% ../../nbs/attribution/47_explain.ipynb #91d9f08a
+def _rise(learn_or_model, x, target=None, *, max_samples=None, tol=None, activation=None, **options):
+    "Masks at random (Petsiuk et al. 2018, centred); options of `RISE` and of its `explain`."
+    run = lambda f, image, c: RISE(f, **options).explain(image, c, max_samples=max_samples, tol=tol)
+    if not isinstance(learn_or_model, nn.Module) and not isinstance(getattr(learn_or_model, 'model', None), nn.Module):
+        return _stacked([run(learn_or_model if activation is None else lambda b: activation(learn_or_model(b)), image[None], t) for image, t in _pairs(learn_or_model, x, target)])
+    with probing(learn_or_model, x, target) as probe:
+        k = image_input(probe.xs)
+        scores = image_scores(learn_or_model, probe, activation)
+        score = lambda i: lambda batch: scores(batch, torch.full((len(batch),), i))[:, None]
+        made = [run(score(i), probe.xs[k][i:i+1], 0) for i in range(probe.n)]
+        maps = torch.cat([a.values for a in made])
+        values = maps if len(probe.xs) == 1 else tuple(maps if j == k else None for j in range(len(probe.xs)))
+        a = attribution_of(learn_or_model, probe, values, 'rise', meta=_merged([a.meta for a in made]))
+        a.scores = torch.cat([a.scores for a in made])
+        return a
+
+def _pairs(model, x, target):
+    (images,), _ = as_inputs(model, x)
+    each = target if isinstance(target, (list, tuple, Tensor)) else [target]*len(images)
+    if len(each) != len(images): raise DataError(f"There are {len(each)} targets for {len(images)} inputs. Give one a row, or one for all.")
+    return zip(images, each)
+
+def _merged(metas):
+    "One remark for all rows: lists are joined, numbers that differ become lists."
+    joined = lambda vs: [o for v in vs for o in v] if isinstance(vs[0], list) and len(vs[0]) == 1 else vs[0] if all(v == vs[0] for v in vs) else vs
+    return {k: joined([m[k] for m in metas]) for k in metas[0]}
+
+def _stacked(made):
+    "Attributions of single rows as one."
+    return replace(made[0], values=torch.cat([a.values for a in made]), inputs=torch.cat([a.inputs for a in made]), target=[t for a in made for t in a.target], scores=torch.cat([a.scores for a in made]),
+                   labels=[l for a in made for l in a.labels], meta=_merged([a.meta for a in made]))
+
+# %% ../../nbs/attribution/47_explain.ipynb #81f310e0
+METHODS = dict(
+    integrated_gradients=_integrated_gradients, gradient_times_input=_by_tensor('gradient_times_input', gradient_times_input), saliency=_by_tensor('saliency', saliency_map),
+    rise=_rise, random=random_map, centre=centre_map,
+) # name -> function (learn_or_model, x, target, **options) -> Attribution
 ALIASES = dict(ig='integrated_gradients') # other name -> name
 
 def method_name(
