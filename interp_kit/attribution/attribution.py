@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['upsample', 'scaled', 'Attribution', 'draw_heat', 'attribution_of']
 
-# %% ../../nbs/attribution/41_attribution.ipynb #55b5954e
-import json, os, tempfile
+# %% ../../nbs/attribution/41_attribution.ipynb #49eafd7c
+import io, json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 import numpy as np, torch
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from .targets import Probe, class_names
 from ..core import DataError, NotFoundError, StorageError, TaskError, map_nested
+from ..files import storage_errors, write_atomic
 from ..plots import NEUTRAL, PALETTE, _room, as_label, bare, font_family, ink_on, name_ticks, new_axes, show_image
 
 # %% ../../nbs/attribution/41_attribution.ipynb #59d885ee
@@ -31,7 +32,7 @@ def scaled(
     top = maps.flatten(1).amax(1).view(-1, *[1]*(maps.ndim - 1))
     return torch.where(top > 0, maps/top.clamp_min(torch.finfo(maps.dtype).tiny), maps)
 
-# %% ../../nbs/attribution/41_attribution.ipynb #374dc8b9
+# %% ../../nbs/attribution/41_attribution.ipynb #af9b3a7a
 _KEEP = ('target', 'method', 'labels', 'names', 'meta')
 
 def _plain(o):
@@ -135,7 +136,9 @@ class Attribution:
         arrays |= {k: getattr(self, k).numpy() for k in ('delta', 'scores') if getattr(self, k) is not None}
         if self.pictures is not None: arrays |= {f'picture.{j}': np.asarray(p) for j, p in enumerate(self.pictures)}
         facts = {k: _plain(getattr(self, k)) for k in _KEEP} | dict(several=isinstance(self.values, tuple), n_values=len(self._parts), n_inputs=len(_tuple(self.inputs)))
-        _write_npz(path, arrays | dict(facts=np.array(json.dumps(facts))))
+        box = io.BytesIO(); np.savez_compressed(box, **arrays, facts=np.array(json.dumps(facts)))
+        with storage_errors(path): path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, box.getbuffer())
         return path
 
     @classmethod
@@ -156,20 +159,6 @@ class Attribution:
                    **{k: torch.from_numpy(a[k]) if k in a else None for k in ('delta', 'scores')}, **{k: facts[k] for k in _KEEP})
 
 def _tuple(o): return () if o is None else o if isinstance(o, tuple) else (o,)
-
-def _write_npz(path, arrays):
-    "Write to a temporary name beside `path` and rename."
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix='.tmp')
-    except OSError as e: raise StorageError(f"{path} cannot be written: {e.strerror or e}. Name another place.") from e
-    try:
-        with os.fdopen(fd, 'wb') as f: np.savez_compressed(f, **arrays); f.flush(); os.fsync(f.fileno())
-        os.replace(tmp, path)
-    except BaseException as e:
-        if os.path.exists(tmp): os.unlink(tmp)
-        if isinstance(e, OSError): raise StorageError(f"{path} cannot be written: {e.strerror or e}. Name another place, or make room.") from e
-        raise
 
 # %% ../../nbs/attribution/41_attribution.ipynb #b000133d
 def _picture(one, k):
