@@ -263,7 +263,7 @@ def _finite(scores, n):
     if bad.any(): raise ModelError(f"The scores of {int(bad.sum())} of {n} images in a batch are NaN or infinite. If only masked images do that, try another baseline: what the model sees where parts are hidden.")
     return scores
 
-# %% ../../nbs/attribution/45_rise.ipynb #061a03cd
+# %% ../../nbs/attribution/45_rise.ipynb #61493287
 CHECK_EVERY = 100 # masks after which a tolerance is looked at
 
 def as_image_batch(
@@ -279,7 +279,8 @@ def as_image_batch(
     return xs[0]
 
 def _layout(model, x, scores, clean):
-    "Channels last, where a module with convolutions answers the same in it."
+    "Channels last, where a module with convolutions answers the same in it; of a function what it says in its `layout`."
+    if hasattr(model, 'layout') and not isinstance(model, nn.Module): return model.layout
     module = model if isinstance(model, nn.Module) else getattr(model, 'model', None)
     if not isinstance(module, nn.Module) or not any(isinstance(m, nn.Conv2d) for m in module.modules()): return torch.contiguous_format
     try: other = scores(x[:1].contiguous(memory_format=torch.channels_last))
