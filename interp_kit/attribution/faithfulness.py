@@ -265,7 +265,7 @@ def faithfulness(
     "The table of `judge`: rank, remark, and each measure with its interval. Ranked by the margin of insertion AUC over random maps; `ranking` says where there is no reliable order."
     return judge(learn_or_model, x, methods, **kwargs).table()
 
-# %% ../../nbs/attribution/48_faithfulness.ipynb #cb1ed178
+# %% ../../nbs/attribution/48_faithfulness.ipynb #accfefb4
 def _rows_shown(n, rows):
     at = list(range(min(n, rows))) if isinstance(rows, int) else [int(i) for i in rows]
     if not at or min(at) < -n or max(at) >= n: raise DataError(f"rows={rows!r}: name at least one of {n} images (0 to {n - 1}).")
@@ -295,7 +295,7 @@ def plot_methods(
         for ax, m in zip(line[1:], names):
             show_image(_picture_of(first, i), ax)
             seen = draw_heat(attributions[m].heatmap()[i], ax, alpha=alpha, sign=sign)
-            said = [f"{maps.values['insertion'][maps.names.index(m), i]:.2f}"]*judged + ['no evidence']*(not seen)
+            said = ([f"{maps.values['insertion'][maps.names.index(m), i]:.2f}"] if judged else []) + ['no evidence']*(not seen)
             ax.set_xlabel(' · '.join(said), fontsize=7)
     for ax, m in zip(axs[0], ['image', *names]): ax.set_title(m.replace('integrated_gradients', 'integrated\ngradients').replace('_', ' '), fontsize=8)
     if judged: fig.supxlabel('below each image its target and score, below each map its insertion AUC', fontsize=7)
