@@ -205,6 +205,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'interp_kit/attribution/drise.py'),
                                               'interp_kit.attribution.drise.DRISE.__init__': ( 'attribution/drise.html#drise.__init__',
                                                                                                'interp_kit/attribution/drise.py'),
+                                              'interp_kit.attribution.drise.DRISE._explain': ( 'attribution/drise.html#drise._explain',
+                                                                                               'interp_kit/attribution/drise.py'),
                                               'interp_kit.attribution.drise.DRISE._results': ( 'attribution/drise.html#drise._results',
                                                                                                'interp_kit/attribution/drise.py'),
                                               'interp_kit.attribution.drise.DRISE._run': ( 'attribution/drise.html#drise._run',

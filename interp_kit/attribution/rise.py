@@ -260,7 +260,7 @@ def _finite(scores, n):
     if bad.any(): raise ModelError(f"The scores of {int(bad.sum())} of {n} images in a batch are NaN or infinite. If only masked images do that, try another baseline: what the model sees where parts are hidden.")
     return scores
 
-# %% ../../nbs/attribution/45_rise.ipynb #15cbb17d
+# %% ../../nbs/attribution/45_rise.ipynb #061a03cd
 CHECK_EVERY = 100 # masks after which a tolerance is looked at
 
 def as_image_batch(
@@ -269,6 +269,7 @@ def as_image_batch(
 ) -> Tensor: # (B, C, H, W) float
     "The images in `x` as the model sees them; raises `DataError` for what is no image."
     if not (isinstance(x, (Tensor, np.ndarray, str, list, tuple)) or hasattr(x, '__fspath__') or hasattr(x, 'size')): raise DataError(f"An image is needed: a tensor (C, H, W), or for a Learner a file or a picture. Got {type(x).__name__}.")
+    if isinstance(x, (list, tuple)) and len(x) and all(isinstance(o, Tensor) and o.ndim == 3 for o in x) and len({o.shape for o in x}) == 1: x = torch.stack(list(x))
     xs, _ = as_inputs(model, x)
     if len(xs) != 1: raise DataError(f"RISE hides parts of one image; the model has {len(xs)} inputs. Wrap it in a function of the image alone.")
     if xs[0].ndim != 4 or not xs[0].is_floating_point(): raise DataError(f"RISE hides parts of an image: pass floats (C, H, W) or (B, C, H, W), also for grey pictures. Got {xs[0].dtype} of {tuple(xs[0].shape)}.")
