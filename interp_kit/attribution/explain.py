@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['METHODS', 'ALIASES', 'random_map', 'centre_map', 'method_name', 'explain']
 
-# %% ../../nbs/attribution/47_explain.ipynb #68e88c59
+# %% ../../nbs/attribution/47_explain.ipynb #1e3d50c4
 from dataclasses import replace
 import numpy as np, torch
 from torch import Tensor, nn
 from .attribution import Attribution, attribution_of, upsample
 from .cam import CAM_METHODS, GradCAM
 from .curves import image_input, image_scores
+from .deeplift import DeepLift, DeepLiftShap
 from .gradients import IntegratedGradients, gradient_times_input, saliency_map
 from .rise import RISE
 from .targets import as_inputs, probing
@@ -50,7 +51,7 @@ def centre_map(
         values = tuple((bump(x.shape[2])[:, None]*bump(x.shape[3])).repeat(len(x), 1, 1) if x.ndim == 4 else None for x in probe.xs)
         return attribution_of(learn_or_model, probe, values[0] if len(values) == 1 else values, 'centre', meta=dict(sigma=sigma))
 
-# %% ../../nbs/attribution/47_explain.ipynb #a9f4553c
+# %% ../../nbs/attribution/47_explain.ipynb #03d3df5e
 def _by_tensor(name, func):
     "A method made of a function (learn, inputs, target) -> values like the inputs."
     def method(learn_or_model, x, target=None):
@@ -62,6 +63,16 @@ def _by_tensor(name, func):
 def _integrated_gradients(learn_or_model, x, target=None, *, baseline=None, **options):
     "Integrated gradients (Sundararajan et al. 2017); options of `IntegratedGradients.explain`, and `baseline`."
     return IntegratedGradients(learn_or_model, baseline).explain(x, target, **options)
+
+def _deep_lift(learn_or_model, x, target=None, *, baseline=None, eps=1e-10, **options):
+    "DeepLIFT (Shrikumar et al. 2017, Rescale rule); options of `DeepLift` and of its `explain`."
+    return DeepLift(learn_or_model, baseline, eps=eps).explain(x, target, **options)
+
+def _deep_lift_shap(learn_or_model, x, target=None, *, internal_batch_size=None, **options):
+    "DeepLIFT averaged over baselines; options of `DeepLiftShap`."
+    with probing(learn_or_model, x, target) as probe:
+        values, delta = DeepLiftShap(learn_or_model, **options)._values(probe, internal_batch_size)
+        return attribution_of(learn_or_model, probe, probe.to_inputs(values), 'deep_lift_shap', delta=delta)
 
 # %% ../../nbs/attribution/47_explain.ipynb #cb3ae1ff
 def _by_cam(name):
@@ -108,11 +119,11 @@ def _stacked(made):
     return replace(made[0], values=torch.cat([a.values for a in made]), inputs=torch.cat([a.inputs for a in made]), target=[t for a in made for t in a.target], scores=torch.cat([a.scores for a in made]),
                    labels=[l for a in made for l in a.labels], meta=_merged([a.meta for a in made]))
 
-# %% ../../nbs/attribution/47_explain.ipynb #547c1cef
+# %% ../../nbs/attribution/47_explain.ipynb #1e798a04
 METHODS = dict(
     **{m: _by_cam(m) for m in CAM_METHODS},
     integrated_gradients=_integrated_gradients, gradient_times_input=_by_tensor('gradient_times_input', gradient_times_input), saliency=_by_tensor('saliency', saliency_map),
-    rise=_rise, random=random_map, centre=centre_map,
+    deep_lift=_deep_lift, deep_lift_shap=_deep_lift_shap, rise=_rise, random=random_map, centre=centre_map,
 ) # name -> function (learn_or_model, x, target, **options) -> Attribution
 ALIASES = dict(ig='integrated_gradients') # other name -> name
 

@@ -162,7 +162,7 @@ class Faithfulness:
         bands = {k: {m: [[none(o) for o in interval(p, self.counts, self.meta['level'])] for p in c[i].T.numpy()] for i, m in enumerate(self.names)} for k, c in self.curves.items()}
         return dict(ranking=self.ranking, agreement_with_deletion=none(self.agreement), n=self.n, **self.meta, shares=self.shares.tolist(), curves=bands)
 
-# %% ../../nbs/attribution/48_faithfulness.ipynb #b4443e9b
+# %% ../../nbs/attribution/48_faithfulness.ipynb #82566ff4
 def _frozen(probe, spec):
     "A function rows -> target, so that parts, noisy copies and shuffled models are asked for what the pictures were settled on."
     if isinstance(spec, of_output):
@@ -182,7 +182,7 @@ def _frozen_of(output, target, spec):
 def _maps_of(learn, xs, rows, method, target, options, batch_size):
     "The Attribution of `method` for `rows` of the inputs, made batch by batch."
     parts = []
-    for r in rows.split(batch_size):
+    for r in rows.split(len(rows) if method in CONTROLS else batch_size): # noise of its own for each image
         a = explain(learn, tuple(x[r.to(x.device)] for x in xs), method, target(r), **options)
         if not a.is_map: raise TaskError(f"{a.method} gives no map over the image, so its pixels cannot be judged.")
         parts.append(a)
