@@ -386,3 +386,10 @@ def test_runs_are_shared_by_images():
     runs.advance(run, 2*GROUPS); runs.advance(run, 3)
     torch.testing.assert_close(torch.cat(seen[0])[:, 0], torch.cat(seen[1])[:, 0])
     assert [m.shape for m in runs.maps()] == [(1, 20, 20), (2, 20, 20)] and runs.done == 11 and len(runs.errors()[0]) == 3
+
+
+def test_functions_may_ask_for_a_memory_layout():
+    seen = []
+    def f(b): seen.append(b.is_contiguous(memory_format=torch.channels_last)); return b.mean((2, 3))
+    RISE(f, n_masks=8).explain(image(3, 20, 20)); assert not any(seen[1:])
+    f.layout = torch.channels_last; RISE(f, n_masks=8).explain(image(3, 20, 20)); assert seen[-1]
