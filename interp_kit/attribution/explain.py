@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['METHODS', 'ALIASES', 'random_map', 'centre_map', 'method_name', 'explain']
 
-# %% ../../nbs/attribution/47_explain.ipynb #1e3d50c4
+# %% ../../nbs/attribution/47_explain.ipynb #3dd5e0d9
 from dataclasses import replace
 import numpy as np, torch
 from torch import Tensor, nn
 from .attribution import Attribution, attribution_of, upsample
 from .cam import CAM_METHODS, GradCAM
 from .curves import image_input, image_scores
-from .deeplift import DeepLift, DeepLiftShap
+from .deeplift import DeepLift
 from .gradients import IntegratedGradients, gradient_times_input, saliency_map
 from .rise import RISE
+from .saliency import SaliencyMap
 from .targets import as_inputs, probing
 from ..core import DataError, TaskError, kept_rng
 
@@ -51,7 +52,7 @@ def centre_map(
         values = tuple((bump(x.shape[2])[:, None]*bump(x.shape[3])).repeat(len(x), 1, 1) if x.ndim == 4 else None for x in probe.xs)
         return attribution_of(learn_or_model, probe, values[0] if len(values) == 1 else values, 'centre', meta=dict(sigma=sigma))
 
-# %% ../../nbs/attribution/47_explain.ipynb #03d3df5e
+# %% ../../nbs/attribution/47_explain.ipynb #321accd5
 def _by_tensor(name, func):
     "A method made of a function (learn, inputs, target) -> values like the inputs."
     def method(learn_or_model, x, target=None):
@@ -68,11 +69,15 @@ def _deep_lift(learn_or_model, x, target=None, *, baseline=None, eps=1e-10, **op
     "DeepLIFT (Shrikumar et al. 2017, Rescale rule); options of `DeepLift` and of its `explain`."
     return DeepLift(learn_or_model, baseline, eps=eps).explain(x, target, **options)
 
-def _deep_lift_shap(learn_or_model, x, target=None, *, internal_batch_size=None, **options):
-    "DeepLIFT averaged over baselines; options of `DeepLiftShap`."
-    with probing(learn_or_model, x, target) as probe:
-        values, delta = DeepLiftShap(learn_or_model, **options)._values(probe, internal_batch_size)
-        return attribution_of(learn_or_model, probe, probe.to_inputs(values), 'deep_lift_shap', delta=delta)
+def _by_saliency(name):
+    "A method made of `SaliencyMap`, with the noise of a seed."
+    def method(learn_or_model, x, target=None, *, seed=0, internal_batch_size=None, **options):
+        with kept_rng():
+            np.random.seed(seed); torch.manual_seed(seed)
+            a = SaliencyMap(learn_or_model, name).explain(x, target, internal_batch_size=internal_batch_size, **options)
+        return replace(a, meta={**{k: v for k, v in a.meta.items() if k != 'single'}, 'seed': seed})
+    method.__name__, method.__doc__ = name, f'{name}: options of `SaliencyMap.explain`, and `seed`.'
+    return method
 
 # %% ../../nbs/attribution/47_explain.ipynb #cb3ae1ff
 def _by_cam(name):
@@ -119,11 +124,11 @@ def _stacked(made):
     return replace(made[0], values=torch.cat([a.values for a in made]), inputs=torch.cat([a.inputs for a in made]), target=[t for a in made for t in a.target], scores=torch.cat([a.scores for a in made]),
                    labels=[l for a in made for l in a.labels], meta=_merged([a.meta for a in made]))
 
-# %% ../../nbs/attribution/47_explain.ipynb #1e798a04
+# %% ../../nbs/attribution/47_explain.ipynb #4d1c1568
 METHODS = dict(
     **{m: _by_cam(m) for m in CAM_METHODS},
     integrated_gradients=_integrated_gradients, gradient_times_input=_by_tensor('gradient_times_input', gradient_times_input), saliency=_by_tensor('saliency', saliency_map),
-    deep_lift=_deep_lift, deep_lift_shap=_deep_lift_shap, rise=_rise, random=random_map, centre=centre_map,
+    deep_lift=_deep_lift, gradient_shap=_by_saliency('gradient_shap'), deep_lift_shap=_by_saliency('deep_lift_shap'), rise=_rise, random=random_map, centre=centre_map,
 ) # name -> function (learn_or_model, x, target, **options) -> Attribution
 ALIASES = dict(ig='integrated_gradients') # other name -> name
 

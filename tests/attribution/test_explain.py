@@ -41,7 +41,7 @@ def test_every_method_explains_a_picture_and_leaves_the_model(digits, method):
         a = explain(digits, x, method, [1, 2, 3], **FAST.get(method, {}))
         assert isinstance(a, Attribution) and a.method == method and a.target == [1, 2, 3] and a.labels == ["1", "2", "3"] and a.heatmap().shape == (3, 32, 32) and torch.isfinite(a.heatmap()).all()
         b = explain(digits, x[1:2], method, "2", **FAST.get(method, {}))
-        if method != "random": torch.testing.assert_close(b.heatmap()[0], a.heatmap()[1], rtol=1e-3, atol=1e-3*float(a.heatmap()[1].abs().max()) + 1e-7)
+        if method not in ("random", "gradient_shap"): torch.testing.assert_close(b.heatmap()[0], a.heatmap()[1], rtol=1e-3, atol=1e-3*float(a.heatmap()[1].abs().max()) + 1e-7)
         assert model.training and all(torch.equal(v, before[k]) for k, v in model.state_dict().items()) and all((p.grad == 1).all() and p.requires_grad for p in model.parameters())
         assert torch.equal(torch.get_rng_state(), rng) and not any(m._forward_hooks or m._backward_hooks for m in model.modules())
     finally:
