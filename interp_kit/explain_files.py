@@ -201,7 +201,7 @@ def explain_picture(
     if method == 'rise': yield from _rise(launcher, x, classes, how, tell)
     else: yield replace(_by_gradients(launcher, x, classes, method, how), outputs=_outputs(launcher, classes, scores[classes]))
 
-# %% ../nbs/89_explain_files.ipynb #6b7ac6ad
+# %% ../nbs/89_explain_files.ipynb #6c3ead63
 _MAX_SIDE, _MIN_SIDE = 1000, 256 # pixels that a picture is drawn with
 
 def _drawable(picture):
@@ -247,7 +247,7 @@ def plot_explained(
 
 def _masks_said(explained):
     n = explained.facts.get('n_masks')
-    return '' if n is None else f', {n:,} masks' + ('' if explained.complete else ' so far')
+    return '' if n is None else f', {n:,} masks{"" if explained.complete else " so far"}'
 
 def _draw_box(ax, box, scale):
     "A frame around a box, light on dark so that it shows on any picture."
@@ -256,12 +256,12 @@ def _draw_box(ax, box, scale):
     x0, y0, x1, y1 = (v*scale[i % 2] - .5 for i, v in enumerate(box))
     for color, lw in (('black', 3.2), ('white', 1.4)): ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, ec=color, lw=lw))
 
-# %% ../nbs/89_explain_files.ipynb #2e918d03
+# %% ../nbs/89_explain_files.ipynb #a3050603
 def _png(*args, **kwargs):
     "The bytes of `plot_explained`."
     import matplotlib.pyplot as plt
     fig = plot_explained(*args, **kwargs)[0].figure; to = io.BytesIO()
-    try: fig.savefig(to, format='png')
+    try: fig.savefig(to, format='png', bbox_inches='tight', pad_inches=.08)
     finally: plt.close(fig)
     return to.getvalue()
 
@@ -324,7 +324,7 @@ def _convergence(explained):
 
 def _one(v): return v[0] if isinstance(v, list) and v else v
 
-# %% ../nbs/89_explain_files.ipynb #0c6d0414
+# %% ../nbs/89_explain_files.ipynb #779ef705
 @dataclass
 class FileResult:
     "What became of one target."
@@ -348,7 +348,8 @@ def explain_files(
 ): # of `FileResult`, in the order of the targets
     """Explain each picture, write its results and yield what became of it; with `progressive` also what there is so far.
 
-    An interrupt keeps what is finished, and of the picture that was under way what RISE had by then. Errors of a target are results; others are raised."""
+    An interrupt keeps what is finished, and of the picture that was under way what RISE had by then. Errors of a target are results;
+    `TaskError` (the method does not fit the model) is raised."""
     pictures, errors = find_pictures(targets, skip=save_dir)
     for e in errors: yield FileResult('', error=e)
     taken, wrong = set(), set()
@@ -356,6 +357,7 @@ def explain_files(
         report = (lambda done, n, i=i, path=path: tell(i, len(pictures), path.name, done, n)) if tell else False
         if tell: tell(i, len(pictures), path.name, 0, 0)
         try: yield from _explain_one(launcher, path, Path(save_dir), method, classes, progressive, how, report, taken, wrong)
+        except TaskError: raise # the question does not fit the model, whatever the picture
         except (InterpKitError, OSError) as e: yield FileResult(str(path), error=_about(e, path))
 
 def _about(e, path):

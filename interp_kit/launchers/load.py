@@ -53,7 +53,7 @@ def _called(f, reference):
         at = traceback.extract_tb(e.__traceback__)[-1]
         raise ModelError(f"{reference} failed: {_said(e)} ({Path(at.filename).name}, line {at.lineno}).") from e
 
-# %% ../../nbs/launchers/83_load.ipynb #b3c907fe
+# %% ../../nbs/launchers/83_load.ipynb #67314a46
 @dataclass
 class Launcher:
     "A model ready to be asked: from prepared pictures to scores or boxes."
@@ -88,12 +88,12 @@ class Launcher:
         if self.fixed_size is not None and tuple(batch.shape[2:]) != tuple(self.fixed_size):
             raise DataError(f"{self.source} takes pictures of {_by(self.fixed_size)}, not of {_by(batch.shape[2:])}. Leave out --size, or give {_by(self.fixed_size)}.")
         try: return self.run(batch)
-        except (InterpKitError, KeyboardInterrupt): raise
+        except InterpKitError: raise
         except Exception as e: raise ModelError(f"{self.source} does not run on an input of {tuple(batch.shape)}: {_said(e)}. Give the --size it was trained with, if this is not it.") from e
 
     def _interpret(self, batch, outputs):
         try: return self.interpreter(batch if not isinstance(_first_leaf(outputs), np.ndarray) else batch.numpy(), outputs)
-        except (InterpKitError, KeyboardInterrupt): raise
+        except InterpKitError: raise
         except Exception as e:
             at = traceback.extract_tb(e.__traceback__)[-1]
             raise ModelError(f"The interpreter {self.options.get('interpreter', '')} failed: {_said(e)} ({Path(at.filename).name}, line {at.lineno}).") from e
