@@ -103,7 +103,7 @@ def _say(console, interp, page):
     for i, f in enumerate(found[:3]): console.print(f'  {i + 1}. {f}', markup=False, highlight=False)
     console.print(f'open {page.resolve()}', markup=False, highlight=False, soft_wrap=True)
 
-# %% ../nbs/90_cli.ipynb #a970a35a
+# %% ../nbs/90_cli.ipynb #dc480ae7
 METHOD_NAMES = ('rise', 'gradcam', 'ig', 'saliency')
 
 _EXPLAIN = """Where a model looks: for each target and output a picture with its map, the raw maps (.npz) and a JSON of the facts.
@@ -120,7 +120,7 @@ _EXPLAIN_EXAMPLES = """examples:
   interp-kit explain -m export.pkl --trust -o out -t photo.jpg gradcam
   interp-kit explain -m weights.pt --arch resnet18 --classes names.txt -o out -t photos/ rise --max-samples 1000 --progressive
   interp-kit explain -m net.onnx --mean .485 .456 .406 --std .229 .224 .225 -t list.txt rise --target-class cat dog
-  interp-kit explain -m zoo.py_module:detector --interpreter my_module:process_outputs -t street.png rise --conf .5"""
+  interp-kit explain -m zoo:detector --interpreter zoo:process_outputs -t street.png rise --conf .5"""
 
 def _numbers(text):
     "Floats with commas between."

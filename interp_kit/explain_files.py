@@ -89,7 +89,7 @@ def result_name(
     taken.add(name.casefold())
     return name
 
-# %% ../nbs/89_explain_files.ipynb #ffa4cf31
+# %% ../nbs/89_explain_files.ipynb #645f4d71
 METHODS = ('rise', 'gradcam', 'ig', 'saliency')
 _EXPLAINERS = dict(gradcam='gradcam', ig='integrated_gradients', saliency='saliency')
 
@@ -146,8 +146,8 @@ def _no_box(found, classes):
     return f"there is no box to explain{' of the classes asked for' if classes is not None and n else ''}{best}. Lower --conf, or the detector's own threshold."
 
 def _by_gradients(launcher, x, classes, method, how):
-    from interp_kit.attribution.explain import explain
     model = launcher.for_gradients(method)
+    from interp_kit.attribution.explain import explain
     options = {k: v for k, v in dict(layer=_layer(model, how.get('layer')), n_steps=how.get('steps')).items() if v is not None}
     found = [explain(model, x[None], method=_EXPLAINERS[method], target=c, **options) for c in classes]
     facts = dict(found[0].meta)
