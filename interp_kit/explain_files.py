@@ -6,7 +6,7 @@
 __all__ = ['PICTURE_ENDINGS', 'METHODS', 'find_pictures', 'result_name', 'Explained', 'which_classes', 'explain_picture',
            'plot_explained', 'write_explained', 'FileResult', 'explain_files']
 
-# %% ../nbs/89_explain_files.ipynb #5c23fbb4
+# %% ../nbs/89_explain_files.ipynb #716a178b
 import csv, io, re, time, traceback, warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch import Tensor
 from .core import DataError, InterpKitError, NotFoundError, TaskError
 from .findings import plain
 from .launchers.load import Launcher
-from .predictions.files import read_json, write_atomic, write_json
+from .files import read_json, write_atomic, write_json
 
 # %% ../nbs/89_explain_files.ipynb #a51cb49e
 PICTURE_ENDINGS = {'.jpg', '.jpeg', '.png', '.bmp', '.gif', '.webp', '.tif', '.tiff', '.ppm', '.pgm', '.pbm', '.jp2'}

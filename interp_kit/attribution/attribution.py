@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['upsample', 'scaled', 'Attribution', 'attribution_of']
 
-# %% ../../nbs/attribution/41_attribution.ipynb #819b50ca
-import json, os, tempfile
+# %% ../../nbs/attribution/41_attribution.ipynb #6b04c973
+import io, json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 import numpy as np, torch
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from .targets import Probe, class_names
 from ..core import DataError, NotFoundError, StorageError, TaskError, map_nested
+from ..files import storage_errors, write_atomic
 from ..plots import NEUTRAL, PALETTE, as_label, bare, font_family, name_ticks, new_axes, overlay, show_image
 
 # %% ../../nbs/attribution/41_attribution.ipynb #59d885ee
@@ -31,7 +32,7 @@ def scaled(
     top = maps.flatten(1).amax(1).view(-1, *[1]*(maps.ndim - 1))
     return torch.where(top > 0, maps/top.clamp_min(torch.finfo(maps.dtype).tiny), maps)
 
-# %% ../../nbs/attribution/41_attribution.ipynb #cbcbea5d
+# %% ../../nbs/attribution/41_attribution.ipynb #0b5221b0
 _KEEP = ('target', 'method', 'labels', 'names', 'meta')
 
 def _plain(o):
@@ -135,7 +136,9 @@ class Attribution:
         arrays |= {k: getattr(self, k).numpy() for k in ('delta', 'scores') if getattr(self, k) is not None}
         if self.pictures is not None: arrays |= {f'picture.{j}': np.asarray(p) for j, p in enumerate(self.pictures)}
         facts = {k: _plain(getattr(self, k)) for k in _KEEP} | dict(several=isinstance(self.values, tuple), n_values=len(self._parts), n_inputs=len(_tuple(self.inputs)))
-        _write_npz(path, arrays | dict(facts=np.array(json.dumps(facts))))
+        box = io.BytesIO(); np.savez_compressed(box, **arrays, facts=np.array(json.dumps(facts)))
+        with storage_errors(path): path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, box.getbuffer())
         return path
 
     @classmethod
@@ -157,21 +160,7 @@ class Attribution:
 
 def _tuple(o): return () if o is None else o if isinstance(o, tuple) else (o,)
 
-def _write_npz(path, arrays):
-    "Write to a temporary name beside `path` and rename."
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix='.tmp')
-    except OSError as e: raise StorageError(f"{path} cannot be written: {e.strerror or e}. Name another place.") from e
-    try:
-        with os.fdopen(fd, 'wb') as f: np.savez_compressed(f, **arrays); f.flush(); os.fsync(f.fileno())
-        os.replace(tmp, path)
-    except BaseException as e:
-        if os.path.exists(tmp): os.unlink(tmp)
-        if isinstance(e, OSError): raise StorageError(f"{path} cannot be written: {e.strerror or e}. Name another place, or make room.") from e
-        raise
-
-# %% ../../nbs/attribution/41_attribution.ipynb #d5eb7bfa
+# %% ../../nbs/attribution/41_attribution.ipynb #2e2b6257
 def _picture(one, k):
     "What to draw under the map: the picture, else the input."
     if one.pictures is not None: return one.pictures[0]
@@ -190,9 +179,8 @@ def _show_map(one, alpha, cmap, sign, ax, title):
     else: show_image(pic, ax)
     h, w = np.asarray(ax.images[0].get_array()).shape[:2]
     if top > 0:
-        strength = (heat.abs()/top).clamp(0, 1).numpy()
         ax.imshow(heat.numpy(), cmap=cmap or ('PuOr_r' if sign == 'all' else 'inferno'), vmin=-top if sign == 'all' else 0, vmax=top,
-                  alpha=alpha*strength**.5, extent=(-.5, w - .5, h - .5, -.5), interpolation='nearest')
+                  alpha=alpha, extent=(-.5, w - .5, h - .5, -.5), interpolation='nearest')
     else: title += '\nno evidence'
     bare(ax); ax.set_title(title, fontsize=9, family=font_family())
     return ax
@@ -214,7 +202,7 @@ def _show_columns(one, sign, ax, title, max_n=20):
     ax.set_xlabel('attribution (against ← 0 → for the target)' + (f'; {more} more' if more else ''), fontsize=9); ax.set_title(title, fontsize=9, family=font_family())
     return ax
 
-def _show_tokens(one, cmap, sign, ax, title, width=64):
+def _show_tokens(one, cmap, sign, ax, title, width=84):
     "Write the tokens in lines, each on its colour."
     import matplotlib.pyplot as plt
     v = next(p for p in one._parts if p is not None)[0].float(); v = v.clamp_min(0) if sign == 'positive' else v
@@ -223,7 +211,7 @@ def _show_tokens(one, cmap, sign, ax, title, width=64):
     for t in tokens:
         if x and x + len(t) > width: x, y = 0, y + 1
         spots.append((x, y)); x += len(t) + 1
-    ax = new_axes(ax, (8.5, 1. + .3*(y + 1)))
+    ax = new_axes(ax, (7.6, .9 + .27*(y + 1)))
     top, colors = float(v.abs().max()) or 1., plt.get_cmap(cmap or 'PuOr_r')
     for t, w, (cx, cy) in zip(tokens, v[:len(tokens)].tolist(), spots):
         ax.text(cx/width, -cy, t.replace('$', r'\$'), family=['DejaVu Sans Mono', *font_family()], fontsize=9, va='center',

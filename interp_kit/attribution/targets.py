@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from ..core import ACTIVATIONS, DataError, InterpKitError, LabelError, ModelError, TaskError, get_model, infer_task, logits_of, loss_name, map_nested, model_device, pick_activation, untouched
 
-# %% ../../nbs/attribution/40_targets.ipynb #7df62fec
+# %% ../../nbs/attribution/40_targets.ipynb #cf9f405d
 def class_names(
     learn_or_model:'Learner|nn.Module|Callable', # anything; only a Learner knows names
 ) -> list|None: # C names
@@ -37,12 +37,11 @@ def _loader_of(learn, items):
     if dls is None or not hasattr(dls[0], 'after_batch'):
         raise TaskError(f"A {type(items[0]).__name__} was given, but {'a plain model' if dls is None else 'a Learner over a PyTorch DataLoader'} has no transforms that would "
                         "make an input of it. Pass a tensor, transformed as in training.")
-    if hasattr(items[0], 'to_frame') or hasattr(items[0], 'iterrows'):
-        import pandas as pd
-        dl = dls.test_dl(pd.concat([o.to_frame().T if hasattr(o, 'to_frame') else o for o in items]).infer_objects(), num_workers=0)
-        dl.dataset.conts = dl.dataset.conts.astype(np.float32)
-        return dl
-    return dls.test_dl(items, rm_type_tfms=None, num_workers=0)
+    if not hasattr(dls[0].dataset, 'cont_names'): return dls.test_dl(items, rm_type_tfms=None, num_workers=0)
+    import pandas as pd
+    dl = dls.test_dl(pd.DataFrame(items).infer_objects(), num_workers=0)
+    dl.dataset.conts = dl.dataset.conts.astype(np.float32)
+    return dl
 
 def _from_items(learn, items):
     "Batched inputs of `items`, in their order."
@@ -82,9 +81,9 @@ def as_inputs(
         if isinstance(x, Tensor) and x.ndim == 0: raise DataError("A tensor without dimensions is no input: pass (C, H, W) or (B, …).")
         xs = (x[None] if single else x,) if isinstance(x, Tensor) else tuple(x)
     else:
-        many = isinstance(x, list) or type(x).__name__ == 'L' or hasattr(x, 'iterrows')
-        single = not many
-        items = list(x) if many and not hasattr(x, 'iterrows') else [x]
+        if hasattr(x, 'iterrows'): x = [r for _, r in x.iterrows()]
+        single = not (isinstance(x, list) or type(x).__name__ == 'L')
+        items = [x] if single else list(x)
         if not items: raise DataError("There are no inputs: the list is empty.")
         xs = _from_items(learn_or_model, items)
     device, dtype = (model_device(model), _float_dtype(model)) if isinstance(model, nn.Module) else (torch.device('cpu'), None)

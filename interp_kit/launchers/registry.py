@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['config_dir', 'named_models', 'check_name', 'add_model', 'is_reference', 'remove_model', 'known_models']
 
-# %% ../../nbs/launchers/80_registry.ipynb #0c8e3d31
+# %% ../../nbs/launchers/80_registry.ipynb #d5c6ecfc
 import os, re
 from pathlib import Path
 from ..core import DataError, NotFoundError, StorageError
-from ..predictions.files import locked, read_json, write_json
+from ..files import read_json, write_json
+from ..predictions.files import locked
 
 # %% ../../nbs/launchers/80_registry.ipynb #bdcd4c82
 def config_dir() -> Path:

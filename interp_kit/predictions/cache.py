@@ -8,7 +8,7 @@ __all__ = ['FORMAT', 'shard_size', 'Folder', 'check_format', 'content_hash', 'fl
            'write_columns', 'finish', 'open_predictions', 'new_plan', 'write_plan', 'write_sources', 'plain_names',
            'save_predictions', 'is_ours']
 
-# %% ../../nbs/predictions/17_cache.ipynb #cc998146
+# %% ../../nbs/predictions/17_cache.ipynb #eb3ae639
 import hashlib, json, os, shutil, warnings
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
@@ -19,7 +19,8 @@ from torch import Tensor
 from fastcore.basics import patch
 from ..core import DataError, NotFoundError, StorageError
 from ..findings import plain
-from .files import digest_file, locked, new_array, map_arrays, read_json, storage_errors, sync_folder, write_array, write_atomic, write_json
+from ..files import digest_file, read_json, storage_errors, sync_folder, write_atomic, write_json
+from .files import locked, new_array, map_arrays, write_array
 from .losses import scaled_losses
 from .scores import derived_columns
 from .store import LazyRows, Predictions, each

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Decision', 'Shard', 'run_shard', 'capture']
 
-# %% ../../nbs/predictions/18_capture.ipynb #e36c4c96
+# %% ../../nbs/predictions/18_capture.ipynb #a3858ec8
 import copy, functools, random, shutil, time
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -17,7 +17,8 @@ from ..core import (ACTIVATIONS, DataError, ModelError, StorageError, TaskError,
 from ..findings import plain
 from .cache import (Folder, assemble, content_hash, drop_shard, final_losses, finish, flat_arrays, is_ours, new_plan, open_predictions, plain_names, read_record,
                                           shard_size, unpack_state, write_plan, write_shard, write_sources)
-from .files import digest_file, locked, read_json, storage_errors, write_json
+from ..files import digest_file, read_json, storage_errors, write_json
+from .files import locked
 from .fingerprint import architecture_hash, data_fingerprint, describe, loss_fingerprint, model_hash, transforms_fingerprint
 from .loaders import RowSource, is_fastai, not_augmented, pick_loader, take_rows
 from .losses import PerSampleLoss

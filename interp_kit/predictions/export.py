@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['frames']
 
-# %% ../../nbs/predictions/22_export.ipynb #37cbb5bb
+# %% ../../nbs/predictions/22_export.ipynb #07253a5f
 import os
 from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 from ..core import StorageError
-from .files import storage_errors
+from ..files import storage_errors
 from .store import Predictions
 
 # %% ../../nbs/predictions/22_export.ipynb #af3567d8
