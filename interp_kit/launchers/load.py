@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['find_function', 'Launcher', 'file_format', 'weights_in', 'OnnxModel', 'as_classes', 'load_model']
 
-# %% ../../nbs/launchers/83_load.ipynb #a48e857c
+# %% ../../nbs/launchers/83_load.ipynb #224509cd
 import importlib, inspect, json, os, pickle, sys, traceback, warnings, zipfile
+from collections import OrderedDict
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -190,7 +191,7 @@ def _runner(module):
         return map_nested(lambda t: t.detach().cpu() if isinstance(t, Tensor) else t, dict(out) if isinstance(out, dict) else out)
     return run
 
-# %% ../../nbs/launchers/83_load.ipynb #2a3c8320
+# %% ../../nbs/launchers/83_load.ipynb #6f18d359
 def file_format(
     path:'str|Path', # of a model file
 ) -> str: # 'onnx', 'torchscript' or 'torch'
@@ -208,10 +209,18 @@ def file_format(
 _RISK = ("is a pickle (a fastai export, or a whole model saved by torch.save), and opening a pickle runs whatever code is in it. "
          "If you trust where it comes from, add --trust (trust=True); else ask for its state dict and use --arch")
 
+def _harmless():
+    "Types beside tensors that checkpoints hold and that run no code: fastai's lists, numbers of NumPy, settings, paths."
+    import argparse
+    from fastcore.foundation import L
+    scalar = np._core.multiarray.scalar if hasattr(np, '_core') else np.core.multiarray.scalar
+    return [L, argparse.Namespace, type(Path()), np.dtype, *[getattr(np.dtypes, k) for k in np.dtypes.__all__], scalar, (scalar, 'numpy.core.multiarray.scalar')]
+
 def _load_torch(path, trust, search):
     "What torch.save wrote to `path`."
     load = lambda safe: torch.load(path, map_location='cpu', weights_only=safe)
-    try: return load(True)
+    try:
+        with torch.serialization.safe_globals(_harmless()): return load(True)
     except pickle.UnpicklingError as e:
         if not trust: raise ModelError(f"{path} {_RISK}.") from e
     except Exception as e: raise ModelError(f"{path} is damaged, or not a file of torch: {_said(e)[:160]}.") from e
@@ -234,15 +243,21 @@ def weights_in(
     if not isinstance(loaded, dict) or not loaded or not any(isinstance(v, Tensor) for v in loaded.values()):
         raise ModelError(f"{path} holds {'the keys ' + ', '.join(map(str, list(loaded)[:8])) if isinstance(loaded, dict) else type(loaded).__name__} and no state dict: save model.state_dict().")
     for prefix in _PREFIXES:
-        while all(str(k).startswith(prefix) for k in loaded): loaded = {k[len(prefix):]: v for k, v in loaded.items()}
-    return dict(loaded)
+        while all(str(k).startswith(prefix) for k in loaded): loaded = _without(loaded, prefix)
+    return loaded
 
-# %% ../../nbs/launchers/83_load.ipynb #050761ce
-def _candidates(state):
+def _without(state, prefix):
+    "A state dict with names less their prefix, also in its remarks on versions of modules."
+    res = OrderedDict((k[len(prefix):], v) for k, v in state.items())
+    res._metadata = {k[len(prefix):]: v for k, v in getattr(state, '_metadata', {}).items() if k.startswith(prefix)} | {'': getattr(state, '_metadata', {}).get(prefix[:-1], {})}
+    return res
+
+# %% ../../nbs/launchers/83_load.ipynb #775aa390
+def _heads(state):
     "Numbers of classes that the weights speak of, the likeliest first."
     found = [v.shape[0] for k, v in state.items() if k.endswith(('cls_score.bias', 'heads.head.bias', 'head.bias', 'fc.bias', 'classifier.bias'))]
     last = [v.shape[0] for v in state.values() if isinstance(v, Tensor) and v.ndim > 0][-1:]
-    return list(dict.fromkeys([*found, *last, 91, 1000]))
+    return list(dict.fromkeys([*found, *last]))
 
 def _misfit(model, state):
     "How weights fail to fit a model, in words; '' if they fit."
@@ -256,7 +271,7 @@ def _misfit(model, state):
 def _fit(make, state, path, arch):
     "The first of the models that `make(n_classes)` gives which takes the weights."
     first = None
-    for n in _candidates(state):
+    for n in dict.fromkeys([*_heads(state), 91, 1000]):
         model = make(n)
         wrong = _misfit(model, state)
         if not wrong: model.load_state_dict(state, strict=False); return model.eval()
@@ -265,13 +280,14 @@ def _fit(make, state, path, arch):
 
 def _cut_by_fastai(state): return {str(k).split('.')[0] for k in state} == {'0', '1'}
 
-def _torchvision(arch):
+def _torchvision(arch, state):
     "A function from a number of classes to the model of torchvision named `arch`, without a download."
     from torchvision import models
     if arch not in models.list_models():
         raise ModelError(f"torchvision has no architecture {arch!r}. {_near(arch, models.list_models())}Or give --arch module:function, a function that builds the model.")
     takes = inspect.signature(models.get_model_builder(arch)).parameters
-    more = {k: v for k, v in dict(weights_backbone=None, init_weights=False).items() if k in takes}
+    more = {k: v for k, v in dict(weights_backbone=None, aux_loss=any(k.startswith('aux_classifier') for k in state)).items() if k in takes}
+    if arch in ('googlenet', 'inception_v3'): more.update(init_weights=False, aux_logits=any(k.lower().startswith('aux') for k in state))
     def make(n):
         with warnings.catch_warnings(): warnings.simplefilter('ignore'); return models.get_model(arch, weights=None, num_classes=n, **more)
     return make
@@ -281,11 +297,11 @@ def _near(name, names):
     near = get_close_matches(name, names, 3)
     return f"Did you mean {' or '.join(near)}? " if near else ''
 
-def _by_fastai(arch):
+def _by_fastai(arch, state):
     "The same, as `vision_learner` cuts and crowns it."
     from fastai.vision.learner import create_vision_model
     from torchvision import models
-    _torchvision(arch)
+    _torchvision(arch, state)
     return lambda n: create_vision_model(models.get_model_builder(arch), n, pretrained=False)
 
 def _build(state, arch, path, search):
@@ -294,7 +310,7 @@ def _build(state, arch, path, search):
         model = _called(_as_builder(find_function(arch, search), arch), arch)
         if not isinstance(model, nn.Module): raise ModelError(f"{arch} returned {type(model).__name__}, not an nn.Module.")
         return _fit(lambda n: model, state, path, arch)
-    try: return _fit(_by_fastai(arch) if _cut_by_fastai(state) else _torchvision(arch), state, path, arch)
+    try: return _fit((_by_fastai if _cut_by_fastai(state) else _torchvision)(arch, state), state, path, arch)
     except InterpKitError: raise
     except Exception as e: raise ModelError(f"{arch} cannot be built for the weights in {path}: {_said(e)}.") from e
 
@@ -315,7 +331,7 @@ def _torchvision_says(arch, state):
     weights = models.get_model_weights(arch).DEFAULT
     t = weights.transforms()
     side, names = getattr(t, 'crop_size', None) or getattr(t, 'resize_size', None), weights.meta.get('categories')
-    if names and len(names) not in _candidates(state)[:-2]: names = None
+    if names and len(names) not in _heads(state): names = None
     return dict(size=tuple(side*2)[:2] if side else None, mean=getattr(t, 'mean', None), std=getattr(t, 'std', None), classes=names, said_by=f'torchvision, for its own weights of {arch}')
 
 # %% ../../nbs/launchers/83_load.ipynb #2926091d
