@@ -372,41 +372,60 @@ def pick_activation(
     name = _activation_name(loss_func, task, out, act)
     return name, act if act is not None else ACTIVATIONS.get(name, getattr(loss_func, 'activation', None))
 
-# %% ../nbs/00_core.ipynb #617fce32
+# %% ../nbs/00_core.ipynb #07623236
+_PREFIXES = 0, 1, 2, 5 # tokens before those of the image: none, class, class and distillation, class and four registers
+
+def _fits(size, h, w):
+    "Whether (h, w) cells can be those of an image of `size`: equal strides, both rounded down or both up."
+    (H, W), up = size, lambda a, b: -(-a//b)
+    return any((h, w) in ((H//p, W//p), (up(H, p), up(W, p))) for p in {max(1, H//h), up(H, h), max(1, W//w), up(W, w)})
+
+def _token_grid(n, size):
+    "The (h, w) that `n` tokens fill, or None."
+    H, W = size
+    h = round(np.sqrt(max(n, 0)*H/W))
+    return (h, n//h) if n > 1 and h and n % h == 0 and (h*W == n//h*H or _fits(size, h, n//h)) else None
+
+def _uneven(grid, size): return abs(np.log(grid[1]*size[0]/(grid[0]*size[1]))) > 1/min(grid)
+
 def grid_of(
     shape:tuple, # shape of an activation, batch first
+    size:'tuple|None'=None, # (H, W) of the image, which tells channels last, oblong grids of tokens and extra tokens apart; None takes square ones
 ) -> tuple|None: # (height, width) in positions, or None if there is no grid
-    "The spatial grid of an activation: (B, C, H, W), or (B, T, D) tokens where T or T − 1 is a square."
-    if len(shape) == 4: return tuple(shape[2:]) if shape[2] == shape[3] or shape[1] != shape[2] else tuple(shape[1:3])
-    if len(shape) == 3:
-        side = int(np.sqrt(shape[1]))
-        if side > 1 and shape[1] in (side*side, side*side + 1): return side, side
-    return None
+    "The spatial grid of an activation: (B, C, H, W), (B, H, W, C), or (B, T, D) tokens of which the last fill a grid."
+    if len(shape) == 4:
+        first, last = tuple(shape[2:]), tuple(shape[1:3])
+        if size is None: return first if shape[2] == shape[3] or shape[1] != shape[2] else last
+        return last if _uneven(first, size) and not _uneven(last, size) else first
+    if len(shape) != 3: return None
+    if size is None: return next((g for n in _PREFIXES[:2] if (g := _token_grid(shape[1] - n, (1, 1))) and g[0] == g[1]), None)
+    return next((g for n in _PREFIXES if (g := _token_grid(shape[1] - n, size))), None)
 
-# %% ../nbs/00_core.ipynb #91e67adb
-def _positions(t):
+# %% ../nbs/00_core.ipynb #ef489c95
+def _positions(t, size):
     "How many grid positions of the gradient tensor `t` are not zero."
     if t is None: return 0
-    dim = -1 if t.ndim == 3 or grid_of(t.shape) != tuple(t.shape[2:]) else 1
+    dim = -1 if t.ndim == 3 or grid_of(t.shape, size) != tuple(t.shape[2:]) else 1
     return int((t[0].abs().sum(dim if dim < 0 else 0) > 0).sum())
 
 def _is_pool(m): return 'Pool' in type(m).__name__
-def _area(t): return int(np.prod(grid_of(t.shape) or 0))
+def _area(t, size=None): return int(np.prod(grid_of(t.shape, size) or 0))
+def _image_size(x): return next((tuple(t.shape[2:]) for t in x if isinstance(t, Tensor) and t.ndim == 4), None)
 
 def _record_outputs(model, x):
     "Run `x`; modules in order of completion with their output and input's area, without poolings and what ends in one."
-    seen, pooled, handles = [], [], []
+    seen, pooled, handles, size = [], [], [], _image_size(x)
     def hook(m, inp, out):
         if not isinstance(out, Tensor): return
         if _is_pool(m): pooled.append(out)
         if any(out is o for o in pooled): return
-        seen.append((m, out, _area(inp[0]) if inp and isinstance(inp[0], Tensor) else 0))
+        seen.append((m, out, _area(inp[0], size) if inp and isinstance(inp[0], Tensor) else 0))
     for m in model.modules():
         if m is not model: handles.append(m.register_forward_hook(hook))
     try: out = logits_of(model(*x))
     finally:
         for h in handles: h.remove()
-    return seen, out[0] if isinstance(out, (tuple, list)) else out
+    return seen, out
 
 def _guess_input(model):
     conv = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
@@ -422,20 +441,21 @@ def _example(learn_or_model, x):
     def ready(t):
         if not isinstance(t, Tensor): return t
         t = t.as_subclass(Tensor)[:1].detach().to(device).clone()
-        return t.requires_grad_() if t.is_floating_point() else t
+        return t.requires_grad_().clone() if t.is_floating_point() else t
     return map_nested(ready, x if isinstance(x, tuple) else tuple(x) if isinstance(x, list) else (x,))
 
-# %% ../nbs/00_core.ipynb #7c269c8c
+# %% ../nbs/00_core.ipynb #73418afd
 def find_layer(
     learn_or_model:'Learner|nn.Module', # a Learner (its own data is run) or an nn.Module
     kind:str='cam', # what for; only 'cam' so far: the last layer with spatial extent
     *,
     x:'Tensor|tuple|None'=None, # (1, …) input or tuple of inputs to run; None takes the Learner's data, or noise of 224×224 for a module
+    target:'Callable|None'=None, # raw output -> (1,) score that the layer must reach; None: the largest output
 ) -> nn.Module:
     """The last layer with a spatial extent above 1×1 that reaches the answer from more than one position, before pooling.
 
     For dense outputs (segmentation) the last module that narrows to the narrowest grid: the end of the encoder. Where the output is the same tensor as that of an
-    inner module, the outer one is returned. Raises `ModelError` if no layer has a spatial extent."""
+    inner module, the outer one is returned. A module that is called several times counts by its last call with a spatial extent. Raises `ModelError` if no layer has a spatial extent."""
     if kind != 'cam': raise TaskError(f"find_layer knows the kind 'cam', got {kind!r}.")
     model = get_model(learn_or_model)
     with untouched(learn_or_model), torch.inference_mode(False), torch.enable_grad():
@@ -445,21 +465,34 @@ def find_layer(
         try: seen, out = _record_outputs(model, example)
         except InterpKitError: raise
         except Exception as e: raise ModelError(f"{type(model).__name__} does not run on the input that was tried: {e}. Pass x, one batch of inputs.") from e
-        return _last_spatial(model, seen, out)
+        return _last_spatial(model, seen, out, target, _image_size(example))
 
-def _last_spatial(model, seen, out):
+def _score_of(out, dense, target):
+    if target is not None: return target(out).sum()
+    first = _first_of(out).float()
+    return first.sum() if dense else first.reshape(len(first), -1).max(1).values.sum()
+
+def _first_of(out): return _first_of(out[0]) if isinstance(out, (tuple, list)) else out
+
+def _reaching(score, found, size, n):
+    "Those of the last `n` that reach `score` from more than one position; if none does, of more of them; if none at all does, everything."
+    grads = torch.autograd.grad(score, [o for _, o, _ in found[-n:]], allow_unused=True, retain_graph=True)
+    hits = [f for f, g in zip(found[-n:], grads) if _positions(g, size) > 1]
+    return hits or (found if n >= len(found) else _reaching(score, found, size, 4*n))
+
+def _last_spatial(model, seen, out, target, size):
     "Choose among the modules `seen`: see `find_layer`."
-    dense = out.ndim == 4 and min(out.shape[2:]) > 1
-    found = [o for o in seen if _area(o[1]) > 1]
+    dense = _first_of(out).ndim == 4 and min(_first_of(out).shape[2:]) > 1
+    found = [o for o in seen if _area(o[1], size) > 1]
     found = [o for o in found if o[1].requires_grad] or found
     if not found: raise ModelError(f"No layer of {type(model).__name__} has a spatial extent above 1×1 for this input. "
                                    "Pass a larger input as x, or name the layer yourself.")
-    score = out.float().sum() if dense else out.float().reshape(len(out), -1).max(1).values.sum()
-    if score.requires_grad and found[0][1].requires_grad:
-        grads = torch.autograd.grad(score, [o for _, o, _ in found], allow_unused=True)
-        found = [f for f, g in zip(found, grads) if _positions(g) > 1] or found
+    last = {id(m): k for k, (m, *_) in enumerate(found)}
+    found = [o for k, o in enumerate(found) if last[id(o[0])] == k]
+    score = _score_of(out, dense, target)
+    if score.requires_grad and found[0][1].requires_grad: found = _reaching(score, found, size, len(found) if dense else 4)
     if dense:
-        narrow = min(_area(o) for _, o, _ in found)
-        found = [f for f in found if _area(f[1]) == narrow]
+        narrow = min(_area(o, size) for _, o, _ in found)
+        found = [f for f in found if _area(f[1], size) == narrow]
         found = [f for f in found if f[2] > narrow] or found
     return found[-1][0]

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['fetch_batch', 'decoded_samples', 'draw_sample', 'Interpretation']
 
-# %% ../../nbs/interpret/30_base.ipynb #52114828
+# %% ../../nbs/interpret/30_base.ipynb #84ede18d
 import warnings
+from dataclasses import replace
 from numbers import Integral
 from typing import TYPE_CHECKING
 import numpy as np, torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from ..core import DataError, TaskError, infer_task, kept_rng
 from ..findings import Findings, rank_findings
 from .checks import check_losses
-from ..plots import NEUTRAL, RIGHT, WRONG, as_label, elide, grid_shape, new_grid, show_image, text_panel
+from ..plots import NEUTRAL, RIGHT, WRONG, as_label, elide, font_family, grid_shape, new_grid, show_image, text_panel
 from ..predictions.capture import capture
 from ..predictions.counts import Scores
 from ..predictions.intervals import mean_interval
@@ -82,7 +83,7 @@ def draw_sample(
     if len(values) > 15: table['…'] = f'{len(values)} in all'
     return draw_sample(table, ax, title=title, frame=frame)
 
-# %% ../../nbs/interpret/30_base.ipynb #0bef29ff
+# %% ../../nbs/interpret/30_base.ipynb #3fc09ca1
 def _at_least_one(k):
     if k < 1: raise DataError(f"k={k}: at least one row must be drawn.")
     return int(k)
@@ -207,19 +208,40 @@ class Interpretation:
         axs[0].figure.suptitle(legend, fontsize=10)
         return axs
 
+    def _heat_target(self, rows):
+        "(what to explain of `rows`, how to call it)."
+        task = self.predictions.task
+        return None, 'the predicted class' if task == 'classification' else 'the output' if task == 'regression' else 'what is predicted'
+
+    def _with_heat(self, axs, rows, heatmap):
+        "Draw where the model looked into the panels of `rows`: a map over the image, bars for the columns of a table, marks on the words of a text."
+        if heatmap is None: return axs
+        if self.learn is None: raise DataError(f"heatmap={heatmap!r} runs the model again, but there is none here: pass learn=… to from_predictions.")
+        from interp_kit.attribution.explain import explain
+        xs, ys = self._batch(rows)
+        target, words = self._heat_target(rows)
+        asked = heatmap if isinstance(heatmap, dict) else dict(method=heatmap)
+        a = explain(self.learn, xs, **{'target': target, **asked})
+        for ax, i, one in zip(axs, rows, _named(a, self.dl, xs, ys)): _draw_heat(ax, one, self._caption(int(i)))
+        said = axs[0].figure.get_suptitle()
+        if said: axs[0].figure.suptitle(f'{said}\n{a.method} map of {words if "target" not in asked else "the target"}', fontsize=10, family=font_family())
+        return axs
+
     def plot_top_losses(self,
         k:'int|list|range', # how many, or the ranks to draw (a list or range)
         largest:bool=True, # the largest or the smallest losses
         figsize:tuple=(12, 12), # box in inches that the grid is fitted into
+        heatmap:'str|dict|None'=None, # method of attribution to lay over each panel, e.g. 'gradcam', or arguments of `explain`, e.g. dict(method='rise', n_masks=500)
         *,
         nrows:int|None=None, # rows of the grid
         ncols:int|None=None, # columns of the grid; with neither it is about square
         **kwargs # of the figure, e.g. dpi
     ) -> np.ndarray: # of Axes
-        "Draw the rows with the largest losses: prediction / actual / loss / probability of the actual class. The model is not run."
+        "Draw the rows with the largest losses: prediction / actual / loss / probability of the actual class. Only with `heatmap` the model is run, on the rows drawn."
         if isinstance(k, Integral): k = slice(0, _at_least_one(k))
         _, rows = self.top_losses(None, largest)
-        return self._draw(rows.numpy()[row_index(k if isinstance(k, slice) else list(k), len(rows))], figsize, nrows, ncols, **kwargs)
+        rows = rows.numpy()[row_index(k if isinstance(k, slice) else list(k), len(rows))]
+        return self._with_heat(self._draw(rows, figsize, nrows, ncols, **kwargs), rows, heatmap)
 
     def show_results(self,
         rows:'int|slice|list|np.ndarray|Tensor'=9, # row numbers, or how many from the start
@@ -256,7 +278,23 @@ class Interpretation:
 
     def _check(self): return check_losses(self.predictions)
 
-# %% ../../nbs/interpret/30_base.ipynb #c08d9335
+# %% ../../nbs/interpret/30_base.ipynb #63cf0cd2
+def _named(a, dl, xs, ys):
+    "The attribution of each row; of a table with its columns named with their values."
+    if a.is_map or not hasattr(getattr(dl, 'dataset', None), 'x_names'): return [a[j] for j in range(len(a))]
+    return [replace(a[j], names=[f'{k} {elide(_number(v), 10)}' for k, v in s.items()]) for j, s in enumerate(decoded_samples(dl, xs, ys))]
+
+def _draw_heat(ax, one, caption):
+    "Lay one row's attribution over the image on `ax`, or draw it in its place."
+    from interp_kit.attribution.attribution import draw_heat
+    title, frame = caption if isinstance(caption, tuple) else (caption, None)
+    if one.is_map and ax.images:
+        if not draw_heat(one.heatmap()[0], ax): ax.set_xlabel('no evidence in the map', fontsize=8)
+        return
+    ax.clear()
+    one.show(0, sign='all', ax=ax, title=title)
+    for s in ax.spines.values(): s.set_visible(True); s.set_color(frame or NEUTRAL); s.set_linewidth(2.5)
+
 def _fit(shape, box, panel):
     "The size of a grid of (rows, columns), at most `box` and at most what the panels want."
     nrows, ncols = shape

@@ -44,7 +44,7 @@ def say_labels(
     fits = [k for k in range(1, len(parts[:width]) + 1) if len(line(k)) <= width]
     return line(max(fits, default=1)) if parts else '(none)'
 
-# %% ../../nbs/interpret/37_multilabel.ipynb #d8b4d093
+# %% ../../nbs/interpret/37_multilabel.ipynb #bf6b6a30
 class MultilabelInterpretation(Interpretation):
     "What a model of several labels a row gets wrong; make one with `MultilabelInterpretation.from_learner(learn)`. No method runs the model again."
     task = 'multilabel'
@@ -121,12 +121,16 @@ class MultilabelInterpretation(Interpretation):
     @delegates(Interpretation.plot_top_losses)
     def plot_top_losses(self,
         k:'int|list|range', # how many, or the ranks to draw (a list or range)
-        *args, # as of `Interpretation.plot_top_losses`: largest, figsize
+        *args, # as of `Interpretation.plot_top_losses`: largest, figsize, heatmap
         label:'str|int|None'=None, # a label, by name or column, whose loss alone counts
         **kwargs
     ) -> np.ndarray: # of Axes
-        "Draw the rows with the largest losses, with the labels predicted and actual; what is missed or wrong is marked. The model is not run."
+        "Draw the rows with the largest losses, with the labels predicted and actual; what is missed or wrong is marked. Only with `heatmap` the model is run, on the rows drawn; the map is that of the label that is most wrong, or of `label`."
         return (self if label is None else self._of_label(label))._plot_top(k, *args, **kwargs)
+
+    def _heat_target(self, rows):
+        if self._label is not None: return [self._label]*len(rows), as_label(self.predictions.names[self._label], 40)
+        return [int((self.preds[i].float() - (self.targs[i] > 0).float()).abs().argmax()) for i in rows], 'the label that is most wrong, the first one missed or wrongly given'
 
     def _plot_top(self, k, *args, **kwargs): return super().plot_top_losses(k, *args, **kwargs)
 

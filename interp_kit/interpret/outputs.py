@@ -39,7 +39,7 @@ def _hand_out(vocabs, sizes):
         res.append(v)
     return res
 
-# %% ../../nbs/interpret/39_outputs.ipynb #47da9791
+# %% ../../nbs/interpret/39_outputs.ipynb #46802f89
 class MultiOutputInterpretation(Interpretation):
     """What a model with several outputs gets wrong; make one with `MultiOutputInterpretation.from_learner(learn)`. No method runs the model again.
 
@@ -129,6 +129,8 @@ class MultiOutputInterpretation(Interpretation):
             if o.predictions.task == 'classification': line += f' · {float(o.preds[i, int(o.targs[i])]):.2f}'; right.append(bool(o.targs[i] == o.decoded[i]))
             lines.append(line)
         return '\n'.join([*lines, f'loss {float(self.losses[i]):.3g}']), NEUTRAL if not right else RIGHT if all(right) else WRONG
+
+    def _heat_target(self, rows): return None, 'the first output' if self._unpaired() else f'the first output, {as_label(self.names[0], 24)}'
 
     def _draw(self, rows, *args, **kwargs):
         axs = super()._draw(rows, *args, **kwargs)

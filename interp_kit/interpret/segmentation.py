@@ -141,7 +141,7 @@ def plot_masks(
     _legend(fig.add_subplot(grid[-1, :]), shown, most, names, bool(void.any()), per_line)
     return axs
 
-# %% ../../nbs/interpret/37_segmentation.ipynb #05c14ede
+# %% ../../nbs/interpret/37_segmentation.ipynb #e8163c6b
 def _with_mean(table, column):
     "A table of classes with a last row: the mean of `column` over the classes that have it."
     import pandas as pd
@@ -299,16 +299,42 @@ class SegmentationInterpretation(Interpretation):
         k:'int|list|range', # how many, or the ranks to draw (a list or range)
         largest:bool=True, # the worst or the best
         figsize:tuple=(12, 12), # box in inches that the grid is fitted into
+        heatmap:'str|dict|None'=None, # method of attribution to lay over each image, see `Interpretation.plot_top_losses`
         *,
         by:str='loss', # 'loss', or 'iou': the images with the lowest mean IoU
         nrows:int|None=None, # rows of images
         ncols:int|None=None, # columns of images; with neither as many as make the panels largest
         **kwargs # of the figure, e.g. dpi
     ) -> np.ndarray: # of Axes, (k, 4)
-        "Draw the images with the largest losses: image, target, prediction and errors, with a legend of the classes that occur. The model is not run."
+        """Draw the images with the largest losses: image, target, prediction and errors, with a legend of the classes that occur. Only with `heatmap` the model is run, on the rows drawn.
+
+        The map then is that of the class most often predicted wrongly in the image, over the pixels where it was; without a wrong pixel of the class predicted most."""
         if isinstance(k, Integral): k = slice(0, _at_least_one(k))
         _, rows = self.top_losses(None, largest, by=by)
-        return self._draw(rows.numpy()[row_index(k if isinstance(k, slice) else list(k), len(rows))], figsize, nrows, ncols, **kwargs)
+        rows = rows.numpy()[row_index(k if isinstance(k, slice) else list(k), len(rows))]
+        return self._with_heat(self._draw(rows, figsize, nrows, ncols, **kwargs), rows, heatmap)
+
+    def _heat_target(self, rows):
+        from interp_kit.attribution.targets import in_region
+        classes, masks = zip(*(self._worst(i) for i in rows))
+        return in_region(list(classes), torch.stack(masks)), ''
+
+    def _worst(self, i):
+        "(class, (H, W) bool): the class most often predicted wrongly in row `i`, and where; without a wrong pixel the class predicted most."
+        said, targ = torch.as_tensor(self.decoded[i]).long(), torch.as_tensor(self.targs[i])
+        wrong = (said != targ) & ~void_mask(targ, self.predictions.ignore_index)
+        c = int(torch.bincount((said[wrong] if wrong.any() else said.flatten())).argmax())
+        return c, (said == c) & (wrong if wrong.any() else True)
+
+    def _with_heat(self, axs, rows, heatmap):
+        if heatmap is None: return axs
+        if axs.shape[1] < 4: raise DataError("A heat map is laid over the image, but there is no loader to fetch images from: pass dl=… to from_predictions.")
+        super()._with_heat(axs[:, 0], rows, heatmap)
+        names = self.predictions.names
+        for ax, i in zip(axs[:, 0], rows):
+            own = isinstance(heatmap, dict) and 'target' in heatmap
+            ax.set_title('image and map' if own else f'image, map of {as_label(names[self._worst(i)[0]], 10)}', fontsize=8, pad=2, family=font_family())
+        return axs
 
     def _caption(self, i):
         "What stands above the pictures of row `i`."

@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['INTERPRETATIONS', 'interpret', 'plot_predictions', 'show_batch_predictions', 'show_results', 'plot_top_losses']
 
-# %% ../../nbs/interpret/33_verbs.ipynb #6a882802
+# %% ../../nbs/interpret/33_verbs.ipynb #a7e0b467
 import numpy as np
 from fastai.data.core import show_results as _fastai_show_results
 from fastai.interpret import plot_top_losses as _fastai_plot_top_losses
 from fastai.learner import Learner
 from fastcore.basics import patch
 from fastcore.meta import delegates
+from ..attribution.attribution import Attribution
+from ..attribution.explain import explain
 from .base import Interpretation
 from .classification import ClassificationInterpretation
 from .multilabel import MultilabelInterpretation
@@ -50,6 +52,17 @@ def interpret(
 def _learner_interpret(self:Learner, *args, **kwargs) -> Interpretation:
     "The interpretation of this learner after one pass, see `interp_kit.interpret.verbs.interpret`."
     return interpret(self, *args, **kwargs)
+
+# %% ../../nbs/interpret/33_verbs.ipynb #058a2fc5
+@patch(nm='explain')
+def _learner_explain(self:Learner,
+    x:'Tensor|tuple|str|Path|Image|DataFrame|list', # an item, a list of items, a (C, H, W) tensor, or a batch as the model sees it
+    method:'str|Callable'='auto', # a name in `interp_kit.attribution.explain.METHODS`; 'auto': gradcam for images, integrated_gradients for tables and texts
+    target:'object'=None, # what is explained: a class (number or name), one a row, a function of the output, …; None: the predicted class
+    **options # of the method, e.g. layer, n_steps, n_masks
+) -> Attribution:
+    "Where the model looks: how much each part of `x` speaks for the target, see `interp_kit.attribution.explain.explain`."
+    return explain(self, x, method, target, **options)
 
 # %% ../../nbs/interpret/33_verbs.ipynb #2b26b6dd
 def _rows_of(dl, max_n, shuffle=False, seed=0):
