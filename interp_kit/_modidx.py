@@ -821,7 +821,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'interp_kit/explain_files.py'),
                                           'interp_kit.explain_files._in_folder': ( 'explain_files.html#_in_folder',
                                                                                    'interp_kit/explain_files.py'),
-                                          'interp_kit.explain_files._layer': ('explain_files.html#_layer', 'interp_kit/explain_files.py'),
                                           'interp_kit.explain_files._listed': ('explain_files.html#_listed', 'interp_kit/explain_files.py'),
                                           'interp_kit.explain_files._masks_said': ( 'explain_files.html#_masks_said',
                                                                                     'interp_kit/explain_files.py'),

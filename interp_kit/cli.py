@@ -103,7 +103,7 @@ def _say(console, interp, page):
     for i, f in enumerate(found[:3]): console.print(f'  {i + 1}. {f}', markup=False, highlight=False)
     console.print(f'open {page.resolve()}', markup=False, highlight=False, soft_wrap=True)
 
-# %% ../nbs/90_cli.ipynb #dc480ae7
+# %% ../nbs/90_cli.ipynb #bce31d27
 METHOD_NAMES = ('rise', 'gradcam', 'ig', 'saliency')
 
 _EXPLAIN = """Where a model looks: for each target and output a picture with its map, the raw maps (.npz) and a JSON of the facts.
@@ -113,7 +113,7 @@ MODEL is a file (fastai export, state dict with --arch, TorchScript, ONNX), modu
 methods (options before or after them; `interp-kit explain METHOD --help` lists those of each):
   rise      hide random parts and see what the scores do; needs no gradients; on a detector D-RISE, a map for each box
   gradcam   gradients at the last layer that has an extent (--layer)
-  ig        integrated gradients from black to the picture (--steps)
+  ig        gradients added up from an empty picture (zeros as the model sees them) to the whole (--steps)
   saliency  the gradient of each pixel"""
 
 _EXPLAIN_EXAMPLES = """examples:

@@ -89,8 +89,10 @@ def result_name(
     taken.add(name.casefold())
     return name
 
-# %% ../nbs/89_explain_files.ipynb #645f4d71
+# %% ../nbs/89_explain_files.ipynb #36c9e924
 METHODS = ('rise', 'gradcam', 'ig', 'saliency')
+_OF_DETECTORS = ('conf', 'nms', 'iou', 'datumaro')
+_OPTIONS = dict(rise=('max_samples', 'every', 'tol', 'mw', 'mh', 'prob', 'batch_size', 'seed', 'classic', *_OF_DETECTORS), gradcam=('layer',), ig=('steps',), saliency=())
 _EXPLAINERS = dict(gradcam='gradcam', ig='integrated_gradients', saliency='saliency')
 
 @dataclass
@@ -148,19 +150,11 @@ def _no_box(found, classes):
 def _by_gradients(launcher, x, classes, method, how):
     model = launcher.for_gradients(method)
     from interp_kit.attribution.explain import explain
-    options = {k: v for k, v in dict(layer=_layer(model, how.get('layer')), n_steps=how.get('steps')).items() if v is not None}
+    options = {k: v for k, v in dict(layer=how.get('layer'), n_steps=how.get('steps')).items() if v is not None}
     found = [explain(model, x[None], method=_EXPLAINERS[method], target=c, **options) for c in classes]
     facts = dict(found[0].meta)
     if found[0].delta is not None: facts['convergence_delta'] = [float(a.delta[0]) for a in found]
     return Explained(torch.cat([a.heatmap() for a in found]), [], method, facts)
-
-def _layer(model, name):
-    "The module of that name."
-    from interp_kit.core import get_model
-    if name is None: return None
-    layers = dict(get_model(model).named_modules())
-    if name not in layers: raise DataError(f"The model has no layer {name!r}: it has {', '.join(list(layers)[1:9])}, ….")
-    return layers[name]
 
 def which_classes(
     launcher:Launcher, # who scores them
@@ -189,19 +183,22 @@ def explain_picture(
     "Yield the maps of a picture so far, and at last all of them; raises what the model and the methods raise."
     how = how or {}
     if method not in METHODS: raise TaskError(f"There is no method {method!r}: {', '.join(METHODS)}.")
+    odd = [k for k, v in how.items() if k not in _OPTIONS[method] and v is not None]
+    if odd: raise TaskError(f"{method} has no option {', '.join(odd)}: it has {', '.join(_OPTIONS[method]) or 'none'}.")
     if launcher.is_detector is None: launcher(x[None])
     if launcher.is_detector:
         if method != 'rise': launcher.for_gradients(method)
         yield _drise(launcher, x, classes, how, tell)
         return
-    for k in ('datumaro', 'iou', 'nms', 'conf'):
+    for k in _OF_DETECTORS:
         if how.get(k): raise TaskError(f"--{k} is for detectors, but {launcher.source} answers in scores of classes.")
     scores = launcher(x[None])[0]
     classes = [int(scores.argmax())] if classes is None else classes
     if method == 'rise': yield from _rise(launcher, x, classes, how, tell)
     else: yield replace(_by_gradients(launcher, x, classes, method, how), outputs=_outputs(launcher, classes, scores[classes]))
 
-# %% ../nbs/89_explain_files.ipynb #6c3ead63
+# %% ../nbs/89_explain_files.ipynb #62d232dc
+_SHOWN = dict(rise='RISE', drise='D-RISE', gradcam='Grad-CAM', ig='integrated gradients')
 _MAX_SIDE, _MIN_SIDE = 1000, 256 # pixels that a picture is drawn with
 
 def _drawable(picture):
@@ -240,8 +237,8 @@ def plot_explained(
     for ax in axs: _draw_box(ax, out.get('box'), scale)
     score = '' if out.get('score') is None else f" · {out['score']:.3f}"
     titles = elide(name, width), elide(out['class'], width - len(score)) + score
-    more = '' if float(explained.maps[k].abs().max()) > 0 else ', no evidence'
-    for ax, title, below in zip(axs, titles, ('', f"{explained.method}{_masks_said(explained)}{more}")):
+    key = 'no evidence' if not float(explained.maps[k].abs().max()) > 0 else 'bright: of influence' if sign == 'absolute' else 'bright: speaks for it'
+    for ax, title, below in zip(axs, titles, ('', f"{_SHOWN.get(explained.method, explained.method)}{_masks_said(explained)} · {key}")):
         ax.set_title(title.replace('$', r'\$'), fontsize=10, family=font_family()); ax.set_xlabel(below, fontsize=8, color='#555555')
     return axs
 
