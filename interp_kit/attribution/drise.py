@@ -116,7 +116,7 @@ def _as_detection(o, scored=True):
     if not all(torch.isfinite(v).all() for v in o.values() if v.is_floating_point()): raise ModelError("The detector returned NaN or infinite values.")
     return o
 
-# %% ../../nbs/attribution/46_drise.ipynb #fb803170
+# %% ../../nbs/attribution/46_drise.ipynb #14942bc5
 class DRISE:
     "Explain the boxes of any detector by hiding random parts of the image (Petsiuk et al. 2021), with centred scores."
     def __init__(self,
@@ -156,11 +156,13 @@ class DRISE:
 
         `meta` holds `box`, `label`, `score`, `image` (which of the batch), `output` ('box' or 'label') and `found_in`, the fraction of masked images in which anything like it was found. A box never found gives a zero map and a warning.
         Without any detection the list is empty, with a warning. Raises `DataError` or `ModelError`."""
-        x = as_image_batch(self.model, x)
+        with torch.inference_mode(False), torch.no_grad(): return self._explain(as_image_batch(self.model, x), detections)
+
+    def _explain(self, x, detections):
         with _detecting(self.model) as detect: wanted = self._wanted(x, detections, detect)
         score = [(_DriseScore if self.mode == 'drise' else _DatumaroScore)(w, self.opts) for w in wanted]
         busy = [i for i, s in enumerate(score) if s.n]
-        if len(busy) < len(score): warnings.warn(f"The detector finds nothing to explain in {len(score) - len(busy)} of {len(score)} images. Lower its threshold or conf_thresh, or pass detections.", stacklevel=2)
+        if len(busy) < len(score): warnings.warn(f"The detector finds nothing to explain in {len(score) - len(busy)} of {len(score)} images. Lower its threshold or conf_thresh, or pass detections.", stacklevel=3)
         if not busy: return []
         runs, hits = self._run(x[busy], [score[i] for i in busy])
         facts, maps, res, row = runs.facts(), runs.maps(), [], 0
@@ -212,4 +214,4 @@ def _names(model): return class_names(model) or getattr(model, 'categories', Non
 def _warn_lost(res, p):
     lost = [a for a in res if a.meta['found_in'] == 0]
     if lost: warnings.warn(f"{len(lost)} of {len(res)} boxes were never found again in a masked image ({', '.join(a.labels[0] for a in lost[:5])}): their maps are zero, which says nothing. "
-                           f"Hide less with a larger p (now {p}), or lower the detector's own score threshold.", stacklevel=3)
+                           f"Hide less with a larger p (now {p}), or lower the detector's own score threshold.", stacklevel=4)

@@ -162,7 +162,7 @@ class Faithfulness:
         bands = {k: {m: [[none(o) for o in interval(p, self.counts, self.meta['level'])] for p in c[i].T.numpy()] for i, m in enumerate(self.names)} for k, c in self.curves.items()}
         return dict(ranking=self.ranking, agreement_with_deletion=none(self.agreement), n=self.n, **self.meta, shares=self.shares.tolist(), curves=bands)
 
-# %% ../../nbs/attribution/48_faithfulness.ipynb #b4443e9b
+# %% ../../nbs/attribution/48_faithfulness.ipynb #82566ff4
 def _frozen(probe, spec):
     "A function rows -> target, so that parts, noisy copies and shuffled models are asked for what the pictures were settled on."
     if isinstance(spec, of_output):
@@ -182,7 +182,7 @@ def _frozen_of(output, target, spec):
 def _maps_of(learn, xs, rows, method, target, options, batch_size):
     "The Attribution of `method` for `rows` of the inputs, made batch by batch."
     parts = []
-    for r in rows.split(batch_size):
+    for r in rows.split(len(rows) if method in CONTROLS else batch_size): # noise of its own for each image
         a = explain(learn, tuple(x[r.to(x.device)] for x in xs), method, target(r), **options)
         if not a.is_map: raise TaskError(f"{a.method} gives no map over the image, so its pixels cannot be judged.")
         parts.append(a)
@@ -265,7 +265,7 @@ def faithfulness(
     "The table of `judge`: rank, remark, and each measure with its interval. Ranked by the margin of insertion AUC over random maps; `ranking` says where there is no reliable order."
     return judge(learn_or_model, x, methods, **kwargs).table()
 
-# %% ../../nbs/attribution/48_faithfulness.ipynb #cb1ed178
+# %% ../../nbs/attribution/48_faithfulness.ipynb #accfefb4
 def _rows_shown(n, rows):
     at = list(range(min(n, rows))) if isinstance(rows, int) else [int(i) for i in rows]
     if not at or min(at) < -n or max(at) >= n: raise DataError(f"rows={rows!r}: name at least one of {n} images (0 to {n - 1}).")
@@ -295,7 +295,7 @@ def plot_methods(
         for ax, m in zip(line[1:], names):
             show_image(_picture_of(first, i), ax)
             seen = draw_heat(attributions[m].heatmap()[i], ax, alpha=alpha, sign=sign)
-            said = [f"{maps.values['insertion'][maps.names.index(m), i]:.2f}"]*judged + ['no evidence']*(not seen)
+            said = ([f"{maps.values['insertion'][maps.names.index(m), i]:.2f}"] if judged else []) + ['no evidence']*(not seen)
             ax.set_xlabel(' · '.join(said), fontsize=7)
     for ax, m in zip(axs[0], ['image', *names]): ax.set_title(m.replace('integrated_gradients', 'integrated\ngradients').replace('_', ' '), fontsize=8)
     if judged: fig.supxlabel('below each image its target and score, below each map its insertion AUC', fontsize=7)

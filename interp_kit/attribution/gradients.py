@@ -184,20 +184,21 @@ class _Stem(TorchFunctionMode):
 
 class _Elsewhere(Exception): pass
 
-# %% ../../nbs/attribution/42_gradients.ipynb #65da873b
+# %% ../../nbs/attribution/42_gradients.ipynb #d2d8bd5f
 class _Straight:
     "The way from `bases` to `ends`, at the input or behind the first convolution: points on it, and gradients there back at the input."
-    def __init__(self, probe, stem, bases, ends):
+    def __init__(self, probe, stem, bases, ends, layout):
         self.probe, self.stem, self.ends, self.bases = probe, stem, ends, bases
         with torch.no_grad(): self.lo, self.hi = ((stem(bases[0]),), (stem(ends[0]),)) if stem else (bases, ends)
-        laid = lambda t: t.contiguous(memory_format=probe.layout) if t.ndim == 4 else t
+        laid = lambda t: t.contiguous(memory_format=layout) if t.ndim == 4 else t
         self.lo, self.step = tuple(laid(_wide(l)) for l in self.lo), tuple(laid(_wide(h) - _wide(l)) for h, l in zip(self.hi, self.lo))
 
     def points(self, of, at):
         "Leaves (n, …) at the positions `at` of the rows `of`."
         many = lambda t: at.to(t.dtype).view(-1, *[1]*(t.ndim - 1))
         with torch.no_grad():
-            made = [torch.addcmul(l[of], many(l), s[of]).to(h.dtype) if len(l) > 1 else torch.addcmul(l, many(l), s).to(h.dtype) for l, s, h in zip(self.lo, self.step, self.hi)]
+            pick = lambda t: t[of] if len(t) > 1 else t
+            made = [(pick(l) + many(l)*pick(s)).to(h.dtype) for l, s, h in zip(self.lo, self.step, self.hi)]
         return tuple(m.requires_grad_() for m in made)
 
     def scores(self, points, rows):
@@ -248,17 +249,19 @@ def integrate(
     method:str='gausslegendre', # one of `PATH_METHODS`
     chunk:'int|None'=None, # points a pass; None: as memory allows
     stem:'Callable|None'=None, # first layer, as found by `_Stem`
+    layout:'torch.memory_format|None'=None, # of the points, if they are images; None: the quicker one
 ) -> tuple: # (n, …) values like `ends`, at least float32
     "Integrated gradients of each row: its average gradient on the way times the way."
     at, weights = map(torch.from_numpy, path_steps(method, n_steps))
     rows = torch.arange(len(ends[0]), device=ends[0].device) if rows is None else rows
     n = chunk or pass_rows(probe, ends)
-    res = tuple(torch.zeros_like(_wide(e)) for e in ends)
+    res = tuple(torch.zeros_like(_wide(e), memory_format=torch.contiguous_format) for e in ends)
+    layout = layout or (probe.layout if n > 1 else torch.contiguous_format) # one row at a time is slower in channels last
     with _slow_rnn(probe.model):
         for i in range(0, len(rows), k := max(1, n//n_steps)):
             b, e = (tuple(t[i:i+k] for t in ts) for ts in (bases, ends))
-            try: grads = _block(_Straight(probe, stem, b, e), rows[i:i+k], at, weights, n)
-            except _Elsewhere: stem = None; grads = _block(_Straight(probe, None, b, e), rows[i:i+k], at, weights, n)
+            try: grads = _block(_Straight(probe, stem, b, e, layout), rows[i:i+k], at, weights, n)
+            except _Elsewhere: stem = None; grads = _block(_Straight(probe, None, b, e, layout), rows[i:i+k], at, weights, n)
             if grads is None: break
             for r, g, e_, b_ in zip(res, grads, e, b): r[i:i+k] = _wide(g)*(_wide(e_) - _wide(b_))
     return res

@@ -84,7 +84,7 @@ class MaskSource:
         shifts = (u[:, :2]*self.steps).long().minimum(self.steps - 1)
         return (u[:, 2:] < self.p).float().view(n, *self.cells), shifts
 
-# %% ../../nbs/attribution/45_rise.ipynb #be25611e
+# %% ../../nbs/attribution/45_rise.ipynb #b9c0d104
 def _spread(
     sums, # (Ly, Lx, K, h, w): summed grids for each shift
     rows, # (Ly, H, h)
@@ -117,7 +117,7 @@ class _Sums:
         mean = (total(self.scores)[ks]/n).float()
         return (total(self.weighted[:, :, ks]) - mean[:, None]*plain)/float(n*p*(1 - p))
 
-    def maps(self, estimator, p, chunk=64):
+    def maps(self, estimator, p, chunk=16):
         "(K, H, W): the maps of all masks so far."
         k = len(self.pivot)
         out = torch.empty(k, *self.size)
@@ -126,15 +126,18 @@ class _Sums:
             out[ks] = self._maps(self._combined(slice(None), ks, estimator, p))
         return out
 
-    def error(self, estimator, p, chunk=16):
+    def error(self, estimator, p, chunk=4):
         "(K,) standard error of the maps, root mean square over pixels, and (K,) their own standard deviation over pixels; NaN before each group has two masks."
-        k, res = len(self.pivot), []
-        if self.n.min() < 2: return torch.full((k,), torch.nan), torch.full((k,), torch.nan)
+        k = len(self.pivot)
+        res = torch.full((2, k), torch.nan)
+        if self.n.min() < 2: return res[0], res[1]
         for i in range(0, k, chunk):
             ks = slice(i, min(i + chunk, k))
             parts = torch.stack([self._maps(self._combined([g], ks, estimator, p)) for g in range(GROUPS)]).flatten(2)
-            res.append(torch.stack([(parts.var(0)/GROUPS).mean(1).sqrt(), parts.mean(0).std(1)]))
-        return torch.cat(res, 1)
+            mean = parts.mean(0)
+            off = parts.sub_(mean).norm(dim=2).square().sum(0)/(GROUPS - 1) # summed over pixels: the variance of one group's map
+            res[0, ks], res[1, ks] = (off/GROUPS/mean.shape[1]).sqrt(), mean.std(1)
+        return res[0], res[1]
 
 class MaskSums(_Sums):
     "The sums that become maps, kept as small grids for each shift."
@@ -260,7 +263,7 @@ def _finite(scores, n):
     if bad.any(): raise ModelError(f"The scores of {int(bad.sum())} of {n} images in a batch are NaN or infinite. If only masked images do that, try another baseline: what the model sees where parts are hidden.")
     return scores
 
-# %% ../../nbs/attribution/45_rise.ipynb #15cbb17d
+# %% ../../nbs/attribution/45_rise.ipynb #61493287
 CHECK_EVERY = 100 # masks after which a tolerance is looked at
 
 def as_image_batch(
@@ -269,13 +272,15 @@ def as_image_batch(
 ) -> Tensor: # (B, C, H, W) float
     "The images in `x` as the model sees them; raises `DataError` for what is no image."
     if not (isinstance(x, (Tensor, np.ndarray, str, list, tuple)) or hasattr(x, '__fspath__') or hasattr(x, 'size')): raise DataError(f"An image is needed: a tensor (C, H, W), or for a Learner a file or a picture. Got {type(x).__name__}.")
+    if isinstance(x, (list, tuple)) and len(x) and all(isinstance(o, Tensor) and o.ndim == 3 for o in x) and len({o.shape for o in x}) == 1: x = torch.stack(list(x))
     xs, _ = as_inputs(model, x)
     if len(xs) != 1: raise DataError(f"RISE hides parts of one image; the model has {len(xs)} inputs. Wrap it in a function of the image alone.")
     if xs[0].ndim != 4 or not xs[0].is_floating_point(): raise DataError(f"RISE hides parts of an image: pass floats (C, H, W) or (B, C, H, W), also for grey pictures. Got {xs[0].dtype} of {tuple(xs[0].shape)}.")
     return xs[0]
 
 def _layout(model, x, scores, clean):
-    "Channels last, where a module with convolutions answers the same in it."
+    "Channels last, where a module with convolutions answers the same in it; of a function what it says in its `layout`."
+    if hasattr(model, 'layout') and not isinstance(model, nn.Module): return model.layout
     module = model if isinstance(model, nn.Module) else getattr(model, 'model', None)
     if not isinstance(module, nn.Module) or not any(isinstance(m, nn.Conv2d) for m in module.modules()): return torch.contiguous_format
     try: other = scores(x[:1].contiguous(memory_format=torch.channels_last))
@@ -360,7 +365,7 @@ class RISE:
             if tol is not None and _settled(*job.runs.errors(), tol): break
         tell(None)
 
-# %% ../../nbs/attribution/45_rise.ipynb #aa3e2028
+# %% ../../nbs/attribution/45_rise.ipynb #e7cb72f1
 class _Job:
     def __init__(self, rise, x, targets, scores):
         self.rise, self.x = rise, as_image_batch(rise.model, x)
@@ -399,11 +404,11 @@ class _Job:
         "The Attribution so far."
         flat = [(i, c) for i, w in enumerate(self.wanted) for c in w]
         of = torch.tensor([i for i, _ in flat])
-        maps = self.runs.maps()
+        facts, maps = self.runs.facts(tol), self.runs.maps()
         x = self.x.cpu()
         inputs = x.expand(len(flat), *x.shape[1:]) if len(x) == 1 else x[of]
         pictures = _pictures_of(self.rise.model, SimpleNamespace(xs=(self.x,)))
-        meta = self.runs.facts(tol) | dict(precision=self.rise.precision, activation=None if self.rise.activation is None else getattr(self.rise.activation, '__name__', str(self.rise.activation)))
+        meta = facts | dict(precision=self.rise.precision, activation=None if self.rise.activation is None else getattr(self.rise.activation, '__name__', str(self.rise.activation)))
         if self.check: meta['float32_check'] = self.check
         return Attribution(maps[0] if len(maps) == 1 else torch.cat(maps), inputs, [c for _, c in flat], 'rise', scores=torch.stack([self.clean[i, c] for i, c in flat]),
                            labels=[self._label(c) for _, c in flat], pictures=None if pictures is None else [pictures[i] for i in of.tolist()], meta=meta)
