@@ -16,7 +16,7 @@ from .targets import Probe, gradients, probing
 from .attribution import Attribution, attribution_of
 from .gradients import _check_count, _first_of, _slow_rnn, _wide, baseline_leaves, completeness, pass_rows, settled
 
-# %% ../../nbs/attribution/44_deeplift.ipynb #21b4e9a5
+# %% ../../nbs/attribution/44_deeplift.ipynb #ca6f271b
 def _halves(t): return t.chunk(2)
 def _twice(t): return torch.cat([t, t])
 
@@ -26,7 +26,9 @@ def _gradient(func, x, grad):
         x = x.detach().requires_grad_()
         return torch.autograd.grad(func(x), x, grad)[0]
 
-def _per_unit(out, step, instead, eps): return torch.where(step.abs() < eps, instead, out/torch.where(step.abs() < eps, 1, step))
+def _per_unit(out, step, instead, eps):
+    small = step.abs() < max(eps, torch.finfo(step.dtype).tiny) # in half precision `eps` would be 0
+    return torch.where(small, instead, out/torch.where(small, 1, step))
 
 class _Rescale(torch.autograd.Function):
     "`func(x)` elementwise; the way back multiplies by Δy/Δx."
