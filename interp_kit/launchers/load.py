@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['find_function', 'Launcher', 'file_format', 'weights_in', 'OnnxModel', 'as_classes', 'load_model']
 
-# %% ../../nbs/launchers/83_load.ipynb #224509cd
-import importlib, inspect, json, os, pickle, sys, traceback, warnings, zipfile
+# %% ../../nbs/launchers/83_load.ipynb #c42f9b9d
+import ast, importlib, inspect, json, os, pickle, sys, traceback, warnings, zipfile
 from collections import OrderedDict
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,14 +19,11 @@ from .answers import as_answer, is_boxes
 from .pictures import Preparation, as_size, read_picture
 from .registry import is_reference, known_models, named_models
 
-# %% ../../nbs/launchers/83_load.ipynb #02041aa9
-@contextmanager
-def _searching(folder):
-    "Python also looks for modules in `folder` and in the current folder."
-    before = list(sys.path)
-    sys.path[:0] = [p for p in dict.fromkeys([os.getcwd(), folder]) if p and p not in before]
-    try: yield
-    finally: sys.path[:] = before
+# %% ../../nbs/launchers/83_load.ipynb #2c49a201
+def _search(folder):
+    "Python also looks for modules in the current folder and in `folder`, from now on: functions may import more when they are called."
+    for p in (folder, os.getcwd()):
+        if p and p not in sys.path: sys.path.insert(0, p)
 
 def find_function(
     reference:str, # 'module:function', or 'module:object.attribute'
@@ -35,9 +32,9 @@ def find_function(
     "What `module:function` names; raises `DataError` for another form, `ModelError` if it cannot be imported or is not there."
     if not is_reference(str(reference)): raise DataError(f"{reference!r} is not of the form module:function.")
     module, _, name = reference.partition(':')
-    with _searching(search):
-        try: found = importlib.import_module(module)
-        except Exception as e: raise ModelError(f"{reference}: the module {module} cannot be imported: {_said(e)}. It is searched in the current folder and on Python's path.") from e
+    _search(search)
+    try: found = importlib.import_module(module)
+    except Exception as e: raise ModelError(f"{reference}: the module {module} cannot be imported: {_said(e)}. It is searched in the current folder and on Python's path.") from e
     for part in name.split('.'):
         if not hasattr(found, part): raise ModelError(f"{reference}: {module} has no {name}. Its functions are {', '.join(_functions(sys.modules[module])) or 'none'}.")
         found = getattr(found, part)
@@ -191,7 +188,7 @@ def _runner(module):
         return map_nested(lambda t: t.detach().cpu() if isinstance(t, Tensor) else t, dict(out) if isinstance(out, dict) else out)
     return run
 
-# %% ../../nbs/launchers/83_load.ipynb #6f18d359
+# %% ../../nbs/launchers/83_load.ipynb #7ae11261
 def file_format(
     path:'str|Path', # of a model file
 ) -> str: # 'onnx', 'torchscript' or 'torch'
@@ -224,9 +221,9 @@ def _load_torch(path, trust, search):
     except pickle.UnpicklingError as e:
         if not trust: raise ModelError(f"{path} {_RISK}.") from e
     except Exception as e: raise ModelError(f"{path} is damaged, or not a file of torch: {_said(e)[:160]}.") from e
-    with _searching(search):
-        try: return load(False)
-        except Exception as e: raise ModelError(f"{path} cannot be opened: {_said(e)}. A pickle finds its functions by their module: run from a folder, or with an environment, that has them.") from e
+    _search(search)
+    try: return load(False)
+    except Exception as e: raise ModelError(f"{path} cannot be opened: {_said(e)}. A pickle finds its functions by their module: run from a folder, or with an environment, that has them.") from e
 
 _STATE_KEYS = ('model', 'model_state', 'state_dict', 'model_state_dict')
 _PREFIXES = ('module.', '_orig_mod.')
@@ -334,7 +331,7 @@ def _torchvision_says(arch, state):
     if names and len(names) not in _heads(state): names = None
     return dict(size=tuple(side*2)[:2] if side else None, mean=getattr(t, 'mean', None), std=getattr(t, 'std', None), classes=names, said_by=f'torchvision, for its own weights of {arch}')
 
-# %% ../../nbs/launchers/83_load.ipynb #2926091d
+# %% ../../nbs/launchers/83_load.ipynb #b26a0aed
 class OnnxModel:
     "An ONNX file through onnxruntime: from (n, C, H, W) pictures to arrays."
     def __init__(self,
@@ -367,9 +364,10 @@ class OnnxModel:
     def classes(self) -> list|None:
         "Names of classes that the file itself holds, as some exporters write them."
         said = self.session.get_modelmeta().custom_metadata_map.get('names', '')
-        try: names = json.loads(said) if said.startswith('[') else __import__('ast').literal_eval(said)
+        try: names = json.loads(said) if said.startswith('[') else ast.literal_eval(said)
         except (ValueError, SyntaxError): return None
-        return [str(n) for n in (names.values() if isinstance(names, dict) else names)]
+        names = list(names.values()) if isinstance(names, dict) else names
+        return [str(n) for n in names] if isinstance(names, list) else None
 
     def __call__(self, batch): # (n, C, H, W) tensor -> array, dict or list of arrays
         a = batch.numpy()
