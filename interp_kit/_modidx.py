@@ -433,6 +433,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                         'interp_kit/attribution/gradients.py'),
                                                   'interp_kit.attribution.gradients.print_precision': ( 'attribution/gradients.html#print_precision',
                                                                                                         'interp_kit/attribution/gradients.py'),
+                                                  'interp_kit.attribution.gradients.rounding': ( 'attribution/gradients.html#rounding',
+                                                                                                 'interp_kit/attribution/gradients.py'),
                                                   'interp_kit.attribution.gradients.saliency_map': ( 'attribution/gradients.html#saliency_map',
                                                                                                      'interp_kit/attribution/gradients.py'),
                                                   'interp_kit.attribution.gradients.settled': ( 'attribution/gradients.html#settled',
