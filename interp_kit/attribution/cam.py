@@ -130,7 +130,7 @@ def _opti_maps(maps, probe, batch_size, n_steps, lr):
         res.append(stretched(S, *stretch_of(S, image.shape[2:])))
     return torch.cat(res)
 
-# %% ../../nbs/attribution/43_cam.ipynb #16c93539
+# %% ../../nbs/attribution/43_cam.ipynb #782d3e7a
 def _named(model, layer):
     "(name, module) of a layer given by either."
     names = dict(model.named_modules())
@@ -226,6 +226,7 @@ class GradCAM:
         raw = self._raw(probe, size)
         if relu and self.method != 'opticam': raw = [m.clamp_min(0) for m in raw]
         res = _joined(raw, size if upsample else None)
+        if upsample and self.method == 'opticam': res = res.clamp(0, 1) # a mask, whatever the last digit was rounded to
         return scaled(res) if normalize else res
 
     def __call__(self,
