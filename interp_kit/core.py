@@ -63,7 +63,7 @@ def _keep_attrs(o):
         for k, saved in boxes.items(): _refill(attrs[k], saved)
     return restore
 
-# %% ../nbs/00_core.ipynb #2cb2a284
+# %% ../nbs/00_core.ipynb #b35490f6
 def _keep_hooks(m):
     boxes = [(v, dict(v)) for k, v in vars(m).items() if '_hooks' in k and isinstance(v, dict)]
     return lambda: [_refill(v, saved) for v, saved in boxes]
@@ -73,7 +73,7 @@ def _keep_buffers(m):
     def restore():
         for k, b, old in saved:
             m._buffers[k] = b
-            if b is not None: b.copy_(old)
+            if b is not None and not torch.equal(b, old): b.copy_(old)
     return restore
 
 def _keep_params(m):
