@@ -1,69 +1,159 @@
 """How many masks RISE needs until its map correlates .95 with the limit: centred scores against the paper's, from the same forward passes.
 
-The scores are those of `bench.sobol` (ten photographs through EfficientNet-lite0, ten garments through a small network, 112 pixels, 7 × 7 cells, p = .5). The reference of a picture is the centred map of 7,168 masks: the study's
-2,048 independent ones and all its Sobol masks. What is tested are its 5,120 independent masks, put in five orders (each seed first once); none of them is in the reference. Where a map does not get to .95 within 5,120 masks, 5,120 is counted.
-The classic map and the centred one have the same limit but for scale and shift, which correlation does not see."""
+Three sets of ten pictures, 7 × 7 cells, p = .5, the softmax probability of the predicted class:
+- EfficientNet-lite0 on ten photographs at 224 pixels, the size it was trained for (bfloat16 for speed): up to 4,096 independent masks in four orders, against the centred map of 2,048 stratified ones;
+- the same at 112 pixels, and ten garments through the small network, from the scores of `bench.sobol`: up to 5,120 independent masks in five orders, against the centred map of the study's 7,168 others.
+Where a map does not get to .95, its limit is counted. The classic map and the centred one have the same limit but for scale and shift, which correlation does not see.
+
+Arithmetic says what to expect: the noise of a classic map is that of p_i M_i, with mean square (mean p)² + (std p)², that of a centred map (std p)²; so 1 + (mean p/std p)² times fewer masks, `expected` below;
+`noise_ratio` is what the maps show: the variance of the classic map over that of the centred one, from equally many masks. The sets at 112 pixels were
+run first (median 1.5). There scores under masks are often close to 0, far from what the model was trained for, and centring can gain little; the photographs at 224 pixels were run for that reason."""
+import json, sys
 from pathlib import Path
 import numpy as np, torch
-from bench.photos import models
-from bench.sobol import N_ARM, N_REF, SEEDS, centred, moments, scores
+from bench import sobol
+from bench.photos import HERE, PHOTOS, lite0, models, photo
+from interp_kit.attribution.rise import MaskSource, build_masks, mask_weights
 
-GOAL, POINTS = .95, (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
-SIZES = POINTS + tuple(k*N_ARM + n for k in range(1, 5) for n in (256, 512, 768, 1024))
-FILE = Path(__file__).parent/"pictures"/"rise_convergence.png"
-
-
-def classic(parts):
-    pm, m, p, n = (sum(o) for o in zip(*parts))
-    return pm
+GOAL, POINTS, N_ARM = .95, (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024), 1024
+NATIVE, PICTURES = "EfficientNet-lite0, 224 px", Path(__file__).parent/"pictures"
 
 
-def runs(kept, arm):
-    "Running sums at each of SIZES, for each of the five orders of an arm's seeds."
-    one = {s: moments(arm, s, kept[arm, s], POINTS) for s in SEEDS}
-    for first in range(5):
-        order = [SEEDS[(first + k) % 5] for k in range(5)]
-        yield {n: [one[s][N_ARM] for s in order[:(n - 1)//N_ARM]] + [one[order[(n - 1)//N_ARM]][(n - 1) % N_ARM + 1]] for n in SIZES}
+def native_masks(arm, seed, n, chunk=8):
+    s, w = MaskSource((7, 7), (8, 8), masks="stratified" if arm == "ref" else "iid", seed=seed), mask_weights(224, 7)
+    for _ in range(0, n, chunk): yield build_masks(*s.take(chunk), w, w)
 
 
-def needed(curve):
-    "Masks at which `curve` over SIZES first reaches the goal, between two sizes on a logarithmic scale; the last size if never."
+@torch.inference_mode()
+def native_unit(net, name, arm, seed, n):
+    "Scores (n,) of one unit, kept on disk."
+    file = HERE/f"native_{name}_{arm}_{seed}.json"
+    if not file.exists():
+        x = (photo(name, 224) - .498)/.502
+        run = lambda b: net()(b.contiguous(memory_format=torch.channels_last)).float().softmax(1)
+        with torch.autocast("cpu", torch.bfloat16):
+            cls = int(run(x[None]).argmax())
+            p = torch.cat([run(m[:, None]*x)[:, cls] for m in native_masks(arm, seed, n)]).tolist()
+        part = file.with_suffix(".part"); part.write_text(json.dumps(dict(cls=cls, scores=p))); part.replace(file)
+    return torch.tensor(json.loads(file.read_text())["scores"])
+
+
+def native(seeds=(1, 2, 3, 4)):
+    "For each photograph {(arm, seed): scores}, what all need first coming first."
+    kept, res = [], {}
+    def net():
+        if not kept: kept.append(lite0())
+        return kept[0]
+    for arm, seed, n in [("iid", seeds[0], N_ARM), ("ref", 1000, 2048)] + [("iid", s, N_ARM) for s in seeds[1:]]:
+        for name in PHOTOS: res.setdefault(name, {})[arm, seed] = native_unit(net, name, arm, seed, n)
+    return res
+
+
+def sets():
+    "Of each set: its scores, its masks, and what the reference is made of."
+    yield NATIVE, native(), native_masks, [("ref", 1000)]
+    for m in models(): yield f"{m}, 112 px", sobol.scores(m), sobol.masks_of, [("ref", 1000)] + [("sobol", s) for s in sobol.SEEDS]
+
+
+def moments(masks, p, sizes):
+    "Running sums of p·M, M and p, and the count, at each of `sizes` masks."
+    pm, m, out, done = 0., 0., {}, 0
+    for chunk in masks:
+        c, q = chunk.flatten(1), p[done:done + len(chunk)]
+        pm, m, done = pm + (q @ c).double(), m + c.sum(0).double(), done + len(chunk)
+        if done in sizes: out[done] = (pm, m, p[:done].double().sum(), done)
+    return out
+
+
+def classic(parts): return sum(o[0] for o in parts)
+
+
+def sizes_of(k): return POINTS + tuple(j*N_ARM + n for j in range(1, k) for n in (256, 512, 768, 1024))
+
+
+def correlations(kept, masks, ref):
+    "{estimator: (orders, sizes)} with the reference, for one picture."
+    seeds = [s for a, s in kept if a == "iid"]
+    one = {s: moments(masks("iid", s, N_ARM), kept["iid", s], POINTS) for s in seeds}
+    goal = sobol.centred([moments(masks(a, s, len(kept[a, s])), kept[a, s], (len(kept[a, s]),))[len(kept[a, s])] for a, s in ref])
+    r = lambda a: float(torch.corrcoef(torch.stack([a, goal]))[0, 1])
+    res = dict(centred=[], classic=[])
+    for first in range(len(seeds)):
+        order = seeds[first:] + seeds[:first]
+        parts = lambda n: [one[s][N_ARM] for s in order[:(n - 1)//N_ARM]] + [one[order[(n - 1)//N_ARM]][(n - 1) % N_ARM + 1]]
+        for name, e in (("centred", sobol.centred), ("classic", classic)): res[name].append([r(e(parts(n))) for n in sizes_of(len(seeds))])
+    return {k: np.array(v) for k, v in res.items()}
+
+
+def needed(curve, sizes):
+    "Masks at which `curve` first reaches the goal, between two sizes on a logarithmic scale; the last size if never."
     hit = np.flatnonzero(curve >= GOAL)
-    if not len(hit): return float(SIZES[-1])
+    if not len(hit): return float(sizes[-1])
     k = hit[0]
-    return float(SIZES[0] if k == 0 else 2**np.interp(GOAL, curve[k - 1:k + 1], np.log2(SIZES[k - 1:k + 1])))
+    return float(sizes[0] if k == 0 else 2**np.interp(GOAL, curve[k - 1:k + 1], np.log2(sizes[k - 1:k + 1])))
 
 
-def picture(kept):
-    "Correlations (orders, sizes) of each estimator with the reference."
-    ref = centred([moments("ref", 1000, kept["ref", 1000], (N_REF,))[N_REF]] + [moments("sobol", s, kept["sobol", s], (N_ARM,))[N_ARM] for s in SEEDS])
-    r = lambda a: float(torch.corrcoef(torch.stack([a, ref]))[0, 1])
-    return {e.__name__: np.array([[r(e(run[n])) for n in SIZES] for run in runs(kept, "iid")]) for e in (centred, classic)}
+def noise_ratio(kept, masks, block=64):
+    "Variance over blocks of masks of the classic map over that of the centred one, constants over the picture taken out: how many times fewer masks give the same noise."
+    found = []
+    for (arm, seed), p in kept.items():
+        if arm != "iid": continue
+        m = torch.cat([c.flatten(1)[:, ::7] for c in masks(arm, seed, len(p))])
+        m, off = m - m.mean(1, keepdim=True), p - p.mean()
+        sums = torch.stack([torch.stack([p[i:i + block] @ m[i:i + block], off[i:i + block] @ m[i:i + block]]) for i in range(0, len(p), block)])
+        found.append(sums.var(0).mean(1))
+    total = torch.stack(found).mean(0)
+    return float(total[0]/total[1])
+
+
+def row(what, name, kept, c, masks):
+    sizes, p = sizes_of(c["centred"].shape[0]), torch.cat([v for (a, _), v in kept.items() if a == "iid"])
+    n = {e: float(np.mean([needed(o, sizes) for o in v])) for e, v in c.items()}
+    return dict(set=what, picture=name, centred=round(n["centred"]), classic=round(n["classic"]), ratio=round(n["classic"]/n["centred"], 2), noise_ratio=round(noise_ratio(kept, masks), 2), expected=round(float(1 + (p.mean()/p.std())**2), 2), mean_p=round(float(p.mean()), 3), std_p=round(float(p.std()), 3),
+                centred_gets_there=bool((c["centred"][:, -1] >= GOAL).all()), classic_gets_there=bool((c["classic"][:, -1] >= GOAL).all()))
+
+
+def summary(what, rows):
+    both = [r for r in rows if r["centred_gets_there"]]
+    med = lambda k, rs: round(float(np.median([r[k] for r in rs])), 2)
+    return dict(set=what, pictures=len(rows), limit=max(r["classic"] for r in rows), median_centred=med("centred", rows), median_classic=med("classic", rows), median_ratio=med("ratio", rows), median_noise_ratio=med("noise_ratio", rows), median_expected=med("expected", rows),
+                centred_there=len(both), classic_there=sum(r["classic_gets_there"] for r in rows), median_ratio_where_centred_gets_there=med("ratio", both))
 
 
 def draw(curves):
     import matplotlib; matplotlib.use("agg")
     from interp_kit.plots import PALETTE, new_grid
-    axs = new_grid(len(curves), ncols=2, panel=(4.4, 3.2))
-    for ax, (model, pictures) in zip(axs, curves.items()):
+    axs = new_grid(len(curves), ncols=len(curves), panel=(3.9, 3.1))
+    for ax, (what, pictures) in zip(axs, curves.items()):
         for e, color in (("centred", PALETTE[0]), ("classic", PALETTE[1])):
-            each = np.array([p[e].mean(0) for p in pictures.values()])
-            ax.plot(SIZES, each.T, color=color, lw=.6, alpha=.45); ax.plot(SIZES, np.median(each, 0), color=color, lw=2.2, label=f"{e} (median of {len(each)} pictures)")
+            each = np.array([c[e].mean(0) for c in pictures.values()]); sizes = sizes_of(next(iter(pictures.values()))[e].shape[0])
+            ax.plot(sizes, each.T, color=color, lw=.6, alpha=.45); ax.plot(sizes, np.median(each, 0), color=color, lw=2.2, label=f"{e} (median of {len(each)})")
         ax.axhline(GOAL, color="#8a8a8a", lw=.8, ls="--")
-        ax.set(xscale="log", xlabel="masks", ylabel="correlation with 7,168 other masks", title=model, ylim=(-.1, 1.02)); ax.legend(fontsize=8, loc="lower right")
-    axs[0].figure.savefig(FILE, dpi=80)
+        ax.set(xscale="log", xlabel="masks", ylabel="correlation with the reference", title=what, ylim=(-.1, 1.02)); ax.title.set_fontsize(10); ax.legend(fontsize=8, loc="lower right")
+    axs[0].figure.savefig(PICTURES/"rise_convergence.png", dpi=70)
+
+
+def draw_maps(names=("chelsea", "coffee", "motorcycle_left", "camera"), n=256):
+    "Photographs, and their maps after `n` masks by both estimators beside the reference."
+    from interp_kit.plots import new_grid
+    axs = new_grid(4*len(names), ncols=4, panel=(1.9, 2.))
+    for k, name in enumerate(names):
+        units = {a: native_unit(None, name, a, s, 0) for a, s in (("ref", 1000), ("iid", 1))}
+        some, ref = moments(native_masks("iid", 1, n), units["iid"], (n,))[n], moments(native_masks("ref", 1000, 2048), units["ref"], (2048,))[2048]
+        maps = (sobol.centred([some]), classic([some]), sobol.centred([ref]))
+        titles = (name, f"centred, {n} masks", f"classic, {n} masks", "centred, 2,048 others")
+        for ax, title, v in zip(axs[4*k:], titles, (photo(name, 224).permute(1, 2, 0), *(m.view(224, 224) for m in maps))): ax.imshow(v, cmap="inferno"); ax.set_axis_off(); ax.set_title(title, fontsize=8)
+    axs[0].figure.savefig(PICTURES/"rise_maps.png", dpi=70)
 
 
 def run():
     rows, curves = [], {}
-    for model in models():
-        curves[model] = {name: picture(kept) for name, kept in scores(model).items()}
-        for name, c in curves[model].items():
-            n = {e: float(np.mean([needed(o) for o in v])) for e, v in c.items()}
-            rows.append(dict(model=model, picture=name, centred=round(n["centred"]), classic=round(n["classic"]), ratio=round(n["classic"]/n["centred"], 2), classic_gets_there=bool((c["classic"][:, -1] >= GOAL).all()), centred_gets_there=bool((c["centred"][:, -1] >= GOAL).all())))
-    draw(curves)
-    for model in [*models(), None]:
-        mine = [r for r in rows if "picture" in r and model in (None, r["model"])]
-        rows.append(dict(model=model or "both", pictures=len(mine), median_centred=float(np.median([r["centred"] for r in mine])), median_classic=float(np.median([r["classic"] for r in mine])), median_ratio=float(np.median([r["ratio"] for r in mine])),
-                         classic_never_there=sum(not r["classic_gets_there"] for r in mine)))
+    for what, kept, masks, ref in sets():
+        curves[what] = {name: correlations(k, masks, ref) for name, k in kept.items()}
+        mine = [row(what, name, k, curves[what][name], masks) for name, k in kept.items()]
+        rows += [*mine, summary(what, mine)]
+    draw(curves); draw_maps()
     return rows
+
+
+if __name__ == "__main__": torch.set_num_threads(1); native()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ELEMENTWISE', 'Rescaled', 'lift', 'DeepLift', 'baseline_set', 'DeepLiftShap']
 
-# %% ../../nbs/attribution/44_deeplift.ipynb #077b6bca
+# %% ../../nbs/attribution/44_deeplift.ipynb #30da4f6d
 import warnings
 import numpy as np, torch
 import torch.nn.functional as F
@@ -14,9 +14,9 @@ from torch.overrides import TorchFunctionMode
 from ..core import DataError, TaskError
 from .targets import Probe, gradients, probing
 from .attribution import Attribution, attribution_of
-from .gradients import _check_count, _first_of, _slow_rnn, _wide, baseline_leaves, completeness, pass_rows, settled
+from .gradients import _check_count, _first_of, _slow_rnn, _wide, baseline_leaves, completeness, pass_rows, rounding, settled
 
-# %% ../../nbs/attribution/44_deeplift.ipynb #21b4e9a5
+# %% ../../nbs/attribution/44_deeplift.ipynb #ca6f271b
 def _halves(t): return t.chunk(2)
 def _twice(t): return torch.cat([t, t])
 
@@ -26,7 +26,9 @@ def _gradient(func, x, grad):
         x = x.detach().requires_grad_()
         return torch.autograd.grad(func(x), x, grad)[0]
 
-def _per_unit(out, step, instead, eps): return torch.where(step.abs() < eps, instead, out/torch.where(step.abs() < eps, 1, step))
+def _per_unit(out, step, instead, eps):
+    small = step.abs() < max(eps, torch.finfo(step.dtype).tiny) # in half precision `eps` would be 0
+    return torch.where(small, instead, out/torch.where(small, 1, step))
 
 class _Rescale(torch.autograd.Function):
     "`func(x)` elementwise; the way back multiplies by Δy/Δx."
@@ -115,7 +117,7 @@ class Rescaled(TorchFunctionMode):
 
 _INPLACE_AT = dict(relu=0, relu6=0, leaky_relu=1, elu=1, selu=0, celu=1, silu=0, mish=0, hardtanh=2, hardswish=0, hardsigmoid=0, threshold=2, _threshold=2, rrelu=3)
 
-# %% ../../nbs/attribution/44_deeplift.ipynb #2edb89b6
+# %% ../../nbs/attribution/44_deeplift.ipynb #fb952f5f
 def _pairs(probe, leaves, bases, rows, eps):
     "Multipliers and scores of a few inputs with their baselines."
     both = tuple(torch.cat([l, b]).detach().requires_grad_() for l, b in zip(leaves, bases))
@@ -146,7 +148,7 @@ def lift(
     return tuple(map(torch.cat, zip(*values))), torch.cat(changes), torch.cat(sizes)
 
 def _warn_lift(delta, change, size, dtype):
-    bad = delta.abs() > torch.maximum(.01*change.abs(), 16*torch.finfo(dtype).eps*size)
+    bad = delta.abs() > torch.maximum(.01*change.abs(), rounding(dtype)*size)
     if not bad.any(): return
     i = int((delta.abs()/change.abs().clamp_min(1e-30)).where(bad, -torch.ones_like(change)).argmax())
     warnings.warn(f"DeepLIFT of {int(bad.sum())} of {len(bad)} inputs does not add up: row {i} misses the change of its score, {float(change[i]):.3g}, by {float(delta[i].abs()):.2g}. The model has nonlinear "

@@ -44,7 +44,7 @@ def detection_similarity(
     weight = found.get('objectness', None if 'probs' in found else found['scores'])
     return s if weight is None else s*weight.double()[:, None]
 
-# %% ../../nbs/attribution/46_drise.ipynb #f9f03c20
+# %% ../../nbs/attribution/46_drise.ipynb #1f4cfe4f
 def _kept(found, conf_thresh, nms_thresh):
     "The boxes that score enough, and of those that overlap too much the best; whatever their labels."
     keep = (found['scores'] >= conf_thresh).nonzero()[:, 0] if conf_thresh > 0 else torch.arange(len(found['scores']))
@@ -55,7 +55,6 @@ def _kept(found, conf_thresh, nms_thresh):
 
 class _DriseScore:
     "Scores of one masked image for the wanted boxes: the best similarity."
-    outputs = 'box'
     def __init__(self, wanted, opts): self.wanted, self.n = wanted, len(wanted['boxes'])
     def __call__(self, found):
         if not len(found['boxes']): return torch.zeros(self.n)
@@ -116,7 +115,7 @@ def _as_detection(o, scored=True):
     if not all(torch.isfinite(v).all() for v in o.values() if v.is_floating_point()): raise ModelError("The detector returned NaN or infinite values.")
     return o
 
-# %% ../../nbs/attribution/46_drise.ipynb #14942bc5
+# %% ../../nbs/attribution/46_drise.ipynb #e3c11116
 class DRISE:
     "Explain the boxes of any detector by hiding random parts of the image (Petsiuk et al. 2021), with centred scores."
     def __init__(self,
@@ -156,21 +155,54 @@ class DRISE:
 
         `meta` holds `box`, `label`, `score`, `image` (which of the batch), `output` ('box' or 'label') and `found_in`, the fraction of masked images in which anything like it was found. A box never found gives a zero map and a warning.
         Without any detection the list is empty, with a warning. Raises `DataError` or `ModelError`."""
-        with torch.inference_mode(False), torch.no_grad(): return self._explain(as_image_batch(self.model, x), detections)
-
-    def _explain(self, x, detections):
-        with _detecting(self.model) as detect: wanted = self._wanted(x, detections, detect)
-        score = [(_DriseScore if self.mode == 'drise' else _DatumaroScore)(w, self.opts) for w in wanted]
-        busy = [i for i, s in enumerate(score) if s.n]
-        if len(busy) < len(score): warnings.warn(f"The detector finds nothing to explain in {len(score) - len(busy)} of {len(score)} images. Lower its threshold or conf_thresh, or pass detections.", stacklevel=3)
-        if not busy: return []
-        runs, hits = self._run(x[busy], [score[i] for i in busy])
-        facts, maps, res, row = runs.facts(), runs.maps(), [], 0
-        for k, i in enumerate(busy):
-            m = score[i].stretched(maps[k], runs.done, self.settings.p) if self.mode == 'datumaro' else maps[k]
-            res += self._results(x[i:i+1].cpu(), m, wanted[i], score[i], hits[k]/runs.done, i, facts, row)
-            row += score[i].n
+        for res in self._steps(x, detections, self.n_masks if not self.progress else 100): pass
         _warn_lost(res, self.settings.p)
+        return res
+
+    def iter_explain(self,
+        x:'Tensor|str|Path|Image', # as for `explain`
+        detections:'dict|list|None'=None, # as for `explain`
+        every:int=100, # masks between results
+    ): # of lists of Attributions
+        "Yield the result so far after every so many masks; the last is that of `explain`. Between results the detector is untouched."
+        if every < 1: raise DataError(f"every is {every}: take at least 1 mask between results.")
+        for res in self._steps(x, detections, every): yield res
+        _warn_lost(res, self.settings.p)
+
+    def _steps(self, x, detections, every):
+        "Yield the Attributions after every so many masks."
+        with torch.inference_mode(False), torch.no_grad():
+            x = as_image_batch(self.model, x)
+            with _detecting(self.model) as detect: wanted = self._wanted(x, detections, detect)
+            score = [(_DriseScore if self.mode == 'drise' else _DatumaroScore)(w, self.opts) for w in wanted]
+            busy = [i for i, s in enumerate(score) if s.n]
+            job = SimpleNamespace(x=x, wanted=wanted, score=score, busy=busy, hits={i: torch.zeros(score[i].n) for i in busy}, runs=MaskedRuns(x[busy], [score[i].n for i in busy], self.settings) if busy else None)
+        if len(busy) < len(score): warnings.warn(f"The detector finds nothing to explain in {len(score) - len(busy)} of {len(score)} images. Lower its threshold or conf_thresh, or pass detections.", stacklevel=3)
+        if not busy: yield []; return
+        tell = _teller(self.progress, self.n_masks)
+        while job.runs.done < self.n_masks:
+            with _detecting(self.model) as detect: self._advance(job, detect, min(every, self.n_masks - job.runs.done))
+            tell(job.runs.done)
+            yield self._results(job)
+        tell(None)
+
+    def _advance(self, job, detect, n):
+        "Run the next `n` masks, and count in how many of them something like each wanted thing was found."
+        def run(k, batch):
+            i = job.busy[k]
+            rows = torch.stack([job.score[i](o) for o in detect(batch)])
+            job.hits[i] += (rows > 0).sum(0)
+            return rows
+        job.runs.advance(run, n)
+
+    def _results(self, job):
+        "All Attributions so far."
+        facts, maps, res, row = job.runs.facts(), job.runs.maps(), [], 0
+        for m, i in zip(maps, job.busy):
+            s = job.score[i]
+            if self.mode == 'datumaro': m = s.stretched(m, job.runs.done, self.settings.p)
+            res += self._rows(job.x[i:i+1].cpu(), m, job.wanted[i], s, job.hits[i]/job.runs.done, i, facts, row)
+            row += s.n
         return res
 
     def _wanted(self, x, detections, detect):
@@ -181,22 +213,7 @@ class DRISE:
         try: return [_as_detection(o, scored=False) for o in detections]
         except ModelError as e: raise DataError(str(e).replace('The detector', 'The detections given').replace('A result of the detector', 'What was passed as detections')) from None
 
-    def _run(self, x, score, every=100):
-        "All masked runs; and for each image in how many of them something like each wanted thing was found."
-        runs, hits = MaskedRuns(x, [s.n for s in score], self.settings), [torch.zeros(s.n) for s in score]
-        tell = _teller(self.progress, self.n_masks)
-        while runs.done < self.n_masks:
-            with _detecting(self.model) as detect:
-                def run(i, batch):
-                    rows = torch.stack([score[i](o) for o in detect(batch)])
-                    hits[i] += (rows > 0).sum(0)
-                    return rows
-                runs.advance(run, min(every, self.n_masks - runs.done))
-            tell(runs.done)
-        tell(None)
-        return runs, hits
-
-    def _results(self, x, maps, wanted, score, found_in, image, facts, row):
+    def _rows(self, x, maps, wanted, score, found_in, image, facts, row):
         res, names, n_boxes = [], _names(self.model), len(wanted['boxes'])
         labels = wanted['labels'].tolist() + getattr(score, 'labels', [])
         for j, c in enumerate(labels):
@@ -214,4 +231,4 @@ def _names(model): return class_names(model) or getattr(model, 'categories', Non
 def _warn_lost(res, p):
     lost = [a for a in res if a.meta['found_in'] == 0]
     if lost: warnings.warn(f"{len(lost)} of {len(res)} boxes were never found again in a masked image ({', '.join(a.labels[0] for a in lost[:5])}): their maps are zero, which says nothing. "
-                           f"Hide less with a larger p (now {p}), or lower the detector's own score threshold.", stacklevel=4)
+                           f"Hide less with a larger p (now {p}), or lower the detector's own score threshold.", stacklevel=3)

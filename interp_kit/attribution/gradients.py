@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PATH_METHODS', 'chunk_rows', 'pass_rows', 'settled', 'point_grads', 'saliency_map', 'gradient_times_input',
-           'path_steps', 'baseline_leaves', 'integrate', 'completeness', 'IntegratedGradients', 'precision_check',
-           'low_precision', 'print_precision']
+           'path_steps', 'baseline_leaves', 'integrate', 'rounding', 'completeness', 'IntegratedGradients',
+           'precision_check', 'low_precision', 'print_precision']
 
 # %% ../../nbs/attribution/42_gradients.ipynb #6c6f4078
 import warnings
@@ -138,7 +138,7 @@ def path_steps(
     ends = dict(left=(0, 1 - 1/n), middle=(.5/n, 1 - .5/n), right=(1/n, 1), trapezoid=(0, 1))[method.split('_')[1]]
     return np.linspace(*ends, n), w
 
-# %% ../../nbs/attribution/42_gradients.ipynb #b3170f5f
+# %% ../../nbs/attribution/42_gradients.ipynb #c1dff351
 def _like_rows(t, x):
     "`t` for each row of `x`, or a `DataError`."
     if t.shape[1:] != x.shape[1:] or len(t) not in (1, len(x)):
@@ -154,6 +154,7 @@ def baseline_leaves(
     if baseline is None or isinstance(baseline, Number):
         if baseline and probe.lookups: raise DataError(f"The baseline {baseline} is no input of this model, which looks up integers: give None (zero vectors) or tokens like the input.")
         return tuple(l.new_tensor(baseline or 0).expand(l.shape) for l in probe.leaves)
+    if isinstance(baseline, Tensor) and len(probe.xs) == 1: baseline = (baseline if baseline.ndim == probe.xs[0].ndim else baseline[None],)
     xs, _ = as_inputs(learn, baseline)
     if len(xs) != len(probe.xs): raise DataError(f"The baseline has {len(xs)} inputs, the model got {len(probe.xs)}.")
     xs = tuple(_like_rows(b, x) for b, x in zip(xs, probe.xs))
@@ -269,7 +270,7 @@ def integrate(
 def _slow_rnn(model):
     return torch.backends.cudnn.flags(enabled=False) if any(isinstance(m, nn.RNNBase) for m in model.modules()) else nullcontext()
 
-# %% ../../nbs/attribution/42_gradients.ipynb #75319bac
+# %% ../../nbs/attribution/42_gradients.ipynb #00ce5fe7
 @dataclass
 class _Start:
     "What the runs at both ends say."
@@ -277,6 +278,12 @@ class _Start:
     noise:Tensor # (B,) what rounding may do to it
     chunk:int # points a pass
     stem:'Callable|None' # the convolution that the image goes into
+
+def rounding(
+    dtype:torch.dtype, # of the model
+) -> float:
+    "What part of a score may be off by rounding in many layers."
+    return min(256*torch.finfo(dtype).eps, .05)
 
 def _start(probe, bases):
     settled(probe)
@@ -287,8 +294,7 @@ def _start(probe, bases):
     with torch.no_grad():
         rest = [probe.score(tuple(b[i:i+n].contiguous() for b in bases), rows[i:i+n]) for i in range(1, probe.n, n)]
         f_x, f_b = probe.target(probe.output).double(), torch.cat([first, *rest]).double()
-    eps = torch.finfo(probe.leaves[0].dtype).eps
-    return _Start(f_x - f_b, 16*eps*torch.maximum(f_x.abs(), f_b.abs()), n, watch.call if single and watch.found else None)
+    return _Start(f_x - f_b, rounding(probe.leaves[0].dtype)*torch.maximum(f_x.abs(), f_b.abs()), n, watch.call if single and watch.found else None)
 
 def completeness(
     values:tuple, # like the leaves, (B, …)

@@ -84,7 +84,7 @@ class MaskSource:
         shifts = (u[:, :2]*self.steps).long().minimum(self.steps - 1)
         return (u[:, 2:] < self.p).float().view(n, *self.cells), shifts
 
-# %% ../../nbs/attribution/45_rise.ipynb #b9c0d104
+# %% ../../nbs/attribution/45_rise.ipynb #f9192f43
 def _spread(
     sums, # (Ly, Lx, K, h, w): summed grids for each shift
     rows, # (Ly, H, h)
@@ -126,14 +126,14 @@ class _Sums:
             out[ks] = self._maps(self._combined(slice(None), ks, estimator, p))
         return out
 
-    def error(self, estimator, p, chunk=4):
+    def error(self, estimator, p, chunk=16):
         "(K,) standard error of the maps, root mean square over pixels, and (K,) their own standard deviation over pixels; NaN before each group has two masks."
         k = len(self.pivot)
         res = torch.full((2, k), torch.nan)
         if self.n.min() < 2: return res[0], res[1]
         for i in range(0, k, chunk):
             ks = slice(i, min(i + chunk, k))
-            parts = torch.stack([self._maps(self._combined([g], ks, estimator, p)) for g in range(GROUPS)]).flatten(2)
+            parts = torch.stack([self._maps(self._combined([g], ks, estimator, p), coarse=True) for g in range(GROUPS)]).flatten(2)
             mean = parts.mean(0)
             off = parts.sub_(mean).norm(dim=2).square().sum(0)/(GROUPS - 1) # summed over pixels: the variance of one group's map
             res[0, ks], res[1, ks] = (off/GROUPS/mean.shape[1]).sqrt(), mean.std(1)
@@ -147,6 +147,7 @@ class MaskSums(_Sums):
         cols:Tensor, # (L, W, w): `mask_weights` of the width
     ):
         self.rows, self.cols, self.size = rows, cols, (rows.shape[1], cols.shape[1])
+        self.coarse = tuple(w[:, (step := max(1, w.shape[1]//w.shape[2]//8))//2::step] for w in (rows, cols)) # eight places to a cell are enough for an error
         super().__init__(n_targets, len(rows)*len(cols), rows.shape[2]*cols.shape[2])
 
     def _add(self, of, diff, grids, shifts):
@@ -155,8 +156,9 @@ class MaskSums(_Sums):
         self.plain.flatten(0, 1).index_add_(0, at, grids)
         self.weighted.flatten(0, 1).index_add_(0, at, diff[..., None]*grids)
 
-    def _maps(self, sums):
-        return _spread(sums.view(len(self.rows), len(self.cols), -1, self.rows.shape[2], self.cols.shape[2]), self.rows, self.cols)
+    def _maps(self, sums, coarse=False):
+        rows, cols = self.coarse if coarse else (self.rows, self.cols)
+        return _spread(sums.view(len(rows), len(cols), -1, rows.shape[2], cols.shape[2]), rows, cols)
 
 class _GivenSums(_Sums):
     "The same for masks that somebody gave, kept as whole maps."
@@ -169,7 +171,7 @@ class _GivenSums(_Sums):
             m = masks[of == g].flatten(1)
             self.plain[g, 0] += m.sum(0); self.weighted[g, 0] += diff[of == g].T @ m
 
-    def _maps(self, sums): return sums.view(-1, *self.size)
+    def _maps(self, sums, coarse=False): return sums.view(-1, *self.size)
 
 # %% ../../nbs/attribution/45_rise.ipynb #859e2c58
 def _check_settings(n_masks, cells, p, masks, estimator, batch_size):

@@ -11,7 +11,12 @@ from interp_kit.core import DataError, InterpKitError, LabelError, ModelError, T
 
 EVERY = pytest.mark.parametrize("method", CAM_METHODS)
 SOME = pytest.mark.parametrize("method", ["gradcam", "layercam", "scorecam", "opticam"])
-QUICK = dict(n_steps=3)
+QUICK = dict(n_steps=2)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    n = torch.get_num_threads(); torch.set_num_threads(1); yield; torch.set_num_threads(n)
 
 
 class Net(nn.Module):
@@ -21,6 +26,7 @@ class Net(nn.Module):
         self.relu, self.drop, self.fc1, self.fc2 = relu or nn.ReLU(inplace=True), nn.Dropout(.5), nn.Linear(8, 16), nn.Linear(16, 5)
     def forward(self, x):
         x = self.relu(self.bn2(self.b(self.relu(self.bn(self.a(x))))))
+        assert len(x) # some models cannot run an empty batch
         return self.fc2(self.drop(self.relu(self.fc1(x.mean((2, 3))))))
 
 
@@ -39,7 +45,9 @@ def x(): return torch.randn(3, 3, 24, 32, generator=torch.Generator().manual_see
 def run(m, x, target=None, method="gradcam", layer=None, **kw): return GradCAM(m, layer, method, **QUICK)(x, target, **kw)
 
 
-def near(a, b, tol=1e-5): assert a.shape == b.shape and torch.isfinite(a).all() and float((a - b).abs().max()) <= tol*max(float(b.abs().max()), 1e-12)
+def near(a, b, tol=1e-5):
+    assert a.shape == b.shape and torch.isfinite(a).all()
+    off, top = float((a - b).abs().max()), float(b.abs().max()); assert off <= tol*max(top, 1e-12)
 
 
 def state(m):
@@ -56,15 +64,14 @@ def assert_same(a, b):
 
 @EVERY
 def test_everything_is_as_before_also_after_failures(net, x, method):
-    want = run(net, x, 2, method)
     net.train(); net.bn.eval(); net.a.weight.requires_grad_(False)
-    net(x).sum().backward()
+    net(x).sum().backward(); want = run(copy.deepcopy(net).eval(), x, 2, method)
     seen = []; net.b.register_forward_hook(lambda m, i, o: seen.append(1))
     before = state(net); near(run(net, x, 2, method), want); assert_same(before, state(net)); assert seen
     for bad, kind in ((99, LabelError), ("cat", LabelError), (1.5, TaskError), ([0, 1], DataError), (lambda o: o, TaskError)):
         with pytest.raises(kind): run(net, x, bad, method)
         assert_same(before, state(net))
-    with pytest.raises(ModelError): run(net, torch.randn(1, 4, 24, 32), 0, method, "b")
+    with pytest.raises(ModelError): run(net, torch.ones(1, 4, 24, 32), 0, method, "b")
     assert_same(before, state(net))
     class Breaks(Exception): pass
     def stop(m, i, o): raise Breaks
@@ -100,8 +107,8 @@ class Out(nn.Module):
     def forward(self, x): return self.how(self.m(x))
 
 
-@EVERY
-@pytest.mark.parametrize("how", [lambda o: (o, o*2), lambda o: dict(logits=o, aux=o*2), lambda o: OrderedDict(out=o), lambda o: [o], lambda o: Pair(o, 1)], ids=["tuple", "dict", "out", "list", "namedtuple"])
+@SOME
+@pytest.mark.parametrize("how", [lambda o: (o, o*2), lambda o: dict(logits=o, aux=o*2), lambda o: OrderedDict(out=o), lambda o: [o]], ids=["tuple", "dict", "out", "list"])
 def test_models_that_return_tuples_and_dicts(net, x, method, how):
     near(run(Out(net, how), x, 2, method, "m.b"), run(net, x, 2, method, "b")); near(run(Out(net, how), x, None, method, "m.b"), run(net, x, None, method, "b"))
 
@@ -161,8 +168,9 @@ def test_a_layer_called_twice_counts_by_its_last_call_with_places(x, method):
 
 
 @EVERY
-@pytest.mark.parametrize("size", [(1, 24, 32), (3, 16, 200), (3, 900, 20), (3, 33, 7), (3, 1000, 1100)], ids=str)
+@pytest.mark.parametrize("size", [(1, 24, 32), (3, 900, 20), (3, 33, 7), (3, 1000, 1100)], ids=str)
 def test_sizes(method, size):
+    if max(size) > 999 and method not in ("gradcam", "eigencam"): return # hundreds of runs of a large image
     torch.manual_seed(0); m = Net(size[0]).eval(); m.a.stride = m.b.stride = (4, 4) if max(size) > 300 else (2, 2)
     image = torch.randn(size); got = run(m, image, 1, method); assert got.shape == size[1:] and torch.isfinite(got).all() and (method == "opticam" or got.min() >= 0)
     raw = run(m, image, 1, method, upsample=False); near(F.interpolate(raw[None, None], size[1:], mode="bilinear", align_corners=False)[0, 0], got)
@@ -200,7 +208,7 @@ def test_small_images_and_layers_without_places():
     with pytest.raises(TaskError, match="no part of this"): GradCAM(m, nn.ReLU())
     with pytest.raises(TaskError, match="empty"): GradCAM(m, [])
     with pytest.raises(TaskError, match="no method 'cam'"): GradCAM(m, method="cam")
-    with pytest.raises(TaskError, match="is an image"): GradCAM(nn.Sequential(nn.Conv1d(3, 4, 3), nn.Flatten(), nn.Linear(8, 2)), "0")(torch.randn(2, 3, 4)[None, 0])
+    with pytest.raises(TaskError, match="is an image"): GradCAM(nn.Sequential(nn.Conv1d(3, 4, 3), nn.Flatten(), nn.Linear(8, 2)), "0")((torch.randn(2, 3, 6),))
 
 
 def vit(**kw):
@@ -217,12 +225,12 @@ def test_vision_transformer(method):
     near(got, ((g[:, 1:].mean(1)[:, None]*kept[0][:, 1:]).sum(2)).detach().view(2, 6, 6)) # the class token is left out
 
 
-@EVERY
-@pytest.mark.parametrize("size", [(64, 64), (64, 128), (60, 100)], ids=str)
+@SOME
+@pytest.mark.parametrize("size", [(32, 32), (32, 64), (30, 50)], ids=str)
 def test_swin(method, size):
-    torch.manual_seed(0); m = SwinTransformer([4, 4], 16, [2, 2], [2, 2], [4, 4], num_classes=5).eval(); z = torch.randn(2, 3, *size); grid = tuple(-(-(s//4)//2) for s in size)
+    torch.manual_seed(0); m = SwinTransformer([4, 4], 12, [2, 1], [2, 2], [2, 2], num_classes=5).eval(); z = torch.randn(2, 3, *size); grid = tuple(-(-(s//4)//2) for s in size)
     assert run(m, z, 1, method, upsample=False).shape == (2, *grid)
-    got = run(m, z, 1, method, "features.2.1" if method == "gradcam" else "norm", upsample=False, relu=False) if False else run(m, z, 1, method, "norm", upsample=False, relu=False)
+    got = run(m, z, 1, method, "norm", upsample=False, relu=False)
     assert got.shape == (2, *grid); near(got, run(m, z, 1, method, "permute", upsample=False, relu=False)) # (B, H, W, C) and (B, C, H, W) of the same
 
 

@@ -8,6 +8,11 @@ from interp_kit.attribution.cam import GradCAM
 from interp_kit.attribution.opticam import opti_weights
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    n = torch.get_num_threads(); torch.set_num_threads(1); yield; torch.set_num_threads(n)
+
+
 @pytest.fixture(scope="module")
 def net():
     torch.manual_seed(0); return resnet18().eval()
@@ -165,7 +170,7 @@ def test_opticam_is_the_papers_objective_climbed_by_adam(tiny):
             u = u.detach().requires_grad_(); a = torch.exp(u)/torch.exp(u).sum()
             S = nn.functional.interpolate((a[None, :, None, None]*A).sum(1, keepdim=True), (16, 20), mode="bilinear", align_corners=False)
             M = (S - S.min())/(S.max() - S.min()); s = m(x[b:b+1]*M)[0, c]
-            if float(s) > top: top, best, mask = float(s), a.detach(), M.detach()
+            if s.item() > top: top, best, mask = s.item(), a.detach(), M.detach()
             g = -torch.autograd.grad(s, u)[0]
             mean, var = .9*mean + .1*g, .999*var + .001*g*g
             u = u.detach() - lr*(mean/(1 - .9**t))/((var/(1 - .999**t)).sqrt() + 1e-8)

@@ -271,3 +271,12 @@ def test_a_box_never_found_says_so():
     (lambda: DRISE(Net()).explain(torch.rand(32, 32)), DataError, "an image"), (lambda: DRISE(Net()).explain(spot(), dict(labels=[1])), DataError, "no boxes")])
 def test_errors(make, error, says):
     with pytest.raises(error, match=says): make()
+
+
+def test_steps_leave_the_detector_alone_in_between():
+    net = Net().train()
+    steps = DRISE(net, n_masks=50, cell=4).iter_explain(spot(), every=20)
+    parts = []
+    for o in steps: parts.append(o[0]); assert net.training
+    assert [a.meta["n_masks"] for a in parts] == [20, 40, 50] and torch.equal(parts[-1].values, DRISE(net, n_masks=50, cell=4).explain(spot())[0].values)
+    with pytest.raises(DataError, match="every is 0"): next(DRISE(net, n_masks=50, cell=4).iter_explain(spot(), every=0))

@@ -393,3 +393,18 @@ def test_functions_may_ask_for_a_memory_layout():
     def f(b): seen.append(b.is_contiguous(memory_format=torch.channels_last)); return b.mean((2, 3))
     RISE(f, n_masks=8).explain(image(3, 20, 20)); assert not any(seen[1:])
     f.layout = torch.channels_last; RISE(f, n_masks=8).explain(image(3, 20, 20)); assert seen[-1]
+
+
+def test_errors_are_those_of_all_pixels():
+    "They are read at eight places to a cell, which is all that the maps' smoothness leaves to see."
+    net, x = small_net(), image(3, 150, 224)
+    a = RISE(net, n_masks=200, seed=1).explain(x, [0, 1])
+    w = mask_weights(150, 7), mask_weights(224, 7)
+    grids, shifts = MaskSource((7, 7), (8, 8), seed=1).take(200)
+    masks = build_masks(grids, shifts, *w)
+    with torch.no_grad(): s = net(masks[:, None]*x)[:, :2].double()
+    maps = torch.stack([torch.einsum("nk,nhw->khw", s[g::4] - s[g::4].mean(0), masks[g::4].double())/(50*.25) for g in range(4)])
+    error = (maps.var(0)/4).mean((1, 2)).sqrt()
+    assert ((torch.tensor(a.meta["stderr"]) - error).abs() < .03*error).all()
+    sd = maps.mean(0).flatten(1).std(1)
+    assert ((torch.tensor(a.meta["relative_stderr"]) - error/sd).abs() < .05*error/sd).all()
