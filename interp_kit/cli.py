@@ -203,7 +203,7 @@ def _method_first(argv):
     found = next((i for i in range(at + 1, len(argv)) if argv[i] in METHOD_NAMES and argv[i - 1] not in _VALUES), None)
     return argv if found is None else [*argv[:at + 1], argv[found], *argv[at + 1:found], *argv[found + 1:]]
 
-# %% ../nbs/90_cli.ipynb #09eea4c0
+# %% ../nbs/90_cli.ipynb #ab603324
 _MODEL_OPTIONS = ('arch', 'interpreter', 'classes', 'size', 'mean', 'std', 'activation', 'trust', 'device')
 _METHOD_OPTIONS = ('max_samples', 'every', 'tol', 'mw', 'mh', 'prob', 'batch_size', 'seed', 'classic', 'conf', 'nms', 'iou', 'datumaro', 'layer', 'steps')
 
@@ -216,7 +216,7 @@ def _bar(live):
     "A progress bar on the standard error."
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-    return Progress(TextColumn('{task.description:<40}', markup=False), BarColumn(), TextColumn('{task.fields[masks]}'), TimeElapsedColumn(), console=Console(stderr=True), disable=not live,
+    return Progress(TextColumn('{task.description:<40}', markup=False), BarColumn(), TextColumn('{task.fields[masks]}'), TimeElapsedColumn(), console=Console(stderr=True, force_jupyter=False), disable=not live,
                     redirect_stdout=live and sys.stdout.isatty(), redirect_stderr=live)
 
 def _quiet():
