@@ -761,6 +761,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                   'interp_kit/attribution/targets.py'),
                                                 'interp_kit.attribution.targets._said': ( 'attribution/targets.html#_said',
                                                                                           'interp_kit/attribution/targets.py'),
+                                                'interp_kit.attribution.targets._version': ( 'attribution/targets.html#_version',
+                                                                                             'interp_kit/attribution/targets.py'),
                                                 'interp_kit.attribution.targets.as_inputs': ( 'attribution/targets.html#as_inputs',
                                                                                               'interp_kit/attribution/targets.py'),
                                                 'interp_kit.attribution.targets.class_names': ( 'attribution/targets.html#class_names',

@@ -30,12 +30,13 @@ class StorageError(InterpKitError, RuntimeError):
 class NotFoundError(InterpKitError, FileNotFoundError):
     "There is nothing at this path."
 
-# %% ../nbs/00_core.ipynb #63e69a3f
+# %% ../nbs/00_core.ipynb #d572cbdb
 def map_nested(
     f:'Callable', # applied to each leaf
     o:object, # a value, or tuples, lists and dicts of values
 ):
     "Apply `f` to each leaf of `o`, keeping tuples, lists and dicts."
+    if hasattr(o, '_fields'): return type(o)(*(map_nested(f, x) for x in o)) # a named tuple
     if isinstance(o, (tuple, list)): return type(o)(map_nested(f, x) for x in o)
     if isinstance(o, dict): return {k: map_nested(f, v) for k, v in o.items()}
     return f(o)

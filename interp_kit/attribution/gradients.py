@@ -19,7 +19,7 @@ from ..core import DataError, TaskError, map_nested
 from .targets import Probe, as_inputs, gradients, probing
 from .attribution import Attribution, attribution_of
 
-# %% ../../nbs/attribution/42_gradients.ipynb #cb34b77f
+# %% ../../nbs/attribution/42_gradients.ipynb #1bfd6d34
 class _Saved:
     "Counts the bytes that a pass keeps for its way back, without what is in `known`."
     def __init__(self, known): self.known, self.held = {t.untyped_storage().data_ptr() for t in known}, {}
@@ -66,7 +66,7 @@ def settled(
 ) -> Probe:
     "The probe with its first run made, `n` rows at a time."
     if probe.n > n and not any(not x.is_floating_point() for x in probe.xs):
-        with torch.no_grad(): probe.settle(_joined([probe.run(*(x[i:i+n] for x in probe.xs)) for i in range(0, probe.n, n)]))
+        with torch.no_grad(): probe.settle(_joined([probe.run(*(x[i:i+n].clone() for x in probe.xs)) for i in range(0, probe.n, n)]))
     probe.target
     return probe
 

@@ -254,7 +254,9 @@ def _check_lookups(seen, n):
     for i, where, out in seen:
         if len(out) != n: raise ModelError(f"Input {i} is looked up in a table with its rows not first ({tuple(out.shape)} for {n} rows): its attribution is not supported.")
 
-# %% ../../nbs/attribution/40_targets.ipynb #48d36094
+# %% ../../nbs/attribution/40_targets.ipynb #b9890675
+def _version(x): return 0 if x.is_inference() else x._version
+
 class Probe:
     "A model with the inputs and the target to explain; made by `probing`."
     def __init__(self,
@@ -263,7 +265,9 @@ class Probe:
         single:bool, # whether one input was given
         target:'object'=None, # what to follow, see `resolve`
         names:list|None=None, # of classes
-    ): self.model, self.xs, self.single, self.spec, self.names = model, xs, single, target, names
+    ):
+        self.model, self.xs, self.single, self.spec, self.names = model, xs, single, target, names
+        self.in_place = False # whether the model was seen to change its input
 
     n = property(lambda self: len(self.xs[0]))
 
@@ -271,16 +275,20 @@ class Probe:
         *xs, # inputs, batch first
     ): # Tensor, or tuple of them
         "What the model says; a failure in it is a `ModelError` that names the shapes."
-        try: return logits_of(self.model(*xs))
+        before = [_version(x) for x in xs]
+        try: out = logits_of(self.model(*xs))
         except InterpKitError: raise
         except Exception as e:
             shapes = ', '.join(f'{tuple(x.shape)} {str(x.dtype)[6:]}' for x in xs)
             raise ModelError(f"{type(self.model).__name__} fails on inputs of shape {shapes}: {type(e).__name__}: {' '.join(str(e).split())}") from e
+        self.in_place |= before != [_version(x) for x in xs]
+        return out
 
     @cached_property
     def _first(self):
         "(output, lookups) of the first run."
-        with torch.no_grad(), _Lookups(self.xs) as watch: out = self.run(*self.xs)
+        kept = [x.clone() if x.is_floating_point() else x for x in self.xs] # a model may change its input in place
+        with torch.no_grad(), _Lookups(kept) as watch: out = self.run(*kept)
         _check_lookups(watch.seen, self.n)
         return map_nested(lambda o: o.detach() if isinstance(o, Tensor) else o, out), watch.seen
 
@@ -325,7 +333,8 @@ class Probe:
         "The target's scores where the inputs are `leaves`."
         k = len(self.floats)
         xs = [x if rows is None else x[rows] for x in self.xs]
-        for i, leaf in zip(self.floats, leaves): xs[i] = leaf
+        for i, leaf in zip(self.floats, leaves): xs[i] = leaf.clone() if self.in_place else leaf
+        self.target # settled before gradients are asked for, which also shows whether the input is changed in place
         with _Lookups(xs, leaves[k:]) if self.lookups else nullcontext(): out = self.run(*xs)
         return self.target(out, rows)
 
@@ -355,7 +364,7 @@ class Probe:
     def layout(self):
         "The memory format to batch images in: channels last, if the model takes it and answers the same."
         if not any(isinstance(m, nn.Conv2d) for m in self.model.modules()): return torch.contiguous_format
-        xs = [x[:1].contiguous(memory_format=torch.channels_last) if x.ndim == 4 and x.is_floating_point() else x[:1] for x in self.xs]
+        xs = [x[:1].clone(memory_format=torch.channels_last) if x.ndim == 4 and x.is_floating_point() else x[:1].clone() for x in self.xs]
         with torch.no_grad():
             try: out = first_output(self.run(*xs))
             except ModelError: return torch.contiguous_format # a view that only rows of pixels allow

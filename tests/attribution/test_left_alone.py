@@ -1,11 +1,14 @@
 "Every method, whoever calls it and whatever the model: the same map, and the model exactly as it was, also after a failure."
 import random
+from collections import namedtuple
 import numpy as np, pytest, torch
 from torch import nn
 from interp_kit.attribution.explain import METHODS, explain
 from interp_kit.core import InterpKitError, LabelError, ModelError
 
 FEW = dict(rise=dict(n_masks=64, cell=4), integrated_gradients=dict(n_steps=8), ig=dict(n_steps=8), opticam=dict(n_steps=3))
+
+Pair = namedtuple("Pair", "out features")
 
 
 class Net(nn.Module):
@@ -15,11 +18,12 @@ class Net(nn.Module):
         self.a, self.bn, self.b, self.relu = nn.Conv2d(channels, 6, 3, padding=1), nn.BatchNorm2d(6), nn.Conv2d(6, 8, 3, stride=2, padding=1), nn.ReLU(inplace=True)
         self.drop, self.head, self.kind, self.fail = nn.Dropout(.5), nn.Linear(8, 3), kind, False
     def forward(self, x):
+        x = x.sub_(.5) if self.kind == "in place" else x - .5
         x = self.relu(self.b(self.relu(self.bn(self.a(x)))))
         if self.fail: raise RuntimeError("the cable is unplugged")
         x = torch.nn.functional.relu(x).mean((2, 3))
         out = self.head(self.drop(x))
-        return dict(tensor=out, tuple=(out, x), dict=dict(logits=out, features=x))[self.kind] if self.kind in ("tensor", "tuple", "dict") else out
+        return dict(tuple=(out, x), named=Pair(out, x), dict=dict(logits=out, features=x)).get(self.kind, out)
 
 
 def made(kind="tensor", channels=3):
@@ -75,8 +79,11 @@ def test_callers_without_gradients_and_frozen_models_get_the_same(method):
 
 
 @each_method
-@pytest.mark.parametrize("kind", ["tuple", "dict"])
-def test_tuple_and_dict_outputs(method, kind): assert torch.allclose(run(made(kind).eval(), method).heatmap(), run(made().eval(), method).heatmap(), atol=1e-6)
+@pytest.mark.parametrize("kind", ["tuple", "named", "dict", "in place"])
+def test_whatever_is_returned_and_if_the_input_is_changed_in_place(method, kind):
+    x = torch.randn(2, 3, 16, 20); kept = x.clone()
+    assert torch.allclose(run(made(kind).eval(), method, x).heatmap(), run(made().eval(), method, x).heatmap(), atol=1e-6)
+    assert torch.equal(x, kept)
 
 
 @each_method
