@@ -16,7 +16,7 @@ from .targets import Probe, gradients, probing
 from .attribution import Attribution, attribution_of
 from .gradients import _check_count, _first_of, _slow_rnn, _wide, baseline_leaves, completeness, pass_rows, rounding, settled
 
-# %% ../../nbs/attribution/44_deeplift.ipynb #21b4e9a5
+# %% ../../nbs/attribution/44_deeplift.ipynb #9adadf8c
 def _halves(t): return t.chunk(2)
 def _twice(t): return torch.cat([t, t])
 
@@ -26,7 +26,10 @@ def _gradient(func, x, grad):
         x = x.detach().requires_grad_()
         return torch.autograd.grad(func(x), x, grad)[0]
 
-def _per_unit(out, step, instead, eps): return torch.where(step.abs() < eps, instead, out/torch.where(step.abs() < eps, 1, step))
+def _per_unit(out, step, instead, eps):
+    "`out/step`, or `instead` where there is no step."
+    none = step.abs() < eps
+    return torch.where(none, _wide(instead), out/torch.where(none, 1, step)).to(instead.dtype)
 
 class _Rescale(torch.autograd.Function):
     "`func(x)` elementwise; the way back multiplies by Δy/Δx."
@@ -40,7 +43,7 @@ class _Rescale(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         x, y = ctx.saved_tensors
-        (a, b), (c, d) = _halves(x), _halves(y)
+        (a, b), (c, d) = _halves(_wide(x)), _halves(_wide(y))
         return _per_unit(grad*_twice(c - d), _twice(a - b), _gradient(ctx.func, x, grad), ctx.eps), None, None
 
 # %% ../../nbs/attribution/44_deeplift.ipynb #be232f7b
@@ -52,7 +55,7 @@ class _SoftmaxRule(_Rescale):
         mean = sum(h.flatten(1).mean(1) for h in _halves(m))/2
         return m - _twice(mean).view(-1, *[1]*(m.ndim - 1)), None, None
 
-# %% ../../nbs/attribution/44_deeplift.ipynb #c8034743
+# %% ../../nbs/attribution/44_deeplift.ipynb #0385a2e8
 class _MaxRule(torch.autograd.Function):
     "Maxima of windows of (2n, C, …) `x`; `func` returns them with their flat positions."
     @staticmethod
@@ -66,10 +69,10 @@ class _MaxRule(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad, _=None):
         x, y, at = ctx.saved_tensors
-        (a, b), (c, d) = _halves(x), _halves(y)
+        (a, b), (c, d) = _halves(_wide(x)), _halves(_wide(y))
         top = torch.maximum(c, d)
         shares, k = grad*torch.cat([top - d, c - top]), at.shape[2:].numel()
-        flat = torch.zeros_like(x).reshape(*x.shape[:2], -1).scatter_add_(2, at.reshape(*at.shape[:2], k), shares.reshape(*at.shape[:2], k))
+        flat = torch.zeros_like(_wide(x), memory_format=torch.contiguous_format).view(*x.shape[:2], -1).scatter_add_(2, at.reshape(*at.shape[:2], k), shares.reshape(*at.shape[:2], k))
         rise, fall = _halves(flat.view(x.shape))
         instead = _gradient(lambda t: ctx.func(t)[0], x, grad).chunk(2)[0]
         return _per_unit(_twice(rise + fall), _twice(a - b), _twice(instead), ctx.eps), None, None
