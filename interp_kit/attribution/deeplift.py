@@ -118,7 +118,7 @@ class Rescaled(TorchFunctionMode):
 
 _INPLACE_AT = dict(relu=0, relu6=0, leaky_relu=1, elu=1, selu=0, celu=1, silu=0, mish=0, hardtanh=2, hardswish=0, hardsigmoid=0, threshold=2, _threshold=2, rrelu=3)
 
-# %% ../../nbs/attribution/44_deeplift.ipynb #fb952f5f
+# %% ../../nbs/attribution/44_deeplift.ipynb #c6c52250
 def _pairs(probe, leaves, bases, rows, eps):
     "Multipliers and scores of a few inputs with their baselines."
     both = tuple(torch.cat([l, b]).detach().requires_grad_() for l, b in zip(leaves, bases))
@@ -168,7 +168,7 @@ class DeepLift:
         x:'Tensor|tuple|Path|Image|list', # inputs, see `as_inputs`
         target:'object'=None, # what to follow, see `resolve`; None: the predicted class
         *,
-        internal_batch_size:'int|None'=None, # inputs a pass; None: as 160 MB allow
+        internal_batch_size:'int|None'=None, # inputs a pass; None: as 112 MB allow
         return_convergence_delta:bool=False, # return the completeness error too
     ): # values like the inputs (no batch dimension for a single one), or (values, error (B,) float64)
         "What each input element added to the score, compared with the baseline; warns where more than 1 % is missing in the sum."
@@ -181,7 +181,7 @@ class DeepLift:
         x:'Tensor|tuple|Path|Image|list', # inputs, see `as_inputs`
         target:'object'=None, # what to follow, see `resolve`; None: the predicted class
         *,
-        internal_batch_size:'int|None'=None, # inputs a pass; None: as 160 MB allow
+        internal_batch_size:'int|None'=None, # inputs a pass; None: as 112 MB allow
     ) -> Attribution:
         "The same as an `Attribution` with its completeness error."
         with probing(self.learn, x, target) as probe:
@@ -196,7 +196,7 @@ class DeepLift:
         _warn_lift(delta, change, size, probe.leaves[0].dtype)
         return values, delta, change
 
-# %% ../../nbs/attribution/44_deeplift.ipynb #83c32d86
+# %% ../../nbs/attribution/44_deeplift.ipynb #34c33e3f
 def baseline_set(
     learn:'Learner|nn.Module', # who will see it
     probe:Probe, # made by `probing`
@@ -231,7 +231,7 @@ class DeepLiftShap:
         x:'Tensor|tuple|Path|Image|list', # inputs, see `as_inputs`
         target:'object'=None, # what to follow, see `resolve`; None: the predicted class
         *,
-        internal_batch_size:'int|None'=None, # pairs a pass; None: as 160 MB allow
+        internal_batch_size:'int|None'=None, # pairs a pass; None: as 112 MB allow
         return_convergence_delta:bool=False, # return the completeness error too
     ): # values like the inputs (no batch dimension for a single one), or (values, error (B,) float64)
         "What each input element added to the score, compared with the baselines on average."
