@@ -16,7 +16,7 @@ from .targets import Probe, gradients, probing
 from .attribution import Attribution, attribution_of
 from .gradients import _check_count, _first_of, _slow_rnn, _wide, baseline_leaves, completeness, pass_rows, rounding, settled
 
-# %% ../../nbs/attribution/44_deeplift.ipynb #ca6f271b
+# %% ../../nbs/attribution/44_deeplift.ipynb #9adadf8c
 def _halves(t): return t.chunk(2)
 def _twice(t): return torch.cat([t, t])
 
@@ -27,8 +27,9 @@ def _gradient(func, x, grad):
         return torch.autograd.grad(func(x), x, grad)[0]
 
 def _per_unit(out, step, instead, eps):
-    small = step.abs() < max(eps, torch.finfo(step.dtype).tiny) # in half precision `eps` would be 0
-    return torch.where(small, instead, out/torch.where(small, 1, step))
+    "`out/step`, or `instead` where there is no step."
+    none = step.abs() < eps
+    return torch.where(none, _wide(instead), out/torch.where(none, 1, step)).to(instead.dtype)
 
 class _Rescale(torch.autograd.Function):
     "`func(x)` elementwise; the way back multiplies by Δy/Δx."
@@ -42,7 +43,7 @@ class _Rescale(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         x, y = ctx.saved_tensors
-        (a, b), (c, d) = _halves(x), _halves(y)
+        (a, b), (c, d) = _halves(_wide(x)), _halves(_wide(y))
         return _per_unit(grad*_twice(c - d), _twice(a - b), _gradient(ctx.func, x, grad), ctx.eps), None, None
 
 # %% ../../nbs/attribution/44_deeplift.ipynb #be232f7b
@@ -54,7 +55,7 @@ class _SoftmaxRule(_Rescale):
         mean = sum(h.flatten(1).mean(1) for h in _halves(m))/2
         return m - _twice(mean).view(-1, *[1]*(m.ndim - 1)), None, None
 
-# %% ../../nbs/attribution/44_deeplift.ipynb #c8034743
+# %% ../../nbs/attribution/44_deeplift.ipynb #0385a2e8
 class _MaxRule(torch.autograd.Function):
     "Maxima of windows of (2n, C, …) `x`; `func` returns them with their flat positions."
     @staticmethod
@@ -68,10 +69,10 @@ class _MaxRule(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad, _=None):
         x, y, at = ctx.saved_tensors
-        (a, b), (c, d) = _halves(x), _halves(y)
+        (a, b), (c, d) = _halves(_wide(x)), _halves(_wide(y))
         top = torch.maximum(c, d)
         shares, k = grad*torch.cat([top - d, c - top]), at.shape[2:].numel()
-        flat = torch.zeros_like(x).reshape(*x.shape[:2], -1).scatter_add_(2, at.reshape(*at.shape[:2], k), shares.reshape(*at.shape[:2], k))
+        flat = torch.zeros_like(_wide(x), memory_format=torch.contiguous_format).view(*x.shape[:2], -1).scatter_add_(2, at.reshape(*at.shape[:2], k), shares.reshape(*at.shape[:2], k))
         rise, fall = _halves(flat.view(x.shape))
         instead = _gradient(lambda t: ctx.func(t)[0], x, grad).chunk(2)[0]
         return _per_unit(_twice(rise + fall), _twice(a - b), _twice(instead), ctx.eps), None, None
@@ -117,7 +118,7 @@ class Rescaled(TorchFunctionMode):
 
 _INPLACE_AT = dict(relu=0, relu6=0, leaky_relu=1, elu=1, selu=0, celu=1, silu=0, mish=0, hardtanh=2, hardswish=0, hardsigmoid=0, threshold=2, _threshold=2, rrelu=3)
 
-# %% ../../nbs/attribution/44_deeplift.ipynb #fb952f5f
+# %% ../../nbs/attribution/44_deeplift.ipynb #c6c52250
 def _pairs(probe, leaves, bases, rows, eps):
     "Multipliers and scores of a few inputs with their baselines."
     both = tuple(torch.cat([l, b]).detach().requires_grad_() for l, b in zip(leaves, bases))
@@ -167,7 +168,7 @@ class DeepLift:
         x:'Tensor|tuple|Path|Image|list', # inputs, see `as_inputs`
         target:'object'=None, # what to follow, see `resolve`; None: the predicted class
         *,
-        internal_batch_size:'int|None'=None, # inputs a pass; None: as 160 MB allow
+        internal_batch_size:'int|None'=None, # inputs a pass; None: as 112 MB allow
         return_convergence_delta:bool=False, # return the completeness error too
     ): # values like the inputs (no batch dimension for a single one), or (values, error (B,) float64)
         "What each input element added to the score, compared with the baseline; warns where more than 1 % is missing in the sum."
@@ -180,7 +181,7 @@ class DeepLift:
         x:'Tensor|tuple|Path|Image|list', # inputs, see `as_inputs`
         target:'object'=None, # what to follow, see `resolve`; None: the predicted class
         *,
-        internal_batch_size:'int|None'=None, # inputs a pass; None: as 160 MB allow
+        internal_batch_size:'int|None'=None, # inputs a pass; None: as 112 MB allow
     ) -> Attribution:
         "The same as an `Attribution` with its completeness error."
         with probing(self.learn, x, target) as probe:
@@ -195,7 +196,7 @@ class DeepLift:
         _warn_lift(delta, change, size, probe.leaves[0].dtype)
         return values, delta, change
 
-# %% ../../nbs/attribution/44_deeplift.ipynb #83c32d86
+# %% ../../nbs/attribution/44_deeplift.ipynb #34c33e3f
 def baseline_set(
     learn:'Learner|nn.Module', # who will see it
     probe:Probe, # made by `probing`
@@ -230,7 +231,7 @@ class DeepLiftShap:
         x:'Tensor|tuple|Path|Image|list', # inputs, see `as_inputs`
         target:'object'=None, # what to follow, see `resolve`; None: the predicted class
         *,
-        internal_batch_size:'int|None'=None, # pairs a pass; None: as 160 MB allow
+        internal_batch_size:'int|None'=None, # pairs a pass; None: as 112 MB allow
         return_convergence_delta:bool=False, # return the completeness error too
     ): # values like the inputs (no batch dimension for a single one), or (values, error (B,) float64)
         "What each input element added to the score, compared with the baselines on average."

@@ -19,7 +19,7 @@ from ..core import DataError, TaskError, map_nested
 from .targets import Probe, as_inputs, gradients, probing
 from .attribution import Attribution, attribution_of
 
-# %% ../../nbs/attribution/42_gradients.ipynb #1bfd6d34
+# %% ../../nbs/attribution/42_gradients.ipynb #22b30cbf
 class _Saved:
     "Counts the bytes that a pass keeps for its way back, without what is in `known`."
     def __init__(self, known): self.known, self.held = {t.untyped_storage().data_ptr() for t in known}, {}
@@ -32,7 +32,7 @@ class _Saved:
 def chunk_rows(
     nbytes:int, # that one row of a pass keeps
     *,
-    budget:int=160*2**20, # bytes that may be kept at once
+    budget:int=112*2**20, # bytes that may be kept at once
     n_min:int=8, # rows that are quick, if the budget allows
     aim:int=16*2**20, # bytes that are quick
 ) -> int: # at least 1
@@ -185,7 +185,7 @@ class _Stem(TorchFunctionMode):
 
 class _Elsewhere(Exception): pass
 
-# %% ../../nbs/attribution/42_gradients.ipynb #d2d8bd5f
+# %% ../../nbs/attribution/42_gradients.ipynb #1e7de32e
 class _Straight:
     "The way from `bases` to `ends`, at the input or behind the first convolution: points on it, and gradients there back at the input."
     def __init__(self, probe, stem, bases, ends, layout):
@@ -199,7 +199,7 @@ class _Straight:
         many = lambda t: at.to(t.dtype).view(-1, *[1]*(t.ndim - 1))
         with torch.no_grad():
             pick = lambda t: t[of] if len(t) > 1 else t
-            made = [(pick(l) + many(l)*pick(s)).to(h.dtype) for l, s, h in zip(self.lo, self.step, self.hi)]
+            made = [(many(l)*pick(s)).add_(pick(l)).to(h.dtype) for l, s, h in zip(self.lo, self.step, self.hi)]
         return tuple(m.requires_grad_() for m in made)
 
     def scores(self, points, rows):
@@ -270,7 +270,7 @@ def integrate(
 def _slow_rnn(model):
     return torch.backends.cudnn.flags(enabled=False) if any(isinstance(m, nn.RNNBase) for m in model.modules()) else nullcontext()
 
-# %% ../../nbs/attribution/42_gradients.ipynb #00ce5fe7
+# %% ../../nbs/attribution/42_gradients.ipynb #490a3b9a
 @dataclass
 class _Start:
     "What the runs at both ends say."
@@ -285,12 +285,12 @@ def rounding(
     "What part of a score may be off by rounding in many layers."
     return min(256*torch.finfo(dtype).eps, .05)
 
-def _start(probe, bases):
+def _start(probe, bases, chunk=None):
     settled(probe)
     row = tuple(b[:1].detach().contiguous().clone().requires_grad_() for b in bases)
     count, single = _Saved(_weights(probe.model)), len(row) == 1 and row[0].ndim >= 3 and not probe.lookups
     with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t), _Stem(row[0]) as watch: first = probe.score(row, _row(probe, 0)).detach()
-    n, rows = chunk_rows(count.nbytes), torch.arange(probe.n, device=probe.xs[0].device)
+    n, rows = chunk or chunk_rows(count.nbytes), torch.arange(probe.n, device=probe.xs[0].device)
     with torch.no_grad():
         rest = [probe.score(tuple(b[i:i+n].contiguous() for b in bases), rows[i:i+n]) for i in range(1, probe.n, n)]
         f_x, f_b = probe.target(probe.output).double(), torch.cat([first, *rest]).double()
@@ -303,7 +303,7 @@ def completeness(
     "What the values sum to, less the change of the score."
     return sum(v.double().flatten(1).sum(1) for v in values) - change.double()
 
-# %% ../../nbs/attribution/42_gradients.ipynb #980319ca
+# %% ../../nbs/attribution/42_gradients.ipynb #95299e47
 def _check_count(n, name):
     if n is not None and (isinstance(n, bool) or not isinstance(n, (int, np.integer))): raise TaskError(f"{name} is a number of rows, got {type(n).__name__}.")
     if n is not None and n < 1: raise DataError(f"{name}={n}: at least 1 row goes into a pass.")
@@ -322,7 +322,7 @@ class IntegratedGradients:
         target:'object'=None, # what to follow, see `resolve`; None: the predicted class
         n_steps:int=50, # gradients on the way
         *,
-        internal_batch_size:'int|None'=None, # points a pass; None: as 160 MB allow
+        internal_batch_size:'int|None'=None, # points a pass; None: as 112 MB allow
         method:str='gausslegendre', # one of `PATH_METHODS`
         return_convergence_delta:bool=False, # return the completeness error too
         tol:'float|None'=None, # double the steps until the error is below this part of F(x) − F(baseline); None: as many as `n_steps`
@@ -339,7 +339,7 @@ class IntegratedGradients:
         target:'object'=None, # what to follow, see `resolve`; None: the predicted class
         *,
         n_steps:int=50, # gradients on the way, to begin with
-        internal_batch_size:'int|None'=None, # points a pass; None: as 160 MB allow
+        internal_batch_size:'int|None'=None, # points a pass; None: as 112 MB allow
         method:str='gausslegendre', # one of `PATH_METHODS`
         tol:'float|None'=.01, # double the steps until the error is below this part of F(x) − F(baseline)
         precision:'str|None'=None, # see `attribute`
@@ -354,8 +354,7 @@ class IntegratedGradients:
         path_steps(method, n_steps); _check_count(internal_batch_size, 'internal_batch_size')
         if tol is not None and not tol > 0: raise DataError(f"tol={tol}: a part of the score's change, above 0, e.g. .01.")
         bases = baseline_leaves(self.learn, probe, self.baseline)
-        start = _start(probe, bases)
-        start.chunk = internal_batch_size or start.chunk
+        start = _start(probe, bases, internal_batch_size)
         with low_precision(probe, bases, precision):
             values, delta, steps = _refined(probe, bases, start, n_steps, method, tol, max(self.max_steps, n_steps))
         change = start.change.abs()
