@@ -3,7 +3,7 @@ import importlib, json, platform, sys
 from pathlib import Path
 import torch
 
-NAMES = ("imports", "notebooks", "speed", "segmentation", "silence", "coverage", "one_pass", "pictures", "crash", "scale", "real", "diamonds")
+NAMES = ("imports", "notebooks", "speed", "segmentation", "silence", "coverage", "one_pass", "pictures", "crash", "scale", "real", "diamonds", "faithfulness")
 HERE = Path(__file__).parent
 
 

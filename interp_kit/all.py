@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/99_all.ipynb #fadaef2a
+# %% ../nbs/99_all.ipynb #c40bb777
 from .core import DataError, InterpKitError, LabelError, ModelError, NotFoundError, StorageError, TaskError, as_learner, find_layer, untouched
 from .findings import Finding, Findings, rank_findings
 from .predictions.store import Predictions, Slice
@@ -20,6 +20,15 @@ from .predictions.metrics import bootstrap, classification_metrics, confusion_co
 from .predictions.calibration import (Temperature, adaptive_ece, brier, brier_decomposition, classwise_ece, consistency_test, debiased_ece, ece, fit_temperature, plot_reliability, reliability,
                                                 smooth_ece)
 from .predictions.compare import compare_predictions, mcnemar
+from .attribution.targets import in_region, of_output
+from .attribution.attribution import Attribution
+from .attribution.gradients import IntegratedGradients, gradient_times_input, saliency_map
+from .attribution.cam import GradCAM
+from .attribution.saliency import AppendSaliency, SaliencyMap
+from .attribution.rise import RISE
+from .attribution.drise import DRISE
+from .attribution.explain import explain
+from .attribution.faithfulness import faithfulness, judge, plot_curves, plot_measures, plot_methods
 from .demo import demo_detector, demo_learner, digit_scenes
 from .interpret.checks import classification_findings
 from .interpret.label_checks import multilabel_findings

@@ -5,9 +5,20 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/attribution/49_room.ipynb #05d1a480
+# %% ../../nbs/attribution/49_room.ipynb #ebeb5b76
 from .targets import *
 from .attribution import *
+from .gradients import *
+from .cam import *
+from .opticam import *
+from .deeplift import *
+from .saliency import *
+from .rise import *
+from .drise import *
+from .curves import *
+from .explain import *
+from .measures import *
+from .faithfulness import *
 
 # %% ../../nbs/attribution/49_room.ipynb #78dbf9d7
 __all__ = sorted(n for n, o in list(globals().items()) if str(getattr(o, '__module__', '')).startswith('interp_kit.attribution.') and not n.startswith('_'))

@@ -5,18 +5,17 @@
 # %% auto #0
 __all__ = ['CAM_METHODS', 'GradCAM']
 
-# %% ../../nbs/attribution/43_cam.ipynb #3ff58486
+# %% ../../nbs/attribution/43_cam.ipynb #96030dd2
 import copy, difflib
 from contextlib import contextmanager
 import numpy as np, torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from .attribution import scaled, upsample
 from .opticam import as_masks, opti_weights, stretch_of, stretched
 from .targets import Probe, gradients, in_region, of_output, probing
 from ..core import ModelError, TaskError, find_layer, get_model, grid_of
 
-# %% ../../nbs/attribution/43_cam.ipynb #4e0014d6
+# %% ../../nbs/attribution/43_cam.ipynb #dccb762c
 def _with(out, k, new):
     "A copy of the tuple, list or dict `out` with `new` at `k`."
     if isinstance(out, dict): res = copy.copy(out); res[k] = new; return res
@@ -35,7 +34,7 @@ class _Cut:
     def __call__(self, module, inputs, out): return _swap(out, self.take)
     def take(self, t):
         self.shape = tuple(t.shape)
-        if len(t) != self.n or not t.is_floating_point() or np.prod(grid_of(t.shape, self.size) or 0) < 2: return None
+        if t.shape[:1] != (self.n,) or not t.is_floating_point() or np.prod(grid_of(t.shape, self.size) or 0) < 2: return None
         self.out = t if self.graph and not self.whole and t.requires_grad else t.detach().clone().requires_grad_(self.graph)
         return self.out.clone() if self.graph else t
 
@@ -52,7 +51,7 @@ def _missing(name, cut):
     "Why there is no map of a layer."
     shape = cut.shape
     if shape is None: return ModelError(f"The layer {name!r} was not run for this input, or returned no tensor. Name a layer that forward() calls.")
-    if shape[0] != cut.n: return ModelError(f"The layer {name!r} returned {shape} for {cut.n} inputs: its rows are not the images. Name another layer.")
+    if shape[:1] != (cut.n,): return ModelError(f"The layer {name!r} returned {shape} for {cut.n} inputs: its rows are not the images. Name another layer.")
     seen = 'has a single place left' if np.prod(grid_of(shape, cut.size) or 0) == 1 else 'is no map over places'
     return ModelError(f"The output {shape} of layer {name!r} {seen}. Name an earlier layer, or pass a larger image; layer=None takes the last one with places.")
 
@@ -86,7 +85,7 @@ def _eigencam(A):
 _BY_GRADIENT = {'gradcam': _gradcam, 'gradcam++': _gradcam_pp, 'layercam': _layercam, 'hirescam': _hirescam}
 CAM_METHODS = *_BY_GRADIENT, 'eigencam', 'scorecam', 'opticam'
 
-# %% ../../nbs/attribution/43_cam.ipynb #733f1c38
+# %% ../../nbs/attribution/43_cam.ipynb #606bdc91
 def _image_at(probe):
     "The position of the first image among the inputs."
     at = next((i for i, t in enumerate(probe.xs) if t.ndim == 4 and t.is_floating_point()), None)
@@ -96,6 +95,8 @@ def _image_at(probe):
 def _batch_rows(image, asked):
     "How many masked images to run at once: about two million numbers."
     return asked or max(1, min(64, 2_000_000//image[0].numel()))
+
+def _chunks(index, n): return index.split(n) if len(index) else ()
 
 def _masked_score(probe, at, masked, rows):
     "(n,) scores where the image among the inputs is `masked` (n, C, H, W)."
@@ -111,10 +112,10 @@ def _score_weights(maps, probe, batch_size):
     rows, empty = torch.arange(B, device=maps.device).repeat_interleave(K), torch.zeros(B*K, dtype=torch.bool, device=maps.device)
     n = _batch_rows(image, batch_size)
     for k in torch.arange(B*K, device=maps.device).split(512): empty[k] = stretch_of(flat[k], flat.shape[1:])[1].flatten() == 0
-    for k in (~empty).nonzero()[:, 0].split(n):
+    for k in _chunks((~empty).nonzero()[:, 0], n):
         masked = image[rows[k]] if B > 1 else image
         scores[k] = _masked_score(probe, at, masked*as_masks(flat[k], size)[:, None].to(image.dtype), rows[k]).to(scores.dtype)
-    for b in rows[empty].unique().split(n):
+    for b in _chunks(rows[empty].unique(), n):
         black = maps.new_zeros(B); black[b] = _masked_score(probe, at, image[b]*0, b).to(maps.dtype)
         some = empty & torch.isin(rows, b); scores[some] = black[rows[some]]
     return scores.view(B, K).softmax(1)
@@ -128,7 +129,7 @@ def _opti_maps(maps, probe, batch_size, n_steps, lr):
         res.append(stretched(S, *stretch_of(S, image.shape[2:])))
     return torch.cat(res)
 
-# %% ../../nbs/attribution/43_cam.ipynb #16c93539
+# %% ../../nbs/attribution/43_cam.ipynb #782d3e7a
 def _named(model, layer):
     "(name, module) of a layer given by either."
     names = dict(model.named_modules())
@@ -224,6 +225,7 @@ class GradCAM:
         raw = self._raw(probe, size)
         if relu and self.method != 'opticam': raw = [m.clamp_min(0) for m in raw]
         res = _joined(raw, size if upsample else None)
+        if upsample and self.method == 'opticam': res = res.clamp(0, 1) # a mask, whatever the last digit was rounded to
         return scaled(res) if normalize else res
 
     def __call__(self,

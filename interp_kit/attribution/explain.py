@@ -5,14 +5,17 @@
 # %% auto #0
 __all__ = ['METHODS', 'ALIASES', 'random_map', 'centre_map', 'method_name', 'explain']
 
-# %% ../../nbs/attribution/47_explain.ipynb #0b222076
+# %% ../../nbs/attribution/47_explain.ipynb #3dd5e0d9
 from dataclasses import replace
-import torch
+import numpy as np, torch
 from torch import Tensor, nn
 from .attribution import Attribution, attribution_of, upsample
+from .cam import CAM_METHODS, GradCAM
 from .curves import image_input, image_scores
+from .deeplift import DeepLift
 from .gradients import IntegratedGradients, gradient_times_input, saliency_map
 from .rise import RISE
+from .saliency import SaliencyMap
 from .targets import as_inputs, probing
 from ..core import DataError, TaskError, kept_rng
 
@@ -49,7 +52,7 @@ def centre_map(
         values = tuple((bump(x.shape[2])[:, None]*bump(x.shape[3])).repeat(len(x), 1, 1) if x.ndim == 4 else None for x in probe.xs)
         return attribution_of(learn_or_model, probe, values[0] if len(values) == 1 else values, 'centre', meta=dict(sigma=sigma))
 
-# %% ../../nbs/attribution/47_explain.ipynb #a9f4553c
+# %% ../../nbs/attribution/47_explain.ipynb #321accd5
 def _by_tensor(name, func):
     "A method made of a function (learn, inputs, target) -> values like the inputs."
     def method(learn_or_model, x, target=None):
@@ -61,6 +64,32 @@ def _by_tensor(name, func):
 def _integrated_gradients(learn_or_model, x, target=None, *, baseline=None, **options):
     "Integrated gradients (Sundararajan et al. 2017); options of `IntegratedGradients.explain`, and `baseline`."
     return IntegratedGradients(learn_or_model, baseline).explain(x, target, **options)
+
+def _deep_lift(learn_or_model, x, target=None, *, baseline=None, eps=1e-10, **options):
+    "DeepLIFT (Shrikumar et al. 2017, Rescale rule); options of `DeepLift` and of its `explain`."
+    return DeepLift(learn_or_model, baseline, eps=eps).explain(x, target, **options)
+
+def _by_saliency(name):
+    "A method made of `SaliencyMap`, with the noise of a seed."
+    def method(learn_or_model, x, target=None, *, seed=0, internal_batch_size=None, **options):
+        with kept_rng():
+            np.random.seed(seed); torch.manual_seed(seed)
+            a = SaliencyMap(learn_or_model, name).explain(x, target, internal_batch_size=internal_batch_size, **options)
+        return replace(a, meta={**{k: v for k, v in a.meta.items() if k != 'single'}, 'seed': seed})
+    method.__name__, method.__doc__ = name, f'{name}: options of `SaliencyMap.explain`, and `seed`.'
+    return method
+
+# %% ../../nbs/attribution/47_explain.ipynb #cb3ae1ff
+def _by_cam(name):
+    "A method made of `GradCAM`."
+    def method(learn_or_model, x, target=None, *, layer=None, relu=True, **options):
+        with probing(learn_or_model, x, target) as probe:
+            cam = GradCAM(learn_or_model, layer, name, **options)
+            maps, k = cam.maps(probe, relu=relu), image_input(probe.xs)
+            values = maps if len(probe.xs) == 1 else tuple(maps if j == k else None for j in range(len(probe.xs)))
+            return attribution_of(learn_or_model, probe, values, name, meta=dict(layer=cam.layer_name, relu=relu, **options))
+    method.__name__, method.__doc__ = name, f'{name}: options of `GradCAM`, and `layer`, `relu`.'
+    return method
 
 # %% ../../nbs/attribution/47_explain.ipynb #91d9f08a
 def _rise(learn_or_model, x, target=None, *, max_samples=None, tol=None, activation=None, **options):
@@ -95,10 +124,11 @@ def _stacked(made):
     return replace(made[0], values=torch.cat([a.values for a in made]), inputs=torch.cat([a.inputs for a in made]), target=[t for a in made for t in a.target], scores=torch.cat([a.scores for a in made]),
                    labels=[l for a in made for l in a.labels], meta=_merged([a.meta for a in made]))
 
-# %% ../../nbs/attribution/47_explain.ipynb #81f310e0
+# %% ../../nbs/attribution/47_explain.ipynb #4d1c1568
 METHODS = dict(
+    **{m: _by_cam(m) for m in CAM_METHODS},
     integrated_gradients=_integrated_gradients, gradient_times_input=_by_tensor('gradient_times_input', gradient_times_input), saliency=_by_tensor('saliency', saliency_map),
-    rise=_rise, random=random_map, centre=centre_map,
+    deep_lift=_deep_lift, gradient_shap=_by_saliency('gradient_shap'), deep_lift_shap=_by_saliency('deep_lift_shap'), rise=_rise, random=random_map, centre=centre_map,
 ) # name -> function (learn_or_model, x, target, **options) -> Attribution
 ALIASES = dict(ig='integrated_gradients') # other name -> name
 
@@ -111,13 +141,33 @@ def method_name(
     if name not in METHODS: raise TaskError(f"There is no method {method!r}; there are {', '.join([*METHODS, *ALIASES])}, and what you add to METHODS.")
     return name
 
-_FOR_IMAGES = {'gradcam', 'gradcam++', 'layercam', 'eigencam', 'scorecam', 'hirescam', 'opticam', 'rise', 'centre'}
+_FOR_IMAGES = {*CAM_METHODS, 'rise', 'centre'}
 
 def _fits(name, xs):
     "Raise `TaskError` for a method of images where there is none."
     if name not in _FOR_IMAGES or any(x.ndim == 4 for x in xs): return
     rest = [m for m in METHODS if m not in _FOR_IMAGES and m != 'random']
     raise TaskError(f"{name} explains images, but the input is {' and '.join(f'{tuple(x.shape)} {str(x.dtype)[6:]}' for x in xs)}. For tables and texts use {', '.join(rest)}.")
+
+def _padding(learn, xs):
+    "The number that fills up shorter texts, where `xs` is a batch of texts of a Learner that knows its words; else None."
+    vocab = getattr(getattr(learn, 'dls', None), 'vocab', None)
+    if len(xs) != 1 or xs[0].ndim != 2 or xs[0].is_floating_point() or vocab is None or not len(vocab) or not hasattr(vocab[0], 'index') or isinstance(vocab[0], str): return None
+    return vocab[0].index('xxpad') if 'xxpad' in vocab[0] else None
+
+def _one_by_one(f, learn, x, pad, target, options):
+    "Texts explained one by one, without their padding: a model that skips the padding of a batch has no rows in common."
+    each = target if isinstance(target, (list, tuple, np.ndarray)) or isinstance(target, Tensor) and target.ndim else [target]*len(x)
+    if len(each) != len(x): raise DataError(f"There are {len(each)} targets for {len(x)} inputs. Give one a row, or one for all.")
+    made, spans = [], []
+    for row, t in zip(x, each):
+        at = (row != pad).nonzero()[:, 0]
+        lo, hi = (int(at[0]), int(at[-1]) + 1) if len(at) else (0, len(row))
+        spans.append((lo, len(row) - hi)); made.append(f(learn, row[None, lo:hi], t, **options))
+    values = torch.stack([torch.nn.functional.pad(a.values[0], span) for a, span in zip(made, spans)])
+    names = [['xxpad']*lo + a.names[0] + ['xxpad']*hi for a, (lo, hi) in zip(made, spans)]
+    delta = None if made[0].delta is None else torch.cat([a.delta for a in made])
+    return replace(_stacked([replace(a, values=values[i:i+1], inputs=x[i:i+1].cpu()) for i, a in enumerate(made)]), names=names, delta=delta)
 
 def explain(
     learn_or_model:'Learner|nn.Module|Callable', # who is asked; some methods (rise) take any function from images to scores
@@ -131,5 +181,6 @@ def explain(
     with kept_rng(): xs, _ = as_inputs(learn_or_model, x)
     if method == 'auto': name = method = 'gradcam' if any(o.ndim == 4 and o.is_floating_point() for o in xs) else 'integrated_gradients'
     _fits(name, xs)
-    f = method if callable(method) else METHODS[name]
+    f, pad = method if callable(method) else METHODS[name], _padding(learn_or_model, xs)
+    if pad is not None: return _one_by_one(f, learn_or_model, xs[0], pad, target, options)
     return f(learn_or_model, xs if len(xs) > 1 or xs[0].ndim in (1, 3) else xs[0], target, **options)

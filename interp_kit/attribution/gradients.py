@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PATH_METHODS', 'chunk_rows', 'pass_rows', 'settled', 'point_grads', 'saliency_map', 'gradient_times_input',
-           'path_steps', 'baseline_leaves', 'integrate', 'completeness', 'IntegratedGradients', 'precision_check',
-           'low_precision', 'print_precision']
+           'path_steps', 'baseline_leaves', 'integrate', 'rounding', 'completeness', 'IntegratedGradients',
+           'precision_check', 'low_precision', 'print_precision']
 
 # %% ../../nbs/attribution/42_gradients.ipynb #6c6f4078
 import warnings
@@ -138,7 +138,7 @@ def path_steps(
     ends = dict(left=(0, 1 - 1/n), middle=(.5/n, 1 - .5/n), right=(1/n, 1), trapezoid=(0, 1))[method.split('_')[1]]
     return np.linspace(*ends, n), w
 
-# %% ../../nbs/attribution/42_gradients.ipynb #b3170f5f
+# %% ../../nbs/attribution/42_gradients.ipynb #c1dff351
 def _like_rows(t, x):
     "`t` for each row of `x`, or a `DataError`."
     if t.shape[1:] != x.shape[1:] or len(t) not in (1, len(x)):
@@ -154,6 +154,7 @@ def baseline_leaves(
     if baseline is None or isinstance(baseline, Number):
         if baseline and probe.lookups: raise DataError(f"The baseline {baseline} is no input of this model, which looks up integers: give None (zero vectors) or tokens like the input.")
         return tuple(l.new_tensor(baseline or 0).expand(l.shape) for l in probe.leaves)
+    if isinstance(baseline, Tensor) and len(probe.xs) == 1: baseline = (baseline if baseline.ndim == probe.xs[0].ndim else baseline[None],)
     xs, _ = as_inputs(learn, baseline)
     if len(xs) != len(probe.xs): raise DataError(f"The baseline has {len(xs)} inputs, the model got {len(probe.xs)}.")
     xs = tuple(_like_rows(b, x) for b, x in zip(xs, probe.xs))
@@ -184,20 +185,21 @@ class _Stem(TorchFunctionMode):
 
 class _Elsewhere(Exception): pass
 
-# %% ../../nbs/attribution/42_gradients.ipynb #65da873b
+# %% ../../nbs/attribution/42_gradients.ipynb #d2d8bd5f
 class _Straight:
     "The way from `bases` to `ends`, at the input or behind the first convolution: points on it, and gradients there back at the input."
-    def __init__(self, probe, stem, bases, ends):
+    def __init__(self, probe, stem, bases, ends, layout):
         self.probe, self.stem, self.ends, self.bases = probe, stem, ends, bases
         with torch.no_grad(): self.lo, self.hi = ((stem(bases[0]),), (stem(ends[0]),)) if stem else (bases, ends)
-        laid = lambda t: t.contiguous(memory_format=probe.layout) if t.ndim == 4 else t
+        laid = lambda t: t.contiguous(memory_format=layout) if t.ndim == 4 else t
         self.lo, self.step = tuple(laid(_wide(l)) for l in self.lo), tuple(laid(_wide(h) - _wide(l)) for h, l in zip(self.hi, self.lo))
 
     def points(self, of, at):
         "Leaves (n, …) at the positions `at` of the rows `of`."
         many = lambda t: at.to(t.dtype).view(-1, *[1]*(t.ndim - 1))
         with torch.no_grad():
-            made = [torch.addcmul(l[of], many(l), s[of]).to(h.dtype) if len(l) > 1 else torch.addcmul(l, many(l), s).to(h.dtype) for l, s, h in zip(self.lo, self.step, self.hi)]
+            pick = lambda t: t[of] if len(t) > 1 else t
+            made = [(pick(l) + many(l)*pick(s)).to(h.dtype) for l, s, h in zip(self.lo, self.step, self.hi)]
         return tuple(m.requires_grad_() for m in made)
 
     def scores(self, points, rows):
@@ -248,17 +250,19 @@ def integrate(
     method:str='gausslegendre', # one of `PATH_METHODS`
     chunk:'int|None'=None, # points a pass; None: as memory allows
     stem:'Callable|None'=None, # first layer, as found by `_Stem`
+    layout:'torch.memory_format|None'=None, # of the points, if they are images; None: the quicker one
 ) -> tuple: # (n, …) values like `ends`, at least float32
     "Integrated gradients of each row: its average gradient on the way times the way."
     at, weights = map(torch.from_numpy, path_steps(method, n_steps))
     rows = torch.arange(len(ends[0]), device=ends[0].device) if rows is None else rows
     n = chunk or pass_rows(probe, ends)
-    res = tuple(torch.zeros_like(_wide(e)) for e in ends)
+    res = tuple(torch.zeros_like(_wide(e), memory_format=torch.contiguous_format) for e in ends)
+    layout = layout or (probe.layout if n > 1 else torch.contiguous_format) # one row at a time is slower in channels last
     with _slow_rnn(probe.model):
         for i in range(0, len(rows), k := max(1, n//n_steps)):
             b, e = (tuple(t[i:i+k] for t in ts) for ts in (bases, ends))
-            try: grads = _block(_Straight(probe, stem, b, e), rows[i:i+k], at, weights, n)
-            except _Elsewhere: stem = None; grads = _block(_Straight(probe, None, b, e), rows[i:i+k], at, weights, n)
+            try: grads = _block(_Straight(probe, stem, b, e, layout), rows[i:i+k], at, weights, n)
+            except _Elsewhere: stem = None; grads = _block(_Straight(probe, None, b, e, layout), rows[i:i+k], at, weights, n)
             if grads is None: break
             for r, g, e_, b_ in zip(res, grads, e, b): r[i:i+k] = _wide(g)*(_wide(e_) - _wide(b_))
     return res
@@ -266,7 +270,7 @@ def integrate(
 def _slow_rnn(model):
     return torch.backends.cudnn.flags(enabled=False) if any(isinstance(m, nn.RNNBase) for m in model.modules()) else nullcontext()
 
-# %% ../../nbs/attribution/42_gradients.ipynb #75319bac
+# %% ../../nbs/attribution/42_gradients.ipynb #00ce5fe7
 @dataclass
 class _Start:
     "What the runs at both ends say."
@@ -274,6 +278,12 @@ class _Start:
     noise:Tensor # (B,) what rounding may do to it
     chunk:int # points a pass
     stem:'Callable|None' # the convolution that the image goes into
+
+def rounding(
+    dtype:torch.dtype, # of the model
+) -> float:
+    "What part of a score may be off by rounding in many layers."
+    return min(256*torch.finfo(dtype).eps, .05)
 
 def _start(probe, bases):
     settled(probe)
@@ -284,8 +294,7 @@ def _start(probe, bases):
     with torch.no_grad():
         rest = [probe.score(tuple(b[i:i+n].contiguous() for b in bases), rows[i:i+n]) for i in range(1, probe.n, n)]
         f_x, f_b = probe.target(probe.output).double(), torch.cat([first, *rest]).double()
-    eps = torch.finfo(probe.leaves[0].dtype).eps
-    return _Start(f_x - f_b, 16*eps*torch.maximum(f_x.abs(), f_b.abs()), n, watch.call if single and watch.found else None)
+    return _Start(f_x - f_b, rounding(probe.leaves[0].dtype)*torch.maximum(f_x.abs(), f_b.abs()), n, watch.call if single and watch.found else None)
 
 def completeness(
     values:tuple, # like the leaves, (B, …)

@@ -33,7 +33,7 @@ def relative_change(
     size = a.norm(dim=1)
     return torch.where(size > 0, (a - b).norm(dim=1)/size.clamp_min(1e-300), torch.nan)
 
-# %% ../../nbs/attribution/48_measures.ipynb #584555ae
+# %% ../../nbs/attribution/48_measures.ipynb #264a8ac8
 @contextmanager
 def shuffled_weights(
     learn_or_model:'Learner|nn.Module', # whose parameters
@@ -56,7 +56,7 @@ def rank_correlation(
     a, b = (torch.from_numpy(rankdata(m.cpu().flatten(1).numpy(), axis=1)) for m in (maps, others))
     a, b = (r - r.mean(1, keepdim=True) for r in (a, b))
     both = a.norm(dim=1)*b.norm(dim=1)
-    r = torch.where(both > 0, (a*b).sum(1)/both.clamp_min(1e-300), 0.)
+    r = torch.where(both > 0, ((a*b).sum(1)/both.clamp_min(1e-300)).clamp(-1, 1), 0.)
     return torch.where(a.norm(dim=1) > 0, r, torch.nan)
 
 # %% ../../nbs/attribution/48_measures.ipynb #33fa8606

@@ -36,7 +36,7 @@ def as_masks(
     "Maps at the size of the image, each stretched from 0 to 1; zeros where a map is flat."
     return stretched(upsample(maps, size), *stretch_of(maps, size))
 
-# %% ../../nbs/attribution/43_opticam.ipynb #da3b9e24
+# %% ../../nbs/attribution/43_opticam.ipynb #43ca61c1
 def opti_weights(
     maps:Tensor, # (B, K, h, w) float output of the layer
     image:Tensor, # (B, C, H, W) the image as the model sees it; what the mask hides becomes 0
@@ -57,6 +57,6 @@ def opti_weights(
         better = now > (top if top is not None else now - 1)
         best, top = torch.where(better[:, None], weights.detach(), best), now if top is None else torch.where(better, now, top)
         if step == n_steps: break
-        u.grad, = gradients(scores, (u,)); adam.step()
+        u.grad = -gradients(scores, (u,))[0]; adam.step()
         if not scores.requires_grad: break
     return best

@@ -44,7 +44,7 @@ def say_labels(
     fits = [k for k in range(1, len(parts[:width]) + 1) if len(line(k)) <= width]
     return line(max(fits, default=1)) if parts else '(none)'
 
-# %% ../../nbs/interpret/37_multilabel.ipynb #bf6b6a30
+# %% ../../nbs/interpret/37_multilabel.ipynb #17f850f7
 class MultilabelInterpretation(Interpretation):
     "What a model of several labels a row gets wrong; make one with `MultilabelInterpretation.from_learner(learn)`. No method runs the model again."
     task = 'multilabel'
@@ -130,7 +130,7 @@ class MultilabelInterpretation(Interpretation):
 
     def _heat_target(self, rows):
         if self._label is not None: return [self._label]*len(rows), as_label(self.predictions.names[self._label], 40)
-        return [int((self.preds[i].float() - (self.targs[i] > 0).float()).abs().argmax()) for i in rows], 'the label that is most wrong, the first one missed or wrongly given'
+        return [int((self.preds[i].float() - (self.targs[i] > 0).float()).abs().argmax()) for i in rows], 'the label that is most wrong'
 
     def _plot_top(self, k, *args, **kwargs): return super().plot_top_losses(k, *args, **kwargs)
 
