@@ -20,7 +20,7 @@ def cheap():
     return nn.Sequential(nn.AvgPool2d(8), nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128, 1000)).eval().requires_grad_(False)
 
 
-def whole(n=64, bs=16, alternations=15):
+def whole(n=32, bs=16, alternations=15):
     "RISE of n masks against n bare forward passes of the same batches, on ResNet-18 at 224 pixels."
     net, x = resnet(), torch.randn(3, 224, 224, generator=torch.Generator().manual_seed(0))
     batch = x.expand(bs, -1, -1, -1).contiguous(memory_format=torch.channels_last)
@@ -30,7 +30,7 @@ def whole(n=64, bs=16, alternations=15):
     rows = []
     for what, targets in (("the predicted class", None), ("all 1,000 classes", "all")):
         explain = lambda: RISE(net, n_masks=n, batch_size=bs).explain(x, targets)
-        rows.append(dict(what=f"RISE, {n} masks, {what}, against as many bare forward passes (ResNet-18, 224 px, batches of {bs}, channels last)", **paired(explain, bare, n=alternations if targets is None else 5)))
+        rows.append(dict(what=f"RISE, {n} masks, {what}, against as many bare forward passes (ResNet-18, 224 px, batches of {bs}, channels last)", **paired(explain, bare, n=alternations if targets is None else 3)))
     return rows
 
 
@@ -92,13 +92,13 @@ def memory_step(net, n, targets, size):
 
 
 def memory():
-    for args in (("cheap", 4000, "one", 224), ("cheap", 4000, "all", 224), ("resnet", 200, "one", 224), ("resnet", 40, "one", 900)):
+    for args in (("cheap", 4000, "one", 224), ("cheap", 4000, "all", 224), ("resnet", 64, "one", 224), ("resnet", 6, "one", 900)):
         done = subprocess.run([sys.executable, "-W", "ignore", "-m", "bench.rise", *map(str, args)], capture_output=True, text=True)
         if done.returncode: raise RuntimeError(done.stderr[-3000:])
         yield json.loads(done.stdout.splitlines()[-1])
 
 
-def bfloat16(n=128):
+def bfloat16(n=64):
     "Speed on this machine, and agreement on a trained model: EfficientNet-lite0 on photographs at 112 pixels."
     import contextlib, io
     from bench.photos import lite0, lite0_pictures

@@ -5,8 +5,9 @@ import numpy as np, pytest, torch
 from torch import nn
 from helpers import needs
 from interp_kit.attribution.drise import DRISE, detection_similarity
-from interp_kit.core import DataError, LabelError, ModelError, TaskError
+from interp_kit.core import DataError, ModelError, TaskError
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*never found again")
 SIZE, CLASSES = (40, 56), 4
 
 
