@@ -14,12 +14,16 @@ SHOWN = ("insertion", "deletion", "margin", "infidelity", "sensitivity", "random
 
 def _save(axs, name):
     import matplotlib.pyplot as plt
-    fig = np.ravel(axs)[0].figure; fig.savefig(PICTURES/f"faithfulness_{name}.png", dpi=70); plt.close(fig)
+    from PIL import Image
+    fig, file = np.ravel(axs)[0].figure, PICTURES/f"faithfulness_{name}.png"
+    fig.savefig(file, dpi=64); plt.close(fig)
+    with Image.open(file) as im: small = im.convert("RGB").quantize(96)
+    small.save(file, optimize=True)
 
 
 def _rows(what, result, seconds):
     t = result.table()
-    _save(plot_methods(result, 5), f"{what}_maps"); _save(plot_curves(result), f"{what}_curves"); _save(plot_measures(result), f"{what}_measures")
+    _save(plot_methods(result, 4), f"{what}_maps"); _save(plot_curves(result), f"{what}_curves"); _save(plot_measures(result), f"{what}_measures")
     res = [dict(what=what, images=result.n, ranking=result.ranking, agreement_with_deletion=result.agreement, mean_score=result.meta["score"], seconds=seconds)]
     for m, r in t.iterrows():
         res.append(dict(what=what, method=m, remark=r["ranking"], **{k: [round(float(r[o]), 4) for o in (k, f"{k}_low", f"{k}_high")] for k in SHOWN if k in t and r[k] == r[k]}))

@@ -1,11 +1,12 @@
 "Where real models look, on real photos: an ImageNet model, a face detector, a fastai learner. Pictures into bench/pictures/; rows say where the maps peak."
 from pathlib import Path
-import matplotlib, numpy as np, torch
+import matplotlib.patches, matplotlib.pyplot, numpy as np, torch
 from bench.photos import lite0, photo
 
 HERE = Path(__file__).parent/"pictures"
 PHOTOS = ("chelsea", "coffee", "rocket", "astronaut", "camera", "china", "flower")
 METHODS = ("gradcam", "layercam", "integrated_gradients", "deep_lift", "rise")
+OPTIONS = dict(integrated_gradients=dict(tol=.05), rise=dict(n_masks=1000, activation=lambda z: z.softmax(1)))
 
 
 def _save(ax, name):
@@ -28,7 +29,7 @@ def _photo(model, names, name):
     show_image(image, axs[0], title=f"{name}\n{names[int(c)]} {p:.2f}")
     rows = []
     for ax, m in zip(axs[1:], METHODS):
-        a = explain(model, x, m, **(dict(n_masks=1500, activation=lambda z: z.softmax(1)) if m == "rise" else {}))
+        a = explain(model, x, m, **OPTIONS.get(m, {}))
         a.pictures = [image]; a.show(ax=ax, title=m)
         h = a.heatmap()[0]; y, x_ = divmod(int(h.argmax()), h.shape[1])
         rows.append(dict(photo=name, predicted=names[int(c)], probability=p, method=m, peak_x=x_, peak_y=y, delta=None if a.delta is None else float(a.delta[0])))
@@ -79,7 +80,6 @@ def _learner():
 def run():
     "Draw all pictures."
     matplotlib.use("agg")
-    import matplotlib.pyplot
     model, names = lite0(), imagenet_names()
     rows = [r for name in PHOTOS for r in _photo(model, names, name)]
     rows += _faces()

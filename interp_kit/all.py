@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/99_all.ipynb #68272f4e
+# %% ../nbs/99_all.ipynb #c40bb777
 from .core import DataError, InterpKitError, LabelError, ModelError, NotFoundError, StorageError, TaskError, as_learner, find_layer, untouched
 from .findings import Finding, Findings, rank_findings
 from .predictions.store import Predictions, Slice
@@ -28,7 +28,7 @@ from .attribution.saliency import AppendSaliency, SaliencyMap
 from .attribution.rise import RISE
 from .attribution.drise import DRISE
 from .attribution.explain import explain
-from .attribution.faithfulness import faithfulness, plot_methods
+from .attribution.faithfulness import faithfulness, judge, plot_curves, plot_measures, plot_methods
 from .demo import demo_detector, demo_learner, digit_scenes
 from .interpret.checks import classification_findings
 from .interpret.label_checks import multilabel_findings

@@ -372,7 +372,7 @@ def pick_activation(
     name = _activation_name(loss_func, task, out, act)
     return name, act if act is not None else ACTIVATIONS.get(name, getattr(loss_func, 'activation', None))
 
-# %% ../nbs/00_core.ipynb #07623236
+# %% ../nbs/00_core.ipynb #663568d5
 _PREFIXES = 0, 1, 2, 5 # tokens before those of the image: none, class, class and distillation, class and four registers
 
 def _fits(size, h, w):
@@ -392,7 +392,7 @@ def grid_of(
     shape:tuple, # shape of an activation, batch first
     size:'tuple|None'=None, # (H, W) of the image, which tells channels last, oblong grids of tokens and extra tokens apart; None takes square ones
 ) -> tuple|None: # (height, width) in positions, or None if there is no grid
-    "The spatial grid of an activation: (B, C, H, W), (B, H, W, C), or (B, T, D) tokens of which the last fill a grid."
+    "The spatial grid of an activation: (B, C, H, W), (B, H, W, C), or (B, T, D) tokens of which the last fill a grid; channels first where both readings fit."
     if len(shape) == 4:
         first, last = tuple(shape[2:]), tuple(shape[1:3])
         if size is None: return first if shape[2] == shape[3] or shape[1] != shape[2] else last

@@ -160,7 +160,7 @@ class Attribution:
 
 def _tuple(o): return () if o is None else o if isinstance(o, tuple) else (o,)
 
-# %% ../../nbs/attribution/41_attribution.ipynb #b000133d
+# %% ../../nbs/attribution/41_attribution.ipynb #ffc539db
 def _picture(one, k):
     "What to draw under the map: the picture, else the input."
     if one.pictures is not None: return one.pictures[0]
@@ -221,7 +221,7 @@ def _show_tokens(one, cmap, sign, ax, title):
     import matplotlib.pyplot as plt
     v = next(p for p in one._parts if p is not None)[0].float(); v = v.abs() if sign == 'absolute' else v
     said = [(as_label(t, 40), w) for t, w in zip(one.names[0], v.tolist()) if t != 'xxpad'][:400]
-    given, wide = ax is not None, 86
+    given, wide = ax is not None, 112
     if given: wide, most = _room(ax, 8, True)
     spots, x, y = [], 0, 0
     for t, _ in said:

@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['CAM_METHODS', 'GradCAM']
 
-# %% ../../nbs/attribution/43_cam.ipynb #3ff58486
+# %% ../../nbs/attribution/43_cam.ipynb #96030dd2
 import copy, difflib
 from contextlib import contextmanager
 import numpy as np, torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from .attribution import scaled, upsample
 from .opticam import as_masks, opti_weights, stretch_of, stretched

@@ -6,7 +6,7 @@
 __all__ = ['MEASURES', 'CONTROLS', 'SAME', 'drawn', 'interval', 'Faithfulness', 'judge', 'faithfulness', 'plot_methods',
            'plot_curves', 'plot_measures']
 
-# %% ../../nbs/attribution/48_faithfulness.ipynb #8a3a9f7c
+# %% ../../nbs/attribution/48_faithfulness.ipynb #a65c1164
 import warnings
 from dataclasses import dataclass, field
 import numpy as np, torch
@@ -18,7 +18,7 @@ from .explain import explain, method_name
 from .measures import completeness_error, noisy_copies, pointing, rank_correlation, region_masks, relative_change, shuffled_weights
 from .targets import in_region, of_output, probing, first_output
 from ..core import DataError, TaskError
-from ..plots import NEUTRAL, as_label, bare, color_for, font_family, new_axes, show_image
+from ..plots import NEUTRAL, as_label, bare, class_colors, font_family, new_axes, show_image
 
 # %% ../../nbs/attribution/48_faithfulness.ipynb #ea239f92
 def drawn(
@@ -162,7 +162,7 @@ class Faithfulness:
         bands = {k: {m: [[none(o) for o in interval(p, self.counts, self.meta['level'])] for p in c[i].T.numpy()] for i, m in enumerate(self.names)} for k, c in self.curves.items()}
         return dict(ranking=self.ranking, agreement_with_deletion=none(self.agreement), n=self.n, **self.meta, shares=self.shares.tolist(), curves=bands)
 
-# %% ../../nbs/attribution/48_faithfulness.ipynb #82566ff4
+# %% ../../nbs/attribution/48_faithfulness.ipynb #6f4a1a42
 def _frozen(probe, spec):
     "A function rows -> target, so that parts, noisy copies and shuffled models are asked for what the pictures were settled on."
     if isinstance(spec, of_output):
@@ -188,7 +188,7 @@ def _maps_of(learn, xs, rows, method, target, options, batch_size):
         parts.append(a)
     join = lambda f: [o for p in parts for o in f(p)] if all(f(p) is not None for p in parts) else None
     cat = lambda f: torch.cat([f(p) for p in parts]) if all(f(p) is not None for p in parts) else None
-    return Attribution(cat(lambda p: p.heatmap()), None, join(lambda p: p.target), parts[0].method, cat(lambda p: p.delta), cat(lambda p: p.scores),
+    return Attribution(cat(lambda p: p.heatmap()), xs[image_input(xs)][rows.to(xs[0].device)].cpu(), join(lambda p: p.target), parts[0].method, cat(lambda p: p.delta), cat(lambda p: p.scores),
                        join(lambda p: p.labels), join(lambda p: p.pictures), meta=parts[0].meta), torch.cat([_totals(p) for p in parts])
 
 def _totals(a): return sum(v.double().flatten(1).sum(1) for v in (a.values if isinstance(a.values, tuple) else (a.values,)) if v is not None)
@@ -224,36 +224,45 @@ def judge(
     if set(options or {}) - set(named): raise TaskError(f"options names {', '.join(sorted(set(options) - set(named)))}, but the methods are {', '.join(named)}.")
     opts = {m: {**(dict(seed=seed) if m == 'random' else {}), **(options or {}).get(m, {})} for m in named}
     with probing(learn_or_model, x, target) as probe:
-        n, images, xs = probe.n, probe.xs[k := image_input(probe.xs)], probe.xs
+        k, n, rows = image_input(probe.xs), probe.n, torch.arange(probe.n)
+        images, frozen = probe.xs[k], _frozen(probe, target)
         if n < 30: warnings.warn(f"{n} images: intervals are wide and rough below 30.", stacklevel=2)
         inside = region_masks(n, tuple(images.shape[2:]), boxes=boxes, masks=masks)
-        scores, frozen, rows = image_scores(learn_or_model, probe, activation), _frozen(probe, target), torch.arange(n)
-        base, blur = baseline_of(images, baseline, sigma), blurred(images, sigma)
-        full = torch.cat([scores(images[r.to(images.device)], r) for r in rows.split(batch_size)])
-        made = {m: _maps_of(learn_or_model, xs, rows, f, frozen, opts[m], batch_size) for m, f in named.items()}
+        scores, base, blur = image_scores(learn_or_model, probe, activation), baseline_of(images, baseline, sigma), blurred(images, sigma)
+        cuts = step_sizes(images[0, 0].numel(), n_steps)
+        redo = lambda m, xs, rows: _maps_of(learn_or_model, xs, rows, named[m], frozen, opts[m], batch_size)
+        made = {m: redo(m, probe.xs, rows) for m in named}
         maps = {m: a for m, (a, _) in made.items()}
-        run = lambda ranks, start, end: curve(scores, ranks, start, end, n_steps, batch_size)
-        ranks = [pixel_ranks(a.values, seed) for a in maps.values()]
-        curves = dict(insertion=torch.stack([run(r, blur, images) for r in ranks]), deletion=torch.stack([run(r, images, base) for r in ranks]))
-        squares = random_squares(tuple(images.shape[2:]), n_squares, seed=seed)
-        lost = losses_without(scores, squares, images, base, full, batch_size)
+        curves = _curves(scores, maps, images, base, blur, n_steps, batch_size, seed)
         values = {m: area(c).double().numpy() for m, c in curves.items()}
-        values['infidelity'] = np.stack([infidelity(a.values, squares, lost).numpy() for a in maps.values()])
+        values['infidelity'] = _infidelities(scores, maps, images, base, random_squares(tuple(images.shape[2:]), n_squares, seed=seed), batch_size)
         again = rows[:n_again]
-        redo = lambda m, xs: _maps_of(learn_or_model, xs, again, named[m], frozen, opts[m], batch_size)[0].values
-        values['sensitivity'] = np.stack([_padded(_max_change(lambda xs: redo(m, xs), xs, k, a.values[again], n_noise, radius, seed), n) for m, a in maps.items()])
-        with shuffled_weights(learn_or_model, seed): values['randomised'] = np.stack([_padded(rank_correlation(a.values[again], redo(m, xs)) if len(again) else torch.zeros(0), n) for m, a in maps.items()])
+        noisy = [(*probe.xs[:k], c, *probe.xs[k+1:]) for c in noisy_copies(images, n_noise if len(again) else 0, radius, seed)]
+        values['sensitivity'] = np.stack([_padded(_max_change(a.values[again], [redo(m, xs, again)[0].values for xs in noisy]), n) for m, a in maps.items()])
+        with shuffled_weights(learn_or_model, seed):
+            values['randomised'] = np.stack([_padded(rank_correlation(a.values[again], redo(m, probe.xs, again)[0].values) if len(again) else torch.zeros(0), n) for m, a in maps.items()])
         values['completeness'] = np.stack([np.full(n, np.nan) if a.delta is None else completeness_error(t, a.delta).numpy() for a, t in made.values()])
         values['pointing'] = np.stack([np.full(n, np.nan) if inside is None else pointing(a.values, inside).numpy() for a in maps.values()])
-        meta = dict(n_steps=n_steps, baseline=baseline if isinstance(baseline, (int, float, str)) else 'given', sigma=sigma, n_squares=n_squares, n_noise=n_noise, radius=radius,
-                    n_again=len(again), n_boot=n_boot, level=level, seed=seed, score=float(full.mean()))
-    shares = step_sizes(images[0, 0].numel(), n_steps)/images[0, 0].numel()
-    return Faithfulness(maps, values, curves, shares, drawn(n, n_boot, seed), meta)
+    meta = dict(n_steps=n_steps, baseline=baseline if isinstance(baseline, (int, float, str)) else 'given', sigma=sigma, n_squares=n_squares, n_noise=n_noise, radius=radius,
+                n_again=len(again), n_boot=n_boot, level=level, seed=seed, score=float(curves['insertion'][0, :, -1].mean()))
+    return Faithfulness(maps, values, curves, cuts/int(cuts[-1]), drawn(n, n_boot, seed), meta)
 
-def _max_change(redo, xs, k, maps, n, radius, seed):
-    "The largest relative change of the maps over `n` noisy copies."
-    changes = [relative_change(maps, redo((*xs[:k], noisy, *xs[k+1:]))) for noisy in noisy_copies(xs[k], n if len(maps) else 0, radius, seed)]
-    return torch.stack(changes).amax(0) if changes else torch.full((len(maps),), torch.nan).double()
+def _curves(scores, maps, images, base, blur, n_steps, batch_size, seed):
+    "Insertion and deletion, each (M, n, S + 1)."
+    ranks = [pixel_ranks(a.values, seed) for a in maps.values()]
+    run = lambda start, end: torch.stack([curve(scores, r, start, end, n_steps, batch_size) for r in ranks])
+    return dict(insertion=run(blur, images), deletion=run(images, base))
+
+def _infidelities(scores, maps, images, base, squares, batch_size):
+    "(M, n): what the squares take away is run once for all methods."
+    rows = torch.arange(len(images))
+    full = torch.cat([scores(images[r.to(images.device)], r) for r in rows.split(batch_size)])
+    lost = losses_without(scores, squares, images, base, full, batch_size)
+    return np.stack([infidelity(a.values, squares, lost).numpy() for a in maps.values()])
+
+def _max_change(maps, others):
+    "(n,) the largest relative change of each map."
+    return torch.stack([relative_change(maps, o) for o in others]).amax(0) if others else torch.full((len(maps),), torch.nan).double()
 
 @delegates(judge)
 def faithfulness(
@@ -265,7 +274,7 @@ def faithfulness(
     "The table of `judge`: rank, remark, and each measure with its interval. Ranked by the margin of insertion AUC over random maps; `ranking` says where there is no reliable order."
     return judge(learn_or_model, x, methods, **kwargs).table()
 
-# %% ../../nbs/attribution/48_faithfulness.ipynb #accfefb4
+# %% ../../nbs/attribution/48_faithfulness.ipynb #3359846d
 def _rows_shown(n, rows):
     at = list(range(min(n, rows))) if isinstance(rows, int) else [int(i) for i in rows]
     if not at or min(at) < -n or max(at) >= n: raise DataError(f"rows={rows!r}: name at least one of {n} images (0 to {n - 1}).")
@@ -306,26 +315,27 @@ def _picture_of(a, i):
     if isinstance(a.inputs, Tensor) and a.inputs.ndim == 4: return a.inputs[i].permute(1, 2, 0).squeeze(-1).numpy()
     return np.ones((*a.heatmap().shape[1:], 3), dtype=np.float32)
 
-def _style(name, i): return dict(color=NEUTRAL, ls='--' if name == 'random' else ':') if name in CONTROLS else dict(color=color_for(i))
+def _style(name, i, ls='-'): return dict(color=NEUTRAL, ls='--' if name == 'random' else ':') if name in CONTROLS else dict(color=class_colors(i + 1)[i], ls=ls)
 
 def plot_curves(
     result:Faithfulness, # what `judge` made
     *,
-    figsize:tuple=(9.5, 3.6), # inches
+    figsize:tuple=(10.5, 3.6), # inches
     **kwargs # of the figure, e.g. dpi
 ) -> np.ndarray: # of two Axes: insertion, deletion
     "Draw the mean insertion and deletion curves with their bands; controls in grey."
     import matplotlib.pyplot as plt
     fig, axs = plt.subplots(1, 2, figsize=figsize, sharey=True, layout='constrained', **kwargs)
     shares, means = result.shares.numpy()*100, {m: result.values[m].mean(1) for m in ('insertion', 'deletion')}
-    for ax, measure, what in zip(axs, ('insertion', 'deletion'), ('shown over the blurred image (high is good)', 'taken away (low is good)')):
+    for ax, measure, what in zip(axs, ('insertion', 'deletion'), ('shown over the blurred image', 'taken away')):
         for i, m in enumerate([*result.order, *CONTROLS]):
             k = result.names.index(m)
             mean, low, high = np.array([interval(p, result.counts, result.meta['level']) for p in result.curves[measure][k].T.numpy()]).T
-            ax.plot(shares, mean, label=f"{m.replace('_', ' ')} {means[measure][k]:.3f}", **_style(m, i))
-            ax.fill_between(shares, low, high, color=_style(m, i)['color'], alpha=.12, lw=0)
-        ax.set(xlabel=f'% of pixels {what}', title=f'{measure}, area in the legend'); ax.legend(fontsize=7, frameon=False)
+            ax.plot(shares, mean, label=f"{m.replace('_', ' ')} {means['insertion'][k]:.3f} · {means['deletion'][k]:.3f}", **_style(m, i))
+            ax.fill_between(shares, low, high, color=_style(m, i)['color'], alpha=.1, lw=0)
+        ax.set(xlabel=f'% of pixels {what}', title=f"{measure}: {'high' if measure == 'insertion' else 'low'} is good")
     axs[0].set_ylabel('score of the target')
+    fig.legend(*axs[0].get_legend_handles_labels(), loc='outside right upper', fontsize=8, frameon=False, title='areas: insertion · deletion', title_fontsize=8)
     return axs
 
 def plot_measures(

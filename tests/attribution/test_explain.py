@@ -14,7 +14,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 FAST = dict(rise=dict(n_masks=60), opticam=dict(n_steps=3), integrated_gradients=dict(n_steps=8, tol=None))
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread():
     n = torch.get_num_threads(); torch.set_num_threads(1)
     yield

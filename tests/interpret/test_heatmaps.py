@@ -16,7 +16,7 @@ from interp_kit.predictions.store import Predictions
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread():
     n = torch.get_num_threads(); torch.set_num_threads(1)
     yield
