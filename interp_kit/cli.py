@@ -203,7 +203,7 @@ def _method_first(argv):
     found = next((i for i in range(at + 1, len(argv)) if argv[i] in METHOD_NAMES and argv[i - 1] not in _VALUES), None)
     return argv if found is None else [*argv[:at + 1], argv[found], *argv[at + 1:found], *argv[found + 1:]]
 
-# %% ../nbs/90_cli.ipynb #ab603324
+# %% ../nbs/90_cli.ipynb #72e2a80b
 _MODEL_OPTIONS = ('arch', 'interpreter', 'classes', 'size', 'mean', 'std', 'activation', 'trust', 'device')
 _METHOD_OPTIONS = ('max_samples', 'every', 'tol', 'mw', 'mh', 'prob', 'batch_size', 'seed', 'classic', 'conf', 'nms', 'iou', 'datumaro', 'layer', 'steps')
 
@@ -216,7 +216,7 @@ def _bar(live):
     "A progress bar on the standard error."
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-    return Progress(TextColumn('{task.description:<40}', markup=False), BarColumn(), TextColumn('{task.fields[masks]}'), TimeElapsedColumn(), console=Console(stderr=True, force_jupyter=False), disable=not live,
+    return Progress(TextColumn('{task.description:<40}', markup=False), BarColumn(), TextColumn('{task.fields[masks]}'), TimeElapsedColumn(), console=Console(stderr=True, force_jupyter=False), disable=not live, transient=True,
                     redirect_stdout=live and sys.stdout.isatty(), redirect_stderr=live)
 
 def _quiet():
@@ -237,10 +237,10 @@ def _explain(args):
     _quiet()
     from interp_kit.explain_files import explain_files
     from interp_kit.launchers.load import load_model
-    launcher = load_model(args.model, **_model_options(args))
     done, failed, seen = 0, 0, {}
     with _bar(sys.stderr.isatty()) as bar:
         task = bar.add_task('open the model', total=1., masks='')
+        launcher = load_model(args.model, **_model_options(args))
         def tell(i, n, name, at, of):
             seen.update(name=name, masks=at)
             bar.update(task, description=f'{i + 1}/{n} {name}'[-40:], completed=(i + at/(of or 1))/n, masks=f'{at:,}/{of:,} masks' if of else '')

@@ -197,7 +197,7 @@ def explain_picture(
     if method == 'rise': yield from _rise(launcher, x, classes, how, tell)
     else: yield replace(_by_gradients(launcher, x, classes, method, how), outputs=_outputs(launcher, classes, scores[classes]))
 
-# %% ../nbs/89_explain_files.ipynb #62d232dc
+# %% ../nbs/89_explain_files.ipynb #ac36af3a
 _SHOWN = dict(rise='RISE', drise='D-RISE', gradcam='Grad-CAM', ig='integrated gradients')
 _MAX_SIDE, _MIN_SIDE = 1000, 256 # pixels that a picture is drawn with
 
@@ -232,7 +232,7 @@ def plot_explained(
     heat = upsample(explained.maps[k][None].float(), shown.size[::-1])
     show_image(shown, axs[0])
     sign = 'absolute' if explained.method in ('ig', 'saliency') else 'positive'
-    Attribution(heat, None, None, explained.method, pictures=[shown]).show(0, alpha=.75, sign=sign, ax=axs[1], title='')
+    Attribution(heat, None, None, explained.method, pictures=[shown]).show(0, alpha=.35 if sign == 'positive' else .5, sign=sign, ax=axs[1], title='')
     width, scale = int(w/.082), (shown.size[0]/size[1], shown.size[1]/size[0])
     for ax in axs: _draw_box(ax, out.get('box'), scale)
     score = '' if out.get('score') is None else f" · {out['score']:.3f}"
