@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['CAM_METHODS', 'GradCAM']
 
-# %% ../../nbs/attribution/43_cam.ipynb #96030dd2
+# %% ../../nbs/attribution/43_cam.ipynb #6a68815b
 import copy, difflib
 from contextlib import contextmanager
 import numpy as np, torch
 from torch import Tensor, nn
 from .attribution import scaled, upsample
 from .opticam import as_masks, opti_weights, stretch_of, stretched
-from .targets import Probe, gradients, in_region, of_output, probing
+from .targets import Probe, grads_of, in_region, of_output, probing
 from ..core import ModelError, TaskError, find_layer, get_model, grid_of
 
 # %% ../../nbs/attribution/43_cam.ipynb #dccb762c
@@ -129,7 +129,7 @@ def _opti_maps(maps, probe, batch_size, n_steps, lr):
         res.append(stretched(S, *stretch_of(S, image.shape[2:])))
     return torch.cat(res)
 
-# %% ../../nbs/attribution/43_cam.ipynb #782d3e7a
+# %% ../../nbs/attribution/43_cam.ipynb #3f469d01
 def _named(model, layer):
     "(name, module) of a layer given by either."
     names = dict(model.named_modules())
@@ -206,7 +206,7 @@ class GradCAM:
         with torch.set_grad_enabled(by_gradient is not None): outs, scores = self._outputs(probe, size, by_gradient is not None)
         maps = [_as_maps(t, size) for t in outs]
         if by_gradient is not None:
-            grads = [_as_maps(g, size) for g in gradients(scores, tuple(outs))]
+            grads = [_as_maps(g, size) for g in grads_of(scores, tuple(outs))]
             return [by_gradient(a, g) for a, g in zip(maps, grads)]
         if self.method == 'eigencam': return [_eigencam(m) for m in maps]
         if self.method == 'opticam': return [_opti_maps(m, probe, self.batch_size, self.n_steps, self.lr) for m in maps]

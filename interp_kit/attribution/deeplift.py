@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['ELEMENTWISE', 'Rescaled', 'lift', 'DeepLift', 'baseline_set', 'DeepLiftShap']
 
-# %% ../../nbs/attribution/44_deeplift.ipynb #30da4f6d
+# %% ../../nbs/attribution/44_deeplift.ipynb #db76a9d6
 import warnings
 import numpy as np, torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from ..core import DataError, TaskError
-from .targets import Probe, gradients, probing
+from .targets import Probe, grads_of, probing
 from .attribution import Attribution, attribution_of
 from .gradients import _check_count, _first_of, _slow_rnn, _wide, baseline_leaves, completeness, pass_rows, rounding, settled
 
@@ -118,12 +118,12 @@ class Rescaled(TorchFunctionMode):
 
 _INPLACE_AT = dict(relu=0, relu6=0, leaky_relu=1, elu=1, selu=0, celu=1, silu=0, mish=0, hardtanh=2, hardswish=0, hardsigmoid=0, threshold=2, _threshold=2, rrelu=3)
 
-# %% ../../nbs/attribution/44_deeplift.ipynb #c6c52250
+# %% ../../nbs/attribution/44_deeplift.ipynb #a1e7b1c6
 def _pairs(probe, leaves, bases, rows, eps):
     "Multipliers and scores of a few inputs with their baselines."
     both = tuple(torch.cat([l, b]).detach().requires_grad_() for l, b in zip(leaves, bases))
     with Rescaled(2*len(rows), eps), _slow_rnn(probe.model): scores = probe.score(tuple(b*1 for b in both), rows.repeat(2))
-    m = tuple(g[:len(rows)] for g in gradients(scores, both))
+    m = tuple(g[:len(rows)] for g in grads_of(scores, both))
     f_x, f_b = _halves(scores.detach().double())
     return m, f_x - f_b, torch.maximum(f_x.abs(), f_b.abs())
 

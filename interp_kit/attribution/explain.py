@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METHODS', 'ALIASES', 'random_map', 'centre_map', 'method_name', 'explain']
 
-# %% ../../nbs/attribution/47_explain.ipynb #3dd5e0d9
+# %% ../../nbs/attribution/47_explain.ipynb #0fcc9900
 from dataclasses import replace
 import numpy as np, torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from .deeplift import DeepLift
 from .gradients import IntegratedGradients, gradient_times_input, saliency_map
 from .rise import RISE
 from .saliency import SaliencyMap
-from .targets import as_inputs, probing
+from .targets import as_inputs, padding_of, probing
 from ..core import DataError, TaskError, kept_rng
 
 # %% ../../nbs/attribution/47_explain.ipynb #a5301b78
@@ -91,7 +91,7 @@ def _by_cam(name):
     method.__name__, method.__doc__ = name, f'{name}: options of `GradCAM`, and `layer`, `relu`.'
     return method
 
-# %% ../../nbs/attribution/47_explain.ipynb #91d9f08a
+# %% ../../nbs/attribution/47_explain.ipynb #ca90f747
 def _rise(learn_or_model, x, target=None, *, max_samples=None, tol=None, activation=None, **options):
     "Masks at random (Petsiuk et al. 2018, centred); options of `RISE` and of its `explain`."
     run = lambda f, image, c: RISE(f, **options).explain(image, c, max_samples=max_samples, tol=tol)
@@ -100,7 +100,10 @@ def _rise(learn_or_model, x, target=None, *, max_samples=None, tol=None, activat
     with probing(learn_or_model, x, target) as probe:
         k = image_input(probe.xs)
         scores = image_scores(learn_or_model, probe, activation)
-        score = lambda i: lambda batch: scores(batch, torch.full((len(batch),), i))[:, None]
+        def score(i):
+            of_one = lambda batch: scores(batch, torch.full((len(batch),), i))[:, None]
+            of_one.layout = probe.layout # what RISE batches in
+            return of_one
         made = [run(score(i), probe.xs[k][i:i+1], 0) for i in range(probe.n)]
         maps = torch.cat([a.values for a in made])
         values = maps if len(probe.xs) == 1 else tuple(maps if j == k else None for j in range(len(probe.xs)))
@@ -124,7 +127,7 @@ def _stacked(made):
     return replace(made[0], values=torch.cat([a.values for a in made]), inputs=torch.cat([a.inputs for a in made]), target=[t for a in made for t in a.target], scores=torch.cat([a.scores for a in made]),
                    labels=[l for a in made for l in a.labels], meta=_merged([a.meta for a in made]))
 
-# %% ../../nbs/attribution/47_explain.ipynb #4d1c1568
+# %% ../../nbs/attribution/47_explain.ipynb #da9f728c
 METHODS = dict(
     **{m: _by_cam(m) for m in CAM_METHODS},
     integrated_gradients=_integrated_gradients, gradient_times_input=_by_tensor('gradient_times_input', gradient_times_input), saliency=_by_tensor('saliency', saliency_map),
@@ -148,12 +151,6 @@ def _fits(name, xs):
     if name not in _FOR_IMAGES or any(x.ndim == 4 for x in xs): return
     rest = [m for m in METHODS if m not in _FOR_IMAGES and m != 'random']
     raise TaskError(f"{name} explains images, but the input is {' and '.join(f'{tuple(x.shape)} {str(x.dtype)[6:]}' for x in xs)}. For tables and texts use {', '.join(rest)}.")
-
-def _padding(learn, xs):
-    "The number that fills up shorter texts, where `xs` is a batch of texts of a Learner that knows its words; else None."
-    vocab = getattr(getattr(learn, 'dls', None), 'vocab', None)
-    if len(xs) != 1 or xs[0].ndim != 2 or xs[0].is_floating_point() or vocab is None or not len(vocab) or not hasattr(vocab[0], 'index') or isinstance(vocab[0], str): return None
-    return vocab[0].index('xxpad') if 'xxpad' in vocab[0] else None
 
 def _one_by_one(f, learn, x, pad, target, options):
     "Texts explained one by one, without their padding: a model that skips the padding of a batch has no rows in common."
@@ -181,6 +178,6 @@ def explain(
     with kept_rng(): xs, _ = as_inputs(learn_or_model, x)
     if method == 'auto': name = method = 'gradcam' if any(o.ndim == 4 and o.is_floating_point() for o in xs) else 'integrated_gradients'
     _fits(name, xs)
-    f, pad = method if callable(method) else METHODS[name], _padding(learn_or_model, xs)
+    f, pad = method if callable(method) else METHODS[name], padding_of(learn_or_model, xs)
     if pad is not None: return _one_by_one(f, learn_or_model, xs[0], pad, target, options)
     return f(learn_or_model, xs if len(xs) > 1 or xs[0].ndim in (1, 3) else xs[0], target, **options)

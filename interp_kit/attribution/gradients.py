@@ -7,7 +7,7 @@ __all__ = ['PATH_METHODS', 'chunk_rows', 'pass_rows', 'settled', 'point_grads', 
            'path_steps', 'baseline_leaves', 'integrate', 'rounding', 'completeness', 'IntegratedGradients',
            'precision_check', 'low_precision', 'print_precision']
 
-# %% ../../nbs/attribution/42_gradients.ipynb #6c6f4078
+# %% ../../nbs/attribution/42_gradients.ipynb #1389439b
 import warnings
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ import numpy as np, torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from ..core import DataError, TaskError, map_nested
-from .targets import Probe, as_inputs, gradients, probing
+from .targets import Probe, as_inputs, grads_of, probing
 from .attribution import Attribution, attribution_of
 
 # %% ../../nbs/attribution/42_gradients.ipynb #22b30cbf
@@ -185,7 +185,7 @@ class _Stem(TorchFunctionMode):
 
 class _Elsewhere(Exception): pass
 
-# %% ../../nbs/attribution/42_gradients.ipynb #1e7de32e
+# %% ../../nbs/attribution/42_gradients.ipynb #61f5eac4
 class _Straight:
     "The way from `bases` to `ends`, at the input or behind the first convolution: points on it, and gradients there back at the input."
     def __init__(self, probe, stem, bases, ends, layout):
@@ -233,7 +233,7 @@ def _block(way, rows, at, weights, chunk):
         sel = of[i[0]:i[-1]+1].to(rows.device)
         points = way.points(sel, at[i[0]:i[-1]+1].to(rows.device))
         scores = way.scores(points, rows[sel])
-        if sums is None and not scores.requires_grad: gradients(scores, points); return None
+        if sums is None and not scores.requires_grad: grads_of(scores, points); return None
         got = torch.autograd.grad(scores.sum(), points, allow_unused=True)
         got = [_weighted_sum(torch.zeros_like(p) if g is None else g, w[i[0]:i[-1]+1].to(rows.device), sel, n) for g, p in zip(got, points)]
         sums = got if sums is None else [s.add_(g) for s, g in zip(sums, got)]

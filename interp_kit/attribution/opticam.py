@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['stretch_of', 'stretched', 'as_masks', 'opti_weights']
 
-# %% ../../nbs/attribution/43_opticam.ipynb #0aec71a8
+# %% ../../nbs/attribution/43_opticam.ipynb #1f5d8914
 import torch
 from torch import Tensor
 from .attribution import upsample
-from .targets import gradients
+from .targets import grads_of
 
 # %% ../../nbs/attribution/43_opticam.ipynb #93454a19
 def stretch_of(
@@ -36,7 +36,7 @@ def as_masks(
     "Maps at the size of the image, each stretched from 0 to 1; zeros where a map is flat."
     return stretched(upsample(maps, size), *stretch_of(maps, size))
 
-# %% ../../nbs/attribution/43_opticam.ipynb #43ca61c1
+# %% ../../nbs/attribution/43_opticam.ipynb #0647ed29
 def opti_weights(
     maps:Tensor, # (B, K, h, w) float output of the layer
     image:Tensor, # (B, C, H, W) the image as the model sees it; what the mask hides becomes 0
@@ -57,6 +57,6 @@ def opti_weights(
         better = now > (top if top is not None else now - 1)
         best, top = torch.where(better[:, None], weights.detach(), best), now if top is None else torch.where(better, now, top)
         if step == n_steps: break
-        u.grad = -gradients(scores, (u,))[0]; adam.step()
+        u.grad = -grads_of(scores, (u,))[0]; adam.step()
         if not scores.requires_grad: break
     return best

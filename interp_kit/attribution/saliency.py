@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SALIENCY_METHODS', 'tapped', 'SaliencyMap', 'feature_map', 'append_map', 'AppendSaliency']
 
-# %% ../../nbs/attribution/44_saliency.ipynb #ebefe116
+# %% ../../nbs/attribution/44_saliency.ipynb #7e75deb1
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np, torch
 from torch import Tensor, nn
 from ..core import DataError, ModelError, TaskError, find_layer, get_model, map_nested
-from .targets import Probe, first_output, gradients, probing
+from .targets import Probe, first_output, grads_of, probing
 from .attribution import Attribution, attribution_of, scaled, upsample
 from .gradients import _check_count, _start, _warn_missing, _weighted_sum, _wide, baseline_leaves, completeness, integrate, path_steps, point_grads, settled
 from .deeplift import _warn_lift, baseline_set, lift
@@ -112,7 +112,7 @@ def _deep_lift_shap(learn, probe, o):
     values, change, size = lift(probe, ends, tuple(b.repeat(n, *[1]*(b.ndim - 1)) for b in pool), _all_rows(probe).repeat_interleave(k), chunk=o.chunk)
     return _lifted(probe, _mean_of(values, k), change.view(n, k).mean(1), size.view(n, k).mean(1), dict(n_baselines=k))
 
-# %% ../../nbs/attribution/44_saliency.ipynb #7b1ccb0c
+# %% ../../nbs/attribution/44_saliency.ipynb #223f95d7
 def _layer_grads(probe, layer, points, rows):
     "(layer's output in the graph, gradients of the scores there, scores) at points."
     with tapped(layer) as box: scores = probe.score(points, rows)
@@ -121,7 +121,7 @@ def _layer_grads(probe, layer, points, rows):
     return t, scores
 
 def _grad_at(t, scores, **kw):
-    if not scores.requires_grad: return gradients(scores, (t,))[0]
+    if not scores.requires_grad: return grads_of(scores, (t,))[0]
     g = torch.autograd.grad(scores.sum(), t, allow_unused=True, **kw)[0]
     return torch.zeros_like(t) if g is None else g
 
@@ -150,7 +150,7 @@ def _conducted(probe, layer, bases, i, at, chunk):
         last = t[-1], g[-1]
     return total
 
-# %% ../../nbs/attribution/44_saliency.ipynb #e40a8ef7
+# %% ../../nbs/attribution/44_saliency.ipynb #730afb47
 def _neuron_of(neuron):
     "The neuron as a tuple, or None."
     if neuron is None: return None
@@ -191,7 +191,7 @@ def _through(probe, layer, neuron, bases, i, at, w, chunk):
         t, scores = _layer_grads(probe, layer, points, rows)
         idx = (slice(None), *_check_neuron(neuron, t.shape[1:]))
         mid = _grad_at(t, scores, retain_graph=True).detach()
-        got = gradients((t[idx]*mid[idx]).flatten(1).sum(1) if t[idx].ndim > 1 else t[idx]*mid[idx], points)
+        got = grads_of((t[idx]*mid[idx]).flatten(1).sum(1) if t[idx].ndim > 1 else t[idx]*mid[idx], points)
         of = torch.zeros(len(part), dtype=torch.long, device=rows.device)
         got = [_weighted_sum(g, weight.to(rows.device), of, 1)[0] for g in got]
         sums = got if sums is None else [s + g for s, g in zip(sums, got)]
@@ -267,7 +267,7 @@ def _file_for(path, method):
 
 def _print_saved(path): print(f'Saliency maps are in {path}.')
 
-# %% ../../nbs/attribution/44_saliency.ipynb #0194f224
+# %% ../../nbs/attribution/44_saliency.ipynb #e90c84a0
 def _last_linear(probe):
     "The linear layer that was run last."
     seen, handles = [], []
@@ -302,7 +302,7 @@ def feature_map(
             with tapped(layer) as box: probe.run(*probe.xs)
         finally: handle.remove()
         t = _reached(box, layer)
-        g = _wide(gradients(_reached(units, linear)[:, feature_idx], (t,))[0])
+        g = _wide(grads_of(_reached(units, linear)[:, feature_idx], (t,))[0])
         if t.ndim != 4: raise ModelError(f"The layer {_name_of(probe.model, layer)} gives out {tuple(t.shape)}, no (B, C, H, W) maps: this model's features have no place in the image.")
         maps = scaled(upsample((g.mean((2, 3), keepdim=True)*_wide(t.detach())).sum(1).clamp_min(0), probe.xs[0].shape[2:])).cpu()
         return maps[0] if probe.single else maps
