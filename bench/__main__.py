@@ -3,7 +3,8 @@ import importlib, json, platform, sys
 from pathlib import Path
 import torch
 
-NAMES = ("imports", "notebooks", "speed", "segmentation", "silence", "coverage", "one_pass", "pictures", "crash", "scale", "real", "diamonds", "faithfulness")
+NAMES = ("imports", "notebooks", "speed", "segmentation", "silence", "coverage", "one_pass", "pictures", "crash", "scale", "real", "diamonds", "cam", "gradients", "rise",
+         "convergence", "sobol", "faithfulness", "looks")
 HERE = Path(__file__).parent
 
 

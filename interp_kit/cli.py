@@ -103,7 +103,7 @@ def _say(console, interp, page):
     for i, f in enumerate(found[:3]): console.print(f'  {i + 1}. {f}', markup=False, highlight=False)
     console.print(f'open {page.resolve()}', markup=False, highlight=False, soft_wrap=True)
 
-# %% ../nbs/90_cli.ipynb #04147734
+# %% ../nbs/90_cli.ipynb #bce31d27
 METHOD_NAMES = ('rise', 'gradcam', 'ig', 'saliency')
 
 _EXPLAIN = """Where a model looks: for each target and output a picture with its map, the raw maps (.npz) and a JSON of the facts.
@@ -163,7 +163,7 @@ def _explain_options(p, required):
 def _rise_options(p):
     o = p.add_argument_group('rise')
     o.add_argument('-s', '--max-samples', type=_positive, default=1000, metavar='N', help='masks (default: %(default)s)')
-    o.add_argument('--progressive', action='store_true', help='write the results so far again and again (of a detector only the progress is shown)')
+    o.add_argument('--progressive', action='store_true', help='write the results so far again and again')
     o.add_argument('--every', type=_positive, metavar='N', help='masks between results so far (default: 100 or a tenth)')
     o.add_argument('--tol', type=float, metavar='X', help="stop when the map's standard error is at most this fraction of its spread, e.g. .2")
     o.add_argument('--mw', type=_positive, metavar='N', help='cells of a mask from left to right (default: 7; of a detector 16)')

@@ -89,7 +89,7 @@ def result_name(
     taken.add(name.casefold())
     return name
 
-# %% ../nbs/89_explain_files.ipynb #36c9e924
+# %% ../nbs/89_explain_files.ipynb #7d543d00
 METHODS = ('rise', 'gradcam', 'ig', 'saliency')
 _OF_DETECTORS = ('conf', 'nms', 'iou', 'datumaro')
 _OPTIONS = dict(rise=('max_samples', 'every', 'tol', 'mw', 'mh', 'prob', 'batch_size', 'seed', 'classic', *_OF_DETECTORS), gradcam=('layer',), ig=('steps',), saliency=())
@@ -111,11 +111,19 @@ def _rise(launcher, x, classes, how, tell):
     cells = (how.get('mh') or 7, how.get('mw') or 7)
     rise = RISE(launcher.__call__, n_masks=n, cell=cells, p=how.get('prob') or .5, batch_size=how.get('batch_size'), seed=how.get('seed') or 0,
                 estimator='classic' if how.get('classic') else 'centred', progress=tell)
-    every = how.get('every') or (100 if tol or n <= 1000 else -(-n//10))
-    for a in rise.iter_explain(x, classes, every=min(every, n)):
-        settled = tol is not None and max(_flat(a.meta.get('relative_stderr'))) <= tol
-        facts = {**a.meta, 'converged': settled} if tol is not None else a.meta
-        yield Explained(a.heatmap(), _outputs(launcher, a.target, a.scores), 'rise', facts, settled or a.meta['n_masks'] >= n)
+    made = lambda a: Explained(a.heatmap(), _outputs(launcher, a.target, a.scores), 'rise', a.meta)
+    yield from _so_far(rise.iter_explain(x, classes, every=_every(n, how)), made, n, tol)
+
+def _every(n, how): return min(n, how.get('every') or (100 if how.get('tol') or n <= 1000 else -(-n//10)))
+
+def _so_far(steps, made, n, tol):
+    "What is `made` of each step, until all `n` masks are used or, with `tol`, every map is steady."
+    for step in steps:
+        e = made(step)
+        settled = tol is not None and max(v for o in [e.facts, *e.outputs] for v in _flat(o.get('relative_stderr', 0))) <= tol
+        if tol is not None: e.facts = {**e.facts, 'converged': settled}
+        e.complete = settled or e.facts['n_masks'] >= n
+        yield e
         if settled: return
 
 def _flat(o):
@@ -125,16 +133,21 @@ def _flat(o):
 def _outputs(launcher, classes, scores): return [dict({'class': launcher.class_name(int(c))}, class_index=int(c), score=float(s)) for c, s in zip(classes, scores)]
 
 def _drise(launcher, x, classes, how, tell):
-    "The map of each box that is found."
+    "Yield what D-RISE has of each box after every so many masks."
     from interp_kit.attribution.drise import DRISE
-    names = dict(max_samples='n_masks', prob='p', mw='mask_width', mh='mask_height', iou='iou_thresh', nms='nms_thresh', conf='conf_thresh', batch_size='batch_size', seed='seed')
-    given = {n: how[k] for k, n in names.items() if how.get(k) is not None}
-    detect = DRISE(lambda images: launcher(torch.stack(list(images))), **{'n_masks': 1000, **given}, mode='datumaro' if how.get('datumaro') else 'drise', progress=tell)
-    with warnings.catch_warnings(): warnings.filterwarnings('ignore', 'The detector finds nothing'); found = detect.explain(x) # said below
-    found = [a for a in found if classes is None or a.target[0] in classes]
-    if not found: raise DataError(_no_box(launcher(x[None])[0], classes))
-    facts = {k: v for k, v in found[0].meta.items() if k not in _OF_BOX}
-    return Explained(torch.cat([a.heatmap() for a in found]), [_box(launcher, a) for a in found], found[0].method, facts)
+    names = dict(prob='p', mw='mask_width', mh='mask_height', iou='iou_thresh', nms='nms_thresh', conf='conf_thresh', batch_size='batch_size', seed='seed')
+    n, found = how.get('max_samples') or 1000, launcher(x[None])[0]
+    wanted = (found['scores'] >= (how.get('conf') or 0)) & torch.tensor([classes is None or int(c) in classes for c in found['labels']], dtype=torch.bool)
+    if not wanted.any(): raise DataError(_no_box(found, classes))
+    if how.get('datumaro') and how.get('tol') is not None: raise TaskError("--tol does not go with --datumaro: its maps have no standard error.")
+    detect = DRISE(lambda images: launcher(torch.stack(list(images))), n_masks=n, mode='datumaro' if how.get('datumaro') else 'drise', estimator='classic' if how.get('classic') else 'centred', progress=tell,
+                   **{k: how[o] for o, k in names.items() if how.get(o) is not None})
+    def made(boxes):
+        mine = [a for a in boxes if classes is None or a.target[0] in classes]
+        if not mine: raise DataError(_no_box(found, classes))
+        facts = {k: v for k, v in mine[0].meta.items() if k not in _OF_BOX}
+        return Explained(torch.cat([a.heatmap() for a in mine]), [_box(launcher, a) for a in mine], mine[0].method, facts)
+    yield from _so_far(detect.iter_explain(x, every=_every(n, how)), made, n, how.get('tol'))
 
 _OF_BOX = ('box', 'label', 'score', 'image', 'output', 'found_in', 'stderr', 'relative_stderr')
 
@@ -188,7 +201,7 @@ def explain_picture(
     if launcher.is_detector is None: launcher(x[None])
     if launcher.is_detector:
         if method != 'rise': launcher.for_gradients(method)
-        yield _drise(launcher, x, classes, how, tell)
+        yield from _drise(launcher, x, classes, how, tell)
         return
     for k in _OF_DETECTORS:
         if how.get(k): raise TaskError(f"--{k} is for detectors, but {launcher.source} answers in scores of classes.")
