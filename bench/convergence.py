@@ -147,7 +147,7 @@ def draw(curves):
             ax.plot(sizes, each.T, color=color, lw=.6, alpha=.45); ax.plot(sizes, np.median(each, 0), color=color, lw=2.2, label=f"{e} (median of {len(each)})")
         ax.axhline(GOAL, color="#8a8a8a", lw=.8, ls="--")
         ax.set(xscale="log", xlabel="masks", ylabel="correlation with the reference", title=what, ylim=(-.1, 1.02)); ax.title.set_fontsize(10); ax.legend(fontsize=8, loc="lower right")
-    axs[0].figure.savefig(PICTURES/"rise_convergence.png", dpi=70)
+    for file in (PICTURES/"rise_convergence.png", PICTURES.parents[1]/"docs"/"guides"/"pictures"/"rise-convergence.png"): axs[0].figure.savefig(file, dpi=70)
 
 
 def draw_maps(names=("chelsea", "coffee", "motorcycle_left"), n=256):

@@ -6,8 +6,8 @@
 __all__ = ['PICTURE_ENDINGS', 'METHODS', 'find_pictures', 'result_name', 'Explained', 'which_classes', 'explain_picture',
            'plot_explained', 'write_explained', 'FileResult', 'explain_files']
 
-# %% ../nbs/89_explain_files.ipynb #716a178b
-import csv, io, re, time, traceback, warnings
+# %% ../nbs/89_explain_files.ipynb #5dc70daf
+import csv, io, re, time, warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 import numpy as np, torch

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['upsample', 'scaled', 'Attribution', 'draw_heat', 'attribution_of']
 
-# %% ../../nbs/attribution/41_attribution.ipynb #49eafd7c
+# %% ../../nbs/attribution/41_attribution.ipynb #bf680478
 import io, json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 import numpy as np, torch
 import torch.nn.functional as F
-from torch import Tensor
-from .targets import Probe, class_names
+from torch import Tensor, nn
+from .targets import Probe
 from ..core import DataError, NotFoundError, StorageError, TaskError, map_nested
 from ..files import storage_errors, write_atomic
 from ..plots import NEUTRAL, PALETTE, _room, as_label, bare, font_family, ink_on, name_ticks, new_axes, show_image

@@ -6,10 +6,10 @@
 __all__ = ['image_input', 'image_scores', 'blurred', 'baseline_of', 'pixel_ranks', 'step_sizes', 'curve', 'area',
            'random_squares', 'losses_without', 'infidelity']
 
-# %% ../../nbs/attribution/48_curves.ipynb #3ee01f1c
+# %% ../../nbs/attribution/48_curves.ipynb #881adad2
 import numpy as np, torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from .targets import Probe, _activation_of, first_output
 from ..core import DataError, TaskError
 

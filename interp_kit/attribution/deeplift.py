@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['ELEMENTWISE', 'Rescaled', 'lift', 'DeepLift', 'baseline_set', 'DeepLiftShap']
 
-# %% ../../nbs/attribution/44_deeplift.ipynb #db76a9d6
+# %% ../../nbs/attribution/44_deeplift.ipynb #d59720c3
 import warnings
-import numpy as np, torch
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from ..core import DataError, TaskError
 from .targets import Probe, grads_of, probing
 from .attribution import Attribution, attribution_of
 from .gradients import _check_count, _first_of, _slow_rnn, _wide, baseline_leaves, completeness, pass_rows, rounding, settled

@@ -6,19 +6,19 @@
 __all__ = ['MEASURES', 'CONTROLS', 'SAME', 'drawn', 'interval', 'Faithfulness', 'judge', 'faithfulness', 'plot_methods',
            'plot_curves', 'plot_measures']
 
-# %% ../../nbs/attribution/48_faithfulness.ipynb #a65c1164
+# %% ../../nbs/attribution/48_faithfulness.ipynb #670ac348
 import warnings
 from dataclasses import dataclass, field
 import numpy as np, torch
-from torch import Tensor
+from torch import Tensor, nn
 from fastcore.meta import delegates
-from .attribution import Attribution, draw_heat, scaled
+from .attribution import Attribution, draw_heat
 from .curves import area, baseline_of, blurred, curve, image_input, image_scores, infidelity, losses_without, pixel_ranks, random_squares, step_sizes
 from .explain import explain, method_name
 from .measures import completeness_error, noisy_copies, pointing, rank_correlation, region_masks, relative_change, shuffled_weights
 from .targets import in_region, of_output, probing, first_output
 from ..core import DataError, TaskError
-from ..plots import NEUTRAL, as_label, bare, class_colors, font_family, new_axes, show_image
+from ..plots import NEUTRAL, as_label, class_colors, font_family, show_image
 
 # %% ../../nbs/attribution/48_faithfulness.ipynb #ea239f92
 def drawn(

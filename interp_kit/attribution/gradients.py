@@ -7,9 +7,9 @@ __all__ = ['PATH_METHODS', 'chunk_rows', 'pass_rows', 'settled', 'point_grads', 
            'path_steps', 'baseline_leaves', 'integrate', 'rounding', 'completeness', 'IntegratedGradients',
            'precision_check', 'low_precision', 'print_precision']
 
-# %% ../../nbs/attribution/42_gradients.ipynb #1389439b
+# %% ../../nbs/attribution/42_gradients.ipynb #589e3eec
 import warnings
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from numbers import Number
 import numpy as np, torch
@@ -303,7 +303,7 @@ def completeness(
     "What the values sum to, less the change of the score."
     return sum(v.double().flatten(1).sum(1) for v in values) - change.double()
 
-# %% ../../nbs/attribution/42_gradients.ipynb #95299e47
+# %% ../../nbs/attribution/42_gradients.ipynb #e52834dd
 def _check_count(n, name):
     if n is not None and (isinstance(n, bool) or not isinstance(n, (int, np.integer))): raise TaskError(f"{name} is a number of rows, got {type(n).__name__}.")
     if n is not None and n < 1: raise DataError(f"{name}={n}: at least 1 row goes into a pass.")
@@ -383,7 +383,7 @@ def _warn_missing(delta, change, noise, tol, steps):
     bad = _misses(delta, change, noise, .01 if tol is None else tol)
     if not bad.any(): return
     i = int((delta.abs()/change.clamp_min(1e-30)).where(bad, -torch.ones_like(change)).argmax())
-    remedy = f"Raise n_steps, or give tol=.01 to have it raised." if tol is None else "Use another baseline, or accept a larger tol."
+    remedy = "Raise n_steps, or give tol=.01 to have it raised." if tol is None else "Use another baseline, or accept a larger tol."
     warnings.warn(f"Integrated gradients of {int(bad.sum())} of {len(bad)} inputs do not add up: row {i} misses the change of its score, {float(change[i]):.3g}, by {float(delta[i].abs()):.2g} "
                   f"after {int(steps[i])} steps. {remedy}", stacklevel=4)
 

@@ -6,12 +6,12 @@
 __all__ = ['STEPS', 'GROUPS', 'CHECK_EVERY', 'mask_weights', 'build_masks', 'MaskSource', 'MaskSums', 'MaskedRuns',
            'as_image_batch', 'RISE']
 
-# %% ../../nbs/attribution/45_rise.ipynb #78172e88
+# %% ../../nbs/attribution/45_rise.ipynb #9dcf09a5
 from contextlib import nullcontext
 from types import SimpleNamespace
 import numpy as np, torch
 from torch import Tensor, nn
-from ..core import DataError, ModelError, TaskError
+from ..core import DataError, ModelError
 from .targets import _class_index, as_inputs, class_names, scoring
 from .attribution import Attribution, _pictures_of
 

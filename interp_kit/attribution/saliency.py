@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SALIENCY_METHODS', 'tapped', 'SaliencyMap', 'feature_map', 'append_map', 'AppendSaliency']
 
-# %% ../../nbs/attribution/44_saliency.ipynb #7e75deb1
+# %% ../../nbs/attribution/44_saliency.ipynb #b0e219db
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np, torch
 from torch import Tensor, nn
 from ..core import DataError, ModelError, TaskError, find_layer, get_model, map_nested
-from .targets import Probe, first_output, grads_of, probing
+from .targets import first_output, grads_of, probing
 from .attribution import Attribution, attribution_of, scaled, upsample
 from .gradients import _check_count, _start, _warn_missing, _weighted_sum, _wide, baseline_leaves, completeness, integrate, path_steps, point_grads, settled
 from .deeplift import _warn_lift, baseline_set, lift

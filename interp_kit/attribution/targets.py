@@ -6,7 +6,7 @@
 __all__ = ['class_names', 'as_inputs', 'in_region', 'of_output', 'Target', 'first_output', 'resolve', 'Probe', 'grads_of',
            'padding_of', 'probing', 'scoring']
 
-# %% ../../nbs/attribution/40_targets.ipynb #4816c4b5
+# %% ../../nbs/attribution/40_targets.ipynb #cb492bbc
 import io, warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from ..core import ACTIVATIONS, DataError, InterpKitError, LabelError, ModelError, TaskError, get_model, infer_task, logits_of, loss_name, map_nested, model_device, pick_activation, untouched
+from ..core import ACTIVATIONS, DataError, InterpKitError, LabelError, ModelError, TaskError, get_model, infer_task, logits_of, map_nested, model_device, pick_activation, untouched
 
 # %% ../../nbs/attribution/40_targets.ipynb #08a570eb
 def class_names(
