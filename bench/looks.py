@@ -11,7 +11,7 @@ OPTIONS = dict(integrated_gradients=dict(tol=.05), rise=dict(n_masks=1000, activ
 
 def _save(ax, name):
     fig = np.ravel(ax)[0].figure
-    fig.savefig(HERE/f"{name}.png", dpi=60); matplotlib.pyplot.close(fig)
+    fig.savefig(HERE/f"{name}.png", dpi=60, bbox_inches="tight"); matplotlib.pyplot.close(fig)
 
 
 def imagenet_names():

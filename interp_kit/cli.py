@@ -103,7 +103,7 @@ def _say(console, interp, page):
     for i, f in enumerate(found[:3]): console.print(f'  {i + 1}. {f}', markup=False, highlight=False)
     console.print(f'open {page.resolve()}', markup=False, highlight=False, soft_wrap=True)
 
-# %% ../nbs/90_cli.ipynb #bce31d27
+# %% ../nbs/90_cli.ipynb #622ea044
 METHOD_NAMES = ('rise', 'gradcam', 'ig', 'saliency')
 
 _EXPLAIN = """Where a model looks: for each target and output a picture with its map, the raw maps (.npz) and a JSON of the facts.
@@ -132,6 +132,12 @@ def _positive(text):
     except ValueError: n = 0
     if n < 1: raise argparse.ArgumentTypeError(f'{text!r} is no whole number above 0')
     return n
+
+def _above_zero(text):
+    try: v = float(text)
+    except ValueError: v = -1
+    if not 0 < v < float('inf'): raise argparse.ArgumentTypeError(f'{text!r} is no number above 0')
+    return v
 
 def _share(text):
     try: v = float(text)
@@ -165,7 +171,7 @@ def _rise_options(p):
     o.add_argument('-s', '--max-samples', type=_positive, default=1000, metavar='N', help='masks (default: %(default)s)')
     o.add_argument('--progressive', action='store_true', help='write the results so far again and again')
     o.add_argument('--every', type=_positive, metavar='N', help='masks between results so far (default: 100 or a tenth)')
-    o.add_argument('--tol', type=float, metavar='X', help="stop when the map's standard error is at most this fraction of its spread, e.g. .2")
+    o.add_argument('--tol', type=_above_zero, metavar='X', help="stop when the map's standard error is at most this fraction of its spread, e.g. .2")
     o.add_argument('--mw', type=_positive, metavar='N', help='cells of a mask from left to right (default: 7; of a detector 16)')
     o.add_argument('--mh', type=_positive, metavar='N', help='cells of a mask from top to bottom')
     o.add_argument('--prob', type=_share, metavar='P', help='probability that a cell is shown (default: 0.5)')
@@ -203,14 +209,14 @@ def _method_first(argv):
     found = next((i for i in range(at + 1, len(argv)) if argv[i] in METHOD_NAMES and argv[i - 1] not in _VALUES), None)
     return argv if found is None else [*argv[:at + 1], argv[found], *argv[at + 1:found], *argv[found + 1:]]
 
-# %% ../nbs/90_cli.ipynb #72e2a80b
+# %% ../nbs/90_cli.ipynb #b05e32c3
 _MODEL_OPTIONS = ('arch', 'interpreter', 'classes', 'size', 'mean', 'std', 'activation', 'trust', 'device')
 _METHOD_OPTIONS = ('max_samples', 'every', 'tol', 'mw', 'mh', 'prob', 'batch_size', 'seed', 'classic', 'conf', 'nms', 'iou', 'datumaro', 'layer', 'steps')
 
 def _model_options(args):
     "The options of a model as `load_model` and the registry take them."
     flat = lambda v: None if v is None else [x for part in v for x in part]
-    return {k: flat(v) if k in ('mean', 'std') else v for k in _MODEL_OPTIONS if (v := getattr(args, k)) not in (None, False)}
+    return {k: flat(v) if k in ('mean', 'std') else v for k in _MODEL_OPTIONS if (v := getattr(args, k)) is not None and v is not False}
 
 def _bar(live):
     "A progress bar on the standard error."
@@ -244,7 +250,7 @@ def _explain(args):
         def tell(i, n, name, at, of):
             seen.update(name=name, masks=at)
             bar.update(task, description=f'{i + 1}/{n} {name}'[-40:], completed=(i + at/(of or 1))/n, masks=f'{at:,}/{of:,} masks' if of else '')
-        how = {k: v for k in _METHOD_OPTIONS if (v := getattr(args, k, None)) not in (None, False)}
+        how = {k: v for k in _METHOD_OPTIONS if (v := getattr(args, k, None)) is not None and v is not False}
         try:
             for r in explain_files(launcher, args.target, args.output, method=args.method, classes=args.target_class, progressive=getattr(args, 'progressive', False), tell=tell, **how):
                 if r.error is not None: failed += 1; _complain(r.error, args.debug)

@@ -402,7 +402,7 @@ def grid_of(
     if size is None: return next((g for n in _PREFIXES[:2] if (g := _token_grid(shape[1] - n, (1, 1))) and g[0] == g[1]), None)
     return next((g for n in _PREFIXES if (g := _token_grid(shape[1] - n, size))), None)
 
-# %% ../nbs/00_core.ipynb #ef489c95
+# %% ../nbs/00_core.ipynb #bde68aa4
 def _positions(t, size):
     "How many grid positions of the gradient tensor `t` are not zero."
     if t is None: return 0
@@ -423,7 +423,7 @@ def _record_outputs(model, x):
         seen.append((m, out, _area(inp[0], size) if inp and isinstance(inp[0], Tensor) else 0))
     for m in model.modules():
         if m is not model: handles.append(m.register_forward_hook(hook))
-    try: out = logits_of(model(*x))
+    try: out = model(*x)
     finally:
         for h in handles: h.remove()
     return seen, out
@@ -445,7 +445,7 @@ def _example(learn_or_model, x):
         return t.requires_grad_().clone() if t.is_floating_point() else t
     return map_nested(ready, x if isinstance(x, tuple) else tuple(x) if isinstance(x, list) else (x,))
 
-# %% ../nbs/00_core.ipynb #73418afd
+# %% ../nbs/00_core.ipynb #e76321db
 def find_layer(
     learn_or_model:'Learner|nn.Module', # a Learner (its own data is run) or an nn.Module
     kind:str='cam', # what for; only 'cam' so far: the last layer with spatial extent
@@ -466,14 +466,16 @@ def find_layer(
         try: seen, out = _record_outputs(model, example)
         except InterpKitError: raise
         except Exception as e: raise ModelError(f"{type(model).__name__} does not run on the input that was tried: {e}. Pass x, one batch of inputs.") from e
-        return _last_spatial(model, seen, out, target, _image_size(example))
+        return _last_spatial(model, seen, out if target is not None else logits_of(out), target, _image_size(example))
 
 def _score_of(out, dense, target):
     if target is not None: return target(out).sum()
     first = _first_of(out).float()
     return first.sum() if dense else first.reshape(len(first), -1).max(1).values.sum()
 
-def _first_of(out): return _first_of(out[0]) if isinstance(out, (tuple, list)) else out
+def _first_of(out):
+    if isinstance(out, dict): return _first_of(next((out[k] for k in ('logits', 'out') if k in out), next(iter(out.values()))))
+    return _first_of(out[0]) if isinstance(out, (tuple, list)) else out
 
 def _reaching(score, found, size, n):
     "Those of the last `n` that reach `score` from more than one position; if none does, of more of them; if none at all does, everything."

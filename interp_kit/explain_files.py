@@ -17,16 +17,18 @@ from .findings import plain
 from .launchers.load import Launcher
 from .files import read_json, write_atomic, write_json
 
-# %% ../nbs/89_explain_files.ipynb #a51cb49e
+# %% ../nbs/89_explain_files.ipynb #70a87c9a
 PICTURE_ENDINGS = {'.jpg', '.jpeg', '.png', '.bmp', '.gif', '.webp', '.tif', '.tiff', '.ppm', '.pgm', '.pbm', '.jp2'}
 _COLUMNS = ('file', 'path', 'image', 'filename', 'file_name', 'image_path', 'img', 'fname', 'fn', 'name')
 
 def _in_folder(folder, skip):
     "The pictures in and below a folder."
     hidden = lambda p: any(part.startswith('.') for part in p.relative_to(folder).parts)
-    inside = lambda p: skip is not None and p.resolve().is_relative_to(skip)
-    found = sorted(p for p in folder.rglob('*') if p.suffix.lower() in PICTURE_ENDINGS and p.is_file() and not hidden(p))
-    found = [p for p in found if not inside(p)]
+    below = skip is not None and skip != folder.resolve() and skip.is_relative_to(folder.resolve())
+    inside = lambda p: below and p.resolve().is_relative_to(skip)
+    found = sorted(p for p in folder.rglob('*') if p.suffix.lower() in PICTURE_ENDINGS and p.is_file() and not hidden(p) and not inside(p))
+    made = {p.parent/f for about in {a for p in found for a in p.parent.glob('*.*.json')} for p in [about] for f in _files_of(about)}
+    found = [p for p in found if p not in made]
     if not found: raise NotFoundError(f"There is no picture in {folder}: {', '.join(sorted(PICTURE_ENDINGS))} are looked for.")
     return found
 
@@ -89,7 +91,7 @@ def result_name(
     taken.add(name.casefold())
     return name
 
-# %% ../nbs/89_explain_files.ipynb #7d543d00
+# %% ../nbs/89_explain_files.ipynb #806442ed
 METHODS = ('rise', 'gradcam', 'ig', 'saliency')
 _OF_DETECTORS = ('conf', 'nms', 'iou', 'datumaro')
 _OPTIONS = dict(rise=('max_samples', 'every', 'tol', 'mw', 'mh', 'prob', 'batch_size', 'seed', 'classic', *_OF_DETECTORS), gradcam=('layer',), ig=('steps',), saliency=())
@@ -109,7 +111,7 @@ def _rise(launcher, x, classes, how, tell):
     from interp_kit.attribution.rise import RISE
     n, tol = how.get('max_samples') or 1000, how.get('tol')
     cells = (how.get('mh') or 7, how.get('mw') or 7)
-    rise = RISE(launcher.__call__, n_masks=n, cell=cells, p=how.get('prob') or .5, batch_size=how.get('batch_size'), seed=how.get('seed') or 0,
+    rise = RISE(launcher.__call__, n_masks=n, cell=cells, p=.5 if how.get('prob') is None else how['prob'], batch_size=how.get('batch_size'), seed=how.get('seed') or 0,
                 estimator='classic' if how.get('classic') else 'centred', progress=tell)
     made = lambda a: Explained(a.heatmap(), _outputs(launcher, a.target, a.scores), 'rise', a.meta)
     yield from _so_far(rise.iter_explain(x, classes, every=_every(n, how)), made, n, tol)
@@ -204,7 +206,7 @@ def explain_picture(
         yield from _drise(launcher, x, classes, how, tell)
         return
     for k in _OF_DETECTORS:
-        if how.get(k): raise TaskError(f"--{k} is for detectors, but {launcher.source} answers in scores of classes.")
+        if how.get(k) is not None and how[k] is not False: raise TaskError(f"--{k} is for detectors, but {launcher.source} answers in scores of classes.")
     scores = launcher(x[None])[0]
     classes = [int(scores.argmax())] if classes is None else classes
     if method == 'rise': yield from _rise(launcher, x, classes, how, tell)

@@ -32,8 +32,8 @@ def scaled(
     top = maps.flatten(1).amax(1).view(-1, *[1]*(maps.ndim - 1))
     return torch.where(top > 0, maps/top.clamp_min(torch.finfo(maps.dtype).tiny), maps)
 
-# %% ../../nbs/attribution/41_attribution.ipynb #af9b3a7a
-_KEEP = ('target', 'method', 'labels', 'names', 'meta')
+# %% ../../nbs/attribution/41_attribution.ipynb #ea246326
+_KEEP = ('target', 'method', 'labels', 'names', 'of', 'meta')
 
 def _plain(o):
     "JSON of what a target, a name or a remark may be; what is not a number is text, NaN is None."
@@ -55,6 +55,7 @@ class Attribution:
     labels:'list|None'=None # B names of the targets
     pictures:'list|None'=None # B pictures (PIL or arrays) to draw under the maps; None draws `inputs`
     names:'list|None'=None # of columns, or for each of the B texts its tokens
+    of:'list|None'=None # where several rows are of one input: which of `inputs` and `pictures` each is of
     meta:dict=field(default_factory=dict) # layer, options, masks used, convergence …; JSON
 
     def __len__(self): return len(next(v for v in self._parts if v is not None))
@@ -75,10 +76,11 @@ class Attribution:
         n = len(self)
         if not isinstance(i, (int, np.integer)) or not -n <= i < n: raise DataError(f"There is no row {i}: the attribution has {n} (0 to {n - 1}).")
         i = int(i) % n
-        row = lambda o: map_nested(lambda t: t if t is None else t[i:i+1], o)
+        row = lambda o, i=i: map_nested(lambda t: t if t is None else t[i:i+1], o)
+        source = i if self.of is None else self.of[i]
         texts = self.names is not None and len(self.names) == n and isinstance(self.names[0], list)
-        one = {k: None if getattr(self, k) is None else getattr(self, k)[i:i+1] for k in ('target', 'delta', 'scores', 'labels', 'pictures')}
-        return replace(self, values=row(self.values), inputs=row(self.inputs), names=self.names[i:i+1] if texts else self.names, **one)
+        one = {k: None if getattr(self, k) is None else getattr(self, k)[i:i+1] for k in ('target', 'delta', 'scores', 'labels')}
+        return replace(self, values=row(self.values), inputs=row(self.inputs, source), pictures=None if self.pictures is None else self.pictures[source:source+1], of=None, names=self.names[i:i+1] if texts else self.names, **one)
 
     def _map_part(self):
         for k, v in enumerate(self._parts):
@@ -97,7 +99,6 @@ class Attribution:
 
     def show(self,
         i:int=0, # row
-        *,
         alpha:float=.5, # opacity of the map
         cmap:'str|None'=None, # matplotlib colour map; None: one that fits the sign
         sign:str='positive', # 'positive': evidence for the target, 'absolute': strength, 'all': for (orange) and against (purple); of tables and texts what is against is always drawn

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['detection_similarity', 'DRISE']
 
-# %% ../../nbs/attribution/46_drise.ipynb #e8695686
+# %% ../../nbs/attribution/46_drise.ipynb #5dc396bd
 import warnings
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 from ..core import DataError, ModelError, TaskError, get_model, untouched
-from .targets import class_names
+from .targets import class_names, is_learner
 from .attribution import Attribution
 from .rise import MaskedRuns, _as_masks, _check_settings, _teller, as_image_batch
 
@@ -80,16 +80,16 @@ class _DatumaroScore:
         maps = maps - maps.flatten(1).amin(1)[:, None, None]
         return maps/(maps.flatten(1).amax(1) + eps)[:, None, None]
 
-# %% ../../nbs/attribution/46_drise.ipynb #cb6fa20d
+# %% ../../nbs/attribution/46_drise.ipynb #be57d9a6
 @contextmanager
 def _detecting(model):
     "Yield a function from a batch to a list of dicts of CPU tensors; the model is as before afterwards."
-    holds = isinstance(model, nn.Module) or isinstance(getattr(model, 'model', None), nn.Module)
+    holds = isinstance(model, nn.Module) or is_learner(model)
     if not holds and not callable(model): raise TaskError(f"Expected a detector or a function from images to boxes, got {type(model).__name__}.")
     module = get_model(model) if holds else model
     with untouched(model) if holds else nullcontext(), torch.inference_mode(False), torch.no_grad():
         if holds: module.eval()
-        yield lambda batch: _as_detections(_run(module, list(batch)), len(batch))
+        yield lambda batch: _as_detections(_run(module, list(batch.clone())), len(batch)) # a copy: a model may change its input in place
 
 def _run(module, images):
     try: return module(images)

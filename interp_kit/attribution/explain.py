@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METHODS', 'ALIASES', 'random_map', 'centre_map', 'method_name', 'explain']
 
-# %% ../../nbs/attribution/47_explain.ipynb #0fcc9900
+# %% ../../nbs/attribution/47_explain.ipynb #be641fdd
 from dataclasses import replace
 import numpy as np, torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from .deeplift import DeepLift
 from .gradients import IntegratedGradients, gradient_times_input, saliency_map
 from .rise import RISE
 from .saliency import SaliencyMap
-from .targets import as_inputs, padding_of, probing
+from .targets import as_inputs, is_learner, padding_of, probing
 from ..core import DataError, TaskError, kept_rng
 
 # %% ../../nbs/attribution/47_explain.ipynb #a5301b78
@@ -91,11 +91,11 @@ def _by_cam(name):
     method.__name__, method.__doc__ = name, f'{name}: options of `GradCAM`, and `layer`, `relu`.'
     return method
 
-# %% ../../nbs/attribution/47_explain.ipynb #ca90f747
+# %% ../../nbs/attribution/47_explain.ipynb #174a0b83
 def _rise(learn_or_model, x, target=None, *, max_samples=None, tol=None, activation=None, **options):
     "Masks at random (Petsiuk et al. 2018, centred); options of `RISE` and of its `explain`."
     run = lambda f, image, c: RISE(f, **options).explain(image, c, max_samples=max_samples, tol=tol)
-    if not isinstance(learn_or_model, nn.Module) and not isinstance(getattr(learn_or_model, 'model', None), nn.Module):
+    if not isinstance(learn_or_model, nn.Module) and not is_learner(learn_or_model):
         return _stacked([run(learn_or_model if activation is None else lambda b: activation(learn_or_model(b)), image[None], t) for image, t in _pairs(learn_or_model, x, target)])
     with probing(learn_or_model, x, target) as probe:
         k = image_input(probe.xs)
@@ -127,13 +127,13 @@ def _stacked(made):
     return replace(made[0], values=torch.cat([a.values for a in made]), inputs=torch.cat([a.inputs for a in made]), target=[t for a in made for t in a.target], scores=torch.cat([a.scores for a in made]),
                    labels=[l for a in made for l in a.labels], meta=_merged([a.meta for a in made]))
 
-# %% ../../nbs/attribution/47_explain.ipynb #da9f728c
+# %% ../../nbs/attribution/47_explain.ipynb #8441093e
 METHODS = dict(
     **{m: _by_cam(m) for m in CAM_METHODS},
     integrated_gradients=_integrated_gradients, gradient_times_input=_by_tensor('gradient_times_input', gradient_times_input), saliency=_by_tensor('saliency', saliency_map),
     deep_lift=_deep_lift, gradient_shap=_by_saliency('gradient_shap'), deep_lift_shap=_by_saliency('deep_lift_shap'), rise=_rise, random=random_map, centre=centre_map,
 ) # name -> function (learn_or_model, x, target, **options) -> Attribution
-ALIASES = dict(ig='integrated_gradients') # other name -> name
+ALIASES = dict(ig='integrated_gradients', saliency_map='saliency') # other name -> name
 
 def method_name(
     method:'str|Callable', # a name, another name for it, or a function
@@ -178,6 +178,8 @@ def explain(
     with kept_rng(): xs, _ = as_inputs(learn_or_model, x)
     if method == 'auto': name = method = 'gradcam' if any(o.ndim == 4 and o.is_floating_point() for o in xs) else 'integrated_gradients'
     _fits(name, xs)
+    if name != 'rise' and not callable(method) and not isinstance(learn_or_model, nn.Module) and not is_learner(learn_or_model):
+        raise TaskError(f"{name} looks inside a model, and a {type(learn_or_model).__name__} is none: pass a Learner or a module, or use method='rise', which needs scores only.")
     f, pad = method if callable(method) else METHODS[name], padding_of(learn_or_model, xs)
     if pad is not None: return _one_by_one(f, learn_or_model, xs[0], pad, target, options)
     return f(learn_or_model, xs if len(xs) > 1 or xs[0].ndim in (1, 3) else xs[0], target, **options)

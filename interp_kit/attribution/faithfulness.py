@@ -162,7 +162,7 @@ class Faithfulness:
         bands = {k: {m: [[none(o) for o in interval(p, self.counts, self.meta['level'])] for p in c[i].T.numpy()] for i, m in enumerate(self.names)} for k, c in self.curves.items()}
         return dict(ranking=self.ranking, agreement_with_deletion=none(self.agreement), n=self.n, **self.meta, shares=self.shares.tolist(), curves=bands)
 
-# %% ../../nbs/attribution/48_faithfulness.ipynb #6f4a1a42
+# %% ../../nbs/attribution/48_faithfulness.ipynb #4a3273e8
 def _frozen(probe, spec):
     "A function rows -> target, so that parts, noisy copies and shuffled models are asked for what the pictures were settled on."
     if isinstance(spec, of_output):
@@ -196,7 +196,7 @@ def _totals(a): return sum(v.double().flatten(1).sum(1) for v in (a.values if is
 def _padded(values, n): return torch.cat([values, values.new_full((n - len(values),), torch.nan)]).numpy()
 
 def judge(
-    learn_or_model:'Learner|nn.Module', # whose maps are judged
+    learn:'Learner|nn.Module', # whose maps are judged
     x:'list|Tensor|tuple', # images: items, or a batch as the model sees them; at least 30 are recommended
     methods:'Sequence'=('gradcam', 'integrated_gradients', 'rise'), # names of methods, or functions (learn_or_model, x, target) -> Attribution
     *,
@@ -223,14 +223,14 @@ def judge(
     named = {method_name(m): m for m in [*methods, *CONTROLS]}
     if set(options or {}) - set(named): raise TaskError(f"options names {', '.join(sorted(set(options) - set(named)))}, but the methods are {', '.join(named)}.")
     opts = {m: {**(dict(seed=seed) if m == 'random' else {}), **(options or {}).get(m, {})} for m in named}
-    with probing(learn_or_model, x, target) as probe:
+    with probing(learn, x, target) as probe:
         k, n, rows = image_input(probe.xs), probe.n, torch.arange(probe.n)
         images, frozen = probe.xs[k], _frozen(probe, target)
         if n < 30: warnings.warn(f"{n} images: intervals are wide and rough below 30.", stacklevel=2)
         inside = region_masks(n, tuple(images.shape[2:]), boxes=boxes, masks=masks)
-        scores, base, blur = image_scores(learn_or_model, probe, activation), baseline_of(images, baseline, sigma), blurred(images, sigma)
+        scores, base, blur = image_scores(learn, probe, activation), baseline_of(images, baseline, sigma), blurred(images, sigma)
         cuts = step_sizes(images[0, 0].numel(), n_steps)
-        redo = lambda m, xs, rows: _maps_of(learn_or_model, xs, rows, named[m], frozen, opts[m], batch_size)
+        redo = lambda m, xs, rows: _maps_of(learn, xs, rows, named[m], frozen, opts[m], batch_size)
         made = {m: redo(m, probe.xs, rows) for m in named}
         maps = {m: a for m, (a, _) in made.items()}
         curves = _curves(scores, maps, images, base, blur, n_steps, batch_size, seed)
@@ -239,7 +239,7 @@ def judge(
         again = rows[:n_again]
         noisy = [(*probe.xs[:k], c, *probe.xs[k+1:]) for c in noisy_copies(images, n_noise if len(again) else 0, radius, seed)]
         values['sensitivity'] = np.stack([_padded(_max_change(a.values[again], [redo(m, xs, again)[0].values for xs in noisy]), n) for m, a in maps.items()])
-        with shuffled_weights(learn_or_model, seed):
+        with shuffled_weights(learn, seed):
             values['randomised'] = np.stack([_padded(rank_correlation(a.values[again], redo(m, probe.xs, again)[0].values) if len(again) else torch.zeros(0), n) for m, a in maps.items()])
         values['completeness'] = np.stack([np.full(n, np.nan) if a.delta is None else completeness_error(t, a.delta).numpy() for a, t in made.values()])
         values['pointing'] = np.stack([np.full(n, np.nan) if inside is None else pointing(a.values, inside).numpy() for a in maps.values()])
@@ -266,15 +266,15 @@ def _max_change(maps, others):
 
 @delegates(judge)
 def faithfulness(
-    learn_or_model:'Learner|nn.Module', # whose maps are judged
+    learn:'Learner|nn.Module', # whose maps are judged
     x:'list|Tensor|tuple', # images: items, or a batch as the model sees them; at least 30 are recommended
     methods:'Sequence'=('gradcam', 'integrated_gradients', 'rise'), # names of methods, or functions (learn_or_model, x, target) -> Attribution
     **kwargs
 ) -> 'DataFrame': # one row a method, best first, controls last; `attrs` holds ranking, settings and curves
     "The table of `judge`: rank, remark, and each measure with its interval. Ranked by the margin of insertion AUC over random maps; `ranking` says where there is no reliable order."
-    return judge(learn_or_model, x, methods, **kwargs).table()
+    return judge(learn, x, methods, **kwargs).table()
 
-# %% ../../nbs/attribution/48_faithfulness.ipynb #3359846d
+# %% ../../nbs/attribution/48_faithfulness.ipynb #7aa81bb0
 def _rows_shown(n, rows):
     at = list(range(min(n, rows))) if isinstance(rows, int) else [int(i) for i in rows]
     if not at or min(at) < -n or max(at) >= n: raise DataError(f"rows={rows!r}: name at least one of {n} images (0 to {n - 1}).")
@@ -311,8 +311,9 @@ def plot_methods(
     return axs
 
 def _picture_of(a, i):
-    if a.pictures is not None: return np.asarray(a.pictures[i])
-    if isinstance(a.inputs, Tensor) and a.inputs.ndim == 4: return a.inputs[i].permute(1, 2, 0).squeeze(-1).numpy()
+    a = a[i]
+    if a.pictures is not None: return np.asarray(a.pictures[0])
+    if isinstance(a.inputs, Tensor) and a.inputs.ndim == 4: return a.inputs[0].permute(1, 2, 0).squeeze(-1).numpy()
     return np.ones((*a.heatmap().shape[1:], 3), dtype=np.float32)
 
 def _style(name, i, ls='-'): return dict(color=NEUTRAL, ls='--' if name == 'random' else ':') if name in CONTROLS else dict(color=class_colors(i + 1)[i], ls=ls)

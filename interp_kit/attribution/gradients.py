@@ -19,7 +19,7 @@ from ..core import DataError, TaskError, map_nested
 from .targets import Probe, as_inputs, grads_of, probing
 from .attribution import Attribution, attribution_of
 
-# %% ../../nbs/attribution/42_gradients.ipynb #22b30cbf
+# %% ../../nbs/attribution/42_gradients.ipynb #fbdd6e7d
 class _Saved:
     "Counts the bytes that a pass keeps for its way back, without what is in `known`."
     def __init__(self, known): self.known, self.held = {t.untyped_storage().data_ptr() for t in known}, {}
@@ -58,6 +58,7 @@ def _joined(parts):
     "The outputs of several passes as one."
     if isinstance(parts[0], Tensor): return torch.cat(parts)
     if isinstance(parts[0], dict): return {k: _joined([p[k] for p in parts]) for k in parts[0]}
+    if hasattr(parts[0], '_fields'): return type(parts[0])(*(_joined(list(p)) for p in zip(*parts)))
     return type(parts[0])(_joined(list(p)) for p in zip(*parts)) if isinstance(parts[0], (tuple, list)) else parts[0]
 
 def settled(

@@ -6,13 +6,13 @@
 __all__ = ['STEPS', 'GROUPS', 'CHECK_EVERY', 'mask_weights', 'build_masks', 'MaskSource', 'MaskSums', 'MaskedRuns',
            'as_image_batch', 'RISE']
 
-# %% ../../nbs/attribution/45_rise.ipynb #9dcf09a5
+# %% ../../nbs/attribution/45_rise.ipynb #28cb07e1
 from contextlib import nullcontext
 from types import SimpleNamespace
 import numpy as np, torch
 from torch import Tensor, nn
 from ..core import DataError, ModelError
-from .targets import _class_index, as_inputs, class_names, scoring
+from .targets import _class_index, as_inputs, class_names, is_learner, scoring
 from .attribution import Attribution, _pictures_of
 
 # %% ../../nbs/attribution/45_rise.ipynb #d3a238f9
@@ -173,8 +173,9 @@ class _GivenSums(_Sums):
 
     def _maps(self, sums, coarse=False): return sums.view(-1, *self.size)
 
-# %% ../../nbs/attribution/45_rise.ipynb #859e2c58
+# %% ../../nbs/attribution/45_rise.ipynb #c02198c9
 def _check_settings(n_masks, cells, p, masks, estimator, batch_size):
+    if isinstance(n_masks, bool) or not isinstance(n_masks, (int, np.integer)): raise DataError(f"n_masks is {n_masks!r}: a whole number of masks is needed.")
     if n_masks < 1: raise DataError(f"n_masks is {n_masks}: at least one mask is needed, some thousands for a good map.")
     if not 0 < p < 1: raise DataError(f"p is {p}: the probability that a cell is shown lies between 0 and 1, both excluded.")
     if min(cells) < 1: raise DataError(f"A grid of {cells[0]}×{cells[1]} cells has no cells: take at least 1×1.")
@@ -265,7 +266,7 @@ def _finite(scores, n):
     if bad.any(): raise ModelError(f"The scores of {int(bad.sum())} of {n} images in a batch are NaN or infinite. If only masked images do that, try another baseline: what the model sees where parts are hidden.")
     return scores
 
-# %% ../../nbs/attribution/45_rise.ipynb #61493287
+# %% ../../nbs/attribution/45_rise.ipynb #ce545cc9
 CHECK_EVERY = 100 # masks after which a tolerance is looked at
 
 def as_image_batch(
@@ -283,7 +284,7 @@ def as_image_batch(
 def _layout(model, x, scores, clean):
     "Channels last, where a module with convolutions answers the same in it; of a function what it says in its `layout`."
     if hasattr(model, 'layout') and not isinstance(model, nn.Module): return model.layout
-    module = model if isinstance(model, nn.Module) else getattr(model, 'model', None)
+    module = model.model if is_learner(model) else model
     if not isinstance(module, nn.Module) or not any(isinstance(m, nn.Conv2d) for m in module.modules()): return torch.contiguous_format
     try: other = scores(x[:1].contiguous(memory_format=torch.channels_last))
     except ModelError: return torch.contiguous_format # a view that only rows of pixels allow
@@ -367,7 +368,7 @@ class RISE:
             if tol is not None and _settled(*job.runs.errors(), tol): break
         tell(None)
 
-# %% ../../nbs/attribution/45_rise.ipynb #e7cb72f1
+# %% ../../nbs/attribution/45_rise.ipynb #00f4fb92
 class _Job:
     def __init__(self, rise, x, targets, scores):
         self.rise, self.x = rise, as_image_batch(rise.model, x)
@@ -405,15 +406,13 @@ class _Job:
     def result(self, tol=None):
         "The Attribution so far."
         flat = [(i, c) for i, w in enumerate(self.wanted) for c in w]
-        of = torch.tensor([i for i, _ in flat])
+        of = [i for i, _ in flat]
         facts, maps = self.runs.facts(tol), self.runs.maps()
-        x = self.x.cpu()
-        inputs = x.expand(len(flat), *x.shape[1:]) if len(x) == 1 else x[of]
         pictures = _pictures_of(self.rise.model, SimpleNamespace(xs=(self.x,)))
         meta = facts | dict(precision=self.rise.precision, activation=None if self.rise.activation is None else getattr(self.rise.activation, '__name__', str(self.rise.activation)))
         if self.check: meta['float32_check'] = self.check
-        return Attribution(maps[0] if len(maps) == 1 else torch.cat(maps), inputs, [c for _, c in flat], 'rise', scores=torch.stack([self.clean[i, c] for i, c in flat]),
-                           labels=[self._label(c) for _, c in flat], pictures=None if pictures is None else [pictures[i] for i in of.tolist()], meta=meta)
+        return Attribution(maps[0] if len(maps) == 1 else torch.cat(maps), self.x.cpu(), [c for _, c in flat], 'rise', scores=torch.stack([self.clean[i, c] for i, c in flat]),
+                           labels=[self._label(c) for _, c in flat], pictures=pictures, meta=meta, of=None if of == list(range(len(self.x))) else of)
 
 def _teller(progress, n):
     "A function that is told how many masks are done, None at the end."

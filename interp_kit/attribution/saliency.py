@@ -51,7 +51,7 @@ def _as_layer(learn, probe, layer):
 
 def _name_of(model, layer): return next(n for n, m in model.named_modules() if m is layer) or type(layer).__name__
 
-# %% ../../nbs/attribution/44_saliency.ipynb #457c3352
+# %% ../../nbs/attribution/44_saliency.ipynb #c05fefa7
 @dataclass
 class _Options:
     baseline:object=None; n_samples:int=5; n_steps:int=50; chunk:'int|None'=1; stdevs:object=1e-4; neuron:object=None; layer:object=None
@@ -60,8 +60,8 @@ def _all_rows(probe): return torch.arange(probe.n, device=probe.xs[0].device)
 
 def _ig(learn, probe, o):
     bases = baseline_leaves(learn, probe, o.baseline)
-    start = _start(probe, bases)
-    values = integrate(probe, probe.leaves, bases, n_steps=o.n_steps, chunk=o.chunk or start.chunk, layout=torch.contiguous_format)
+    start = _start(probe, bases, o.chunk)
+    values = integrate(probe, probe.leaves, bases, n_steps=o.n_steps, chunk=start.chunk, layout=torch.contiguous_format)
     delta = completeness(values, start.change)
     _warn_missing(delta, start.change.abs(), start.noise, None, torch.full((probe.n,), o.n_steps))
     return probe.to_inputs(values), dict(n_steps=o.n_steps), delta
@@ -267,14 +267,14 @@ def _file_for(path, method):
 
 def _print_saved(path): print(f'Saliency maps are in {path}.')
 
-# %% ../../nbs/attribution/44_saliency.ipynb #e90c84a0
+# %% ../../nbs/attribution/44_saliency.ipynb #e8a2169a
 def _last_linear(probe):
     "The linear layer that was run last."
     seen, handles = [], []
     for m in probe.model.modules():
         if isinstance(m, nn.Linear): handles.append(m.register_forward_hook(lambda m, i, o: seen.append((m, i[0].shape))))
     try:
-        with torch.no_grad(): probe.run(*probe.xs)
+        with torch.no_grad(): probe.run(*(x.clone() for x in probe.xs))
     finally:
         for h in handles: h.remove()
     seen = [m for m, shape in seen if len(shape) == 2]
@@ -299,7 +299,7 @@ def feature_map(
         units = []
         handle = linear.register_forward_pre_hook(lambda m, i: units.append(i[0]))
         try:
-            with tapped(layer) as box: probe.run(*probe.xs)
+            with tapped(layer) as box: probe.run(*(x.clone() for x in probe.xs))
         finally: handle.remove()
         t = _reached(box, layer)
         g = _wide(grads_of(_reached(units, linear)[:, feature_idx], (t,))[0])

@@ -116,7 +116,7 @@ def _first_leaf(o):
     while isinstance(o, (tuple, list, dict)) and len(o): o = next(iter(o.values())) if isinstance(o, dict) else o[0]
     return o
 
-# %% ../../nbs/launchers/84_load.ipynb #4048ffd4
+# %% ../../nbs/launchers/84_load.ipynb #53b13613
 def _by_learner(learn, path):
     "(C, H, W) input of a file through the Learner's own transforms."
     from fastai.vision.core import PILImage
@@ -151,6 +151,7 @@ def _evaluating(module):
 def _runner(module):
     "A function from a batch to the outputs of a module, on the CPU."
     def run(batch):
+        batch = batch.clone() # a model may change its input in place
         p = next((p for p in module.parameters() if p.is_floating_point()), None)
         with _evaluating(module): out = module(batch.to(model_device(module), p.dtype if p is not None else None))
         return map_nested(lambda t: t.detach().cpu() if isinstance(t, Tensor) else t, dict(out) if isinstance(out, dict) else out)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..core import DataError, InterpKitError, ModelError, NotFoundError
 from .registry import is_reference
 
-# %% ../../nbs/launchers/83_weights.ipynb #2c49a201
+# %% ../../nbs/launchers/83_weights.ipynb #418e4e7d
 def _search(folder):
     "Python also looks for modules in the current folder and in `folder`, from now on: functions may import more when they are called."
     for p in (folder, os.getcwd()):
@@ -29,7 +29,7 @@ def find_function(
     module, _, name = reference.partition(':')
     _search(search)
     try: found = importlib.import_module(module)
-    except Exception as e: raise ModelError(f"{reference}: the module {module} cannot be imported: {_said(e)}. It is searched in the current folder and on Python's path.") from e
+    except (Exception, SystemExit) as e: raise ModelError(f"{reference}: the module {module} cannot be imported: {_said(e)}. It is searched in the current folder and on Python's path.") from e
     for part in name.split('.'):
         if not hasattr(found, part): raise ModelError(f"{reference}: {module} has no {name}. Its functions are {', '.join(_functions(sys.modules[module])) or 'none'}.")
         found = getattr(found, part)
@@ -42,7 +42,7 @@ def _called(f, reference):
     "What `f()` returns."
     try: return f()
     except InterpKitError: raise
-    except Exception as e:
+    except (Exception, SystemExit) as e:
         at = traceback.extract_tb(e.__traceback__)[-1]
         raise ModelError(f"{reference} failed: {_said(e)} ({Path(at.filename).name}, line {at.lineno}).") from e
 

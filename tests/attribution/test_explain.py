@@ -204,7 +204,7 @@ def test_errors_say_what_to_do(digits):
         with pytest.raises(TaskError, match="explains images"): demo_learner("text").explain(["a joy"], m)
     with pytest.raises(LabelError, match="no class 'ten'"): digits.explain(x, target="ten")
     with pytest.raises(LabelError, match="target 10"): digits.explain(x, target=10)
-    with pytest.raises(TaskError, match="Expected a Learner"): explain(lambda b: b, x, "gradcam")
+    with pytest.raises(TaskError, match="looks inside a model"): explain(lambda b: b, x, "gradcam")
     with pytest.raises(InterpKitError): digits.explain("/no/such/file.png")
     with pytest.raises(TypeError): digits.explain(x, "gradcam", nonsense=3)
 

@@ -3,6 +3,7 @@ import random
 from collections import namedtuple
 import numpy as np, pytest, torch
 from torch import nn
+from interp_kit.attribution import DRISE, RISE, GradCAM, IntegratedGradients, SaliencyMap, feature_map, gradient_times_input, of_output, saliency_map
 from interp_kit.attribution.explain import METHODS, explain
 from interp_kit.core import InterpKitError, LabelError, ModelError
 
@@ -130,3 +131,38 @@ def test_bad_inputs_are_our_errors(method):
     net = made()
     for bad in (torch.zeros(1, 3, 16, 20, dtype=torch.uint8), torch.zeros(0, 3, 16, 20), torch.full((1, 3, 16, 20), torch.nan), "no_such.png"):
         with pytest.raises(InterpKitError): run(net, method, bad)
+
+
+DOORS = dict(rise=lambda net, x: RISE(net, n_masks=32, cell=4).explain(x, 1).values, rise_of_a_function=lambda net, x: RISE(lambda b: Net.forward(net, b), n_masks=32, cell=4).explain(x, 1).values,
+             gradcam=lambda net, x: GradCAM(net)(x, 1), ig=lambda net, x: IntegratedGradients(net).attribute(x, 1, 4), saliency=lambda net, x: saliency_map(net, x, 1),
+             product=lambda net, x: gradient_times_input(net, x, 1), feature=lambda net, x: feature_map(net, x, 2),
+             **{m: lambda net, x, m=m: SaliencyMap(net, m).generate_saliency_map(x, 1, n_steps=4) for m in ("layer_conductance", "neuron_conductance", "layer_grad_cam", "noise_tunnel")},
+             drise=lambda net, x: torch.cat([a.values for a in DRISE(lambda images: boxes(net, images), n_masks=32, cell=4).explain(x[0])]))
+
+
+def boxes(net, images): return [dict(boxes=torch.tensor([[2., 2., 12., 12.]]), labels=torch.tensor([1]), scores=net(i[None])[:, 1].sigmoid()) for i in images]
+
+
+@pytest.mark.parametrize("door", sorted(DOORS))
+def test_every_door_takes_models_that_change_their_input(door):
+    x = torch.randn(2, 3, 16, 20); kept = x.clone()
+    got, want = (DOORS[door](made(kind).eval(), (torch.manual_seed(3), x)[1]) for kind in ("in place", "tensor"))
+    assert torch.allclose(got, want, atol=1e-6) and torch.equal(x, kept)
+
+
+@each_method
+def test_outputs_of_many_rows_are_put_together(method): assert torch.allclose(run(made("named").eval(), method, torch.randn(12, 3, 16, 20, generator=torch.Generator().manual_seed(2)), 1).heatmap(),
+    run(made().eval(), method, torch.randn(12, 3, 16, 20, generator=torch.Generator().manual_seed(2)), 1).heatmap(), atol=1e-6)
+
+
+@pytest.mark.parametrize("method", sorted(set(METHODS) - {"rise"}))
+def test_a_target_reaches_all_outputs(method):
+    a = run(made("dict").eval(), method, target=lambda o: o["features"][:, 2])
+    assert torch.allclose(a.heatmap(), run(made("dict").eval(), method, target=of_output("features", 2)).heatmap(), atol=1e-6)
+    assert torch.allclose(a.heatmap(), run(made("tuple").eval(), method, target=of_output(1, 2)).heatmap(), atol=1e-6)
+
+
+@each_method
+def test_answers_that_are_not_finite_are_our_error(method):
+    net = made().eval(); nn.init.constant_(net.head.bias, torch.nan)
+    with pytest.raises(ModelError, match="NaN or inf"): run(net, method)

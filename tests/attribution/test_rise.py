@@ -202,7 +202,7 @@ def test_batch_size_and_number_of_masks_do_not_change_the_masks():
 def test_several_images_and_targets_come_image_by_image():
     net, x = small_net(), image(2, 3, 32, 32)
     a = RISE(net, n_masks=60).explain(x, [2, 0, 3])
-    assert a.values.shape == (6, 32, 32) and a.target == [2, 0, 3]*2 and len(a.inputs) == 6 and torch.equal(a.inputs[4], x[1])
+    assert a.values.shape == (6, 32, 32) and a.target == [2, 0, 3]*2 and len(a.inputs) == 2 and torch.equal(a[4].inputs[0], x[1])
     one = RISE(net, n_masks=60).explain(x[1], 0)
     assert one.values.shape == (1, 32, 32) and (a.values[4] - one.values[0]).abs().max() < 1e-5*one.values.abs().max()
     with torch.no_grad(): out = net(x)
@@ -237,7 +237,7 @@ def test_learner_names_and_files():
     learn = demo_learner("classification")
     file = learn.dls.valid_ds.items[0]
     a = RISE(learn, n_masks=50).explain([file, learn.dls.valid_ds.items[1]], [learn.dls.vocab[3], 5])
-    assert a.labels == [learn.dls.vocab[3], learn.dls.vocab[5]]*2 and a.values.shape == (4, 32, 32) and len(a.pictures) == 4
+    assert a.labels == [learn.dls.vocab[3], learn.dls.vocab[5]]*2 and a.values.shape == (4, 32, 32) and len(a.pictures) == 2 and (a[3].pictures[0] == a.pictures[1]).all()
     assert 0 <= float(a.scores.min()) and float(a.scores.max()) <= 1
     with pytest.raises(LabelError, match="no class 'elephant'"): RISE(learn, n_masks=50).explain(file, "elephant")
 

@@ -1,4 +1,5 @@
 "Every guide does what it says: its code runs in order, prints what is shown and draws what is pictured."
+import re
 import importlib.util
 from pathlib import Path
 import pytest
@@ -26,6 +27,7 @@ def test_guide(guide, tmp_path, monkeypatch):
 
 def test_no_picture_is_left_over():
     shown = {m["picture"] for g in GUIDES for kind, m, _ in guides.blocks(g.read_text()) if kind == "picture"}
+    shown |= {p for g in GUIDES for p in re.findall(r"\]\(\./(pictures/[^)]+)\)", g.read_text())} # drawn by a benchmark
     assert {f"pictures/{f.name}" for f in (ROOT/"docs/guides/pictures").iterdir()} == shown
 
 
