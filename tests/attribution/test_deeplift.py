@@ -12,13 +12,6 @@ from interp_kit.demo import demo_learner
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    n = torch.get_num_threads(); torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
-
-
 def relative(net, x, base=None, target=None):
     "Completeness error, the largest part of a row's change."
     with torch.no_grad(): change = net.eval()(x) - net(torch.zeros_like(x) if base is None else base)

@@ -11,14 +11,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*never found again")
 SIZE, CLASSES = (40, 56), 4
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    "Many small runs: a second thread only waits."
-    n = torch.get_num_threads(); torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
-
-
 def boxes(rng, n):
     xy = rng.uniform(0, (40, 24), (n, 2)); wh = rng.uniform(6, 16, (n, 2))
     return torch.from_numpy(np.concatenate([xy, xy + wh], 1)).float()

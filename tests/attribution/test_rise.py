@@ -7,14 +7,6 @@ from interp_kit.attribution.rise import GROUPS, RISE, MaskedRuns, MaskSource, Ma
 from interp_kit.core import DataError, LabelError, ModelError, TaskError
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    "Many small runs: a second thread only waits."
-    n = torch.get_num_threads(); torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
-
-
 def gen(seed=0): return torch.Generator().manual_seed(seed)
 def image(*shape, seed=1): return torch.rand(*shape, generator=gen(seed))
 

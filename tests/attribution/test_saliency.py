@@ -17,13 +17,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 each = pytest.mark.parametrize("method", SALIENCY_METHODS)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    n = torch.get_num_threads(); torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
-
-
 class Net(nn.Module):
     "In-place, reused and functional ReLU, BatchNorm, dropout."
     def __init__(self, wrap=lambda o: o):

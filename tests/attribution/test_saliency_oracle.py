@@ -8,13 +8,6 @@ from interp_kit.attribution.saliency import SALIENCY_METHODS, SaliencyMap
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    n = torch.get_num_threads(); torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
-
-
 def small():
     "Double precision; no two nonlinearities touch, since Captum's DeepLIFT is wrong for these."
     torch.manual_seed(0)
