@@ -70,7 +70,7 @@ def gini(
     n, total = len(x), x.sum()
     return float(((2*np.arange(1, n + 1) - n - 1)*x).sum()/(n*total)) if n and total > 0 else math.nan
 
-# %% ../../nbs/internals/53_spectra.ipynb #192dabde
+# %% ../../nbs/internals/53_spectra.ipynb #e4101a40
 def _frequencies(coarse, stride):
     "For each coarse frequency the (s^d, d) frequencies that the stride folds onto it."
     shifts = np.array(list(itertools.product(*map(range, stride))))
@@ -111,14 +111,16 @@ def _sizes(layer, size):
 def operator_norm(
     layer:nn.Module, # a Conv1d/2d/3d, a ConvTranspose1d/2d/3d or a Linear
     size:'int|tuple'=16, # spatial size of its input; ignored for Linear
+    *,
+    weight:Tensor|None=None, # another weight of the same shape to take the norm of; None: the layer's
 ) -> float: # largest ratio of output norm to input norm, bias aside
     """The exact norm of a layer as a map of images with circular padding (Sedghi, Gupta & Long 2019), in float64.
 
     The cost grows with size^d · channels³: at 16 × 16, 64 channels take about .2 s, 512 about a minute. Raises `DataError` where the stride does not divide the size,
     `TaskError` for other layers."""
-    if isinstance(layer, nn.Linear): return float(singular_values(layer.weight)[0])
+    if isinstance(layer, nn.Linear): return float(singular_values(layer.weight if weight is None else weight)[0])
     if not isinstance(layer, nn.modules.conv._ConvNd): raise TaskError(f"operator_norm takes a convolution or a Linear, got {type(layer).__name__}.")
-    size, w = _sizes(layer, size), layer.weight.detach().cpu()
+    size, w = _sizes(layer, size), (layer.weight if weight is None else weight).detach().cpu()
     if not torch.isfinite(w).all(): raise DataError("The kernel holds entries that are NaN or infinite: it has no norm.")
     scale = _power_of_two(w)
     at = np.array(list(itertools.product(*map(range, layer.kernel_size))))*np.array(layer.dilation)
