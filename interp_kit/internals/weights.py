@@ -144,9 +144,9 @@ def _spectral(spectrum, blocks, draws, seed):
                 n_tail=law.n_tail if law.n_tail else math.nan, alpha_low=noise.alpha_low, alpha_high=noise.alpha_high, spikes=math.nan if alone or not s.any() else one.spikes,
                 spike_share=math.nan if alone or not s.any() else one.share(one.spikes), structure=said)
 
-# %% ../../nbs/internals/53_weights.ipynb #4d72f184
+# %% ../../nbs/internals/53_weights.ipynb #cd6db146
 _SPECTRAL = 'spectral_norm', 'stable_rank', 'entropy_rank', 'gini', 'alpha', 'xmin', 'D', 'n_tail', 'alpha_low', 'alpha_high', 'spikes', 'spike_share'
-_COLUMNS = ('name', 'type', 'shape', 'reshape', 'n', 'trainable', 'shared', *_NUMBERS, *_SPECTRAL, 'structure', 'looks_like', *HEALTH, 'health', 'channels', 'fan_in', 'reason')
+_COLUMNS = ('name', 'type', 'shape', 'reshape', 'n', 'trainable', 'shared', *_NUMBERS, *_SPECTRAL, 'structure', 'looks_like', *HEALTH, 'health', 'blocks', 'channels', 'fan_in', 'reason')
 
 def _empty_row(w):
     row = dict.fromkeys(_COLUMNS, math.nan)
@@ -185,7 +185,7 @@ def _measure(w, draws, seed, max_side):
     blocks, spectrum = w.blocks(), None
     if blocks is not None:
         if bad: blocks = torch.where(torch.isfinite(blocks), blocks, 0)
-        row |= dict(reshape=_reshape_text(blocks), channels=blocks.shape[0]*blocks.shape[1], fan_in=blocks.shape[2])
+        row |= dict(reshape=_reshape_text(blocks), blocks=blocks.shape[0], channels=blocks.shape[0]*blocks.shape[1], fan_in=blocks.shape[2])
         if min(blocks.shape[1:]) > max_side: return row | dict(reason=bad) if bad else _large(row, w, blocks, max_side)
         spectrum = Spectrum.of(blocks, w.name)
         if not bad: row |= _spectral(spectrum, blocks, draws, seed)
