@@ -115,7 +115,7 @@ def _ask(name, f, m, key, trainable):
     except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError) as e:
         return LayerWeight(name, _type_name(m), None, reason=f'computed by the layer, which failed: {e}', layer=m)
 
-# %% ../../nbs/internals/53_matrices.ipynb #9782dfbd
+# %% ../../nbs/internals/53_matrices.ipynb #4112450f
 def _of_layer(name, m, seen):
     "Records of the tensors that layer `m` holds itself; `seen` maps the identity of a tensor to its record."
     computed, parts = _computed(m)
@@ -162,4 +162,4 @@ def weights_of(
         if not any(isinstance(w, (Tensor, tuple)) for w in model.values()): raise TaskError("The dictionary holds no tensors: pass model.state_dict().")
         found = list(_of_state(model))
     else: found = list(_of_module(get_model(model)))
-    return found if biases else [w for w in found if w.shape is None or len(w.shape) > 1]
+    return found if biases else [w for w in found if len(w.shape or ()) > 1 or w.shape is None and not w.name.endswith('bias')]

@@ -6,9 +6,9 @@
 __all__ = ['LEVEL', 'MIN_VALUES', 'noise_edge', 'noise_bound', 'find_spikes', 'PowerLaw', 'fit_power_law', 'Noise', 'noise_of',
            'Spectrum', 'noise_density', 'plot_spectrum']
 
-# %% ../../nbs/internals/53_noise.ipynb #40e5d5f6
+# %% ../../nbs/internals/53_noise.ipynb #348a8f22
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 import numpy as np, torch
 from torch import Tensor
@@ -45,7 +45,7 @@ def noise_bound(
     a, b = math.sqrt(rows - .5), math.sqrt(columns - .5)
     return float((a + b)**2 + _tracy_widom(level/blocks)*(a + b)*(1/a + 1/b)**(1/3))
 
-# %% ../../nbs/internals/53_noise.ipynb #825b1540
+# %% ../../nbs/internals/53_noise.ipynb #a2d10db3
 def _left_over(s2, k, p, n, blocks):
     "The mean square of what `k` directions leave."
     freedom = blocks*p*n - k*(p + n - max(1, k//blocks))
@@ -58,13 +58,15 @@ def find_spikes(
     blocks:int=1, # G
 ) -> tuple: # (how many stand above the noise, mean square of the noise's entries)
     "Count the singular values above what noise of the same size gives."
-    s2 = np.asarray(singular, dtype=float)**2
+    s = np.asarray(singular, dtype=float)
+    top = s[0] if len(s) and s[0] > 0 else 1.
+    s2 = (s/top)**2
     bound, k, var = noise_bound(rows, columns, blocks), 0, _left_over(s2, 0, rows, columns, blocks)
     while var > 0:
         found = int((s2 > bound*var).sum())
-        if found <= k or found >= len(s2): return max(found, k), var
+        if found <= k or found >= len(s2): return max(found, k), var*top*top
         k, var = found, _left_over(s2, found, rows, columns, blocks)
-    return k, var
+    return k, var*top*top
 
 # %% ../../nbs/internals/53_noise.ipynb #2da34df1
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def fit_power_law(
     i = int(np.argmin(D))
     return PowerLaw(float(alphas[i]), float(x[i]), float(D[i]), len(x) - i)
 
-# %% ../../nbs/internals/53_noise.ipynb #7fee9e8a
+# %% ../../nbs/internals/53_noise.ipynb #a8c1cf98
 def _noise_spectrum(p, n, blocks, rng):
     "Squared singular values of `blocks` Gaussian p × n matrices, p ≤ n."
     from scipy.linalg import eigvalsh_tridiagonal
@@ -124,24 +126,26 @@ class Noise:
     stable_rank:float # mean
     draws:int # matrices drawn
 
+def _draws_for(p): return 100 if p <= 128 else 20 if p <= 2048 else 5 # as cheap shapes allow
+
 @lru_cache(4096)
 def noise_of(
     rows:int, # p of a block
     columns:int, # n of a block
     blocks:int=1, # G
-    draws:int=20, # spectra to draw: a new one falls outside the range in 2 of draws + 1 cases
+    draws:int|None=None, # spectra to draw: a new one falls below the range once in draws + 1; None: 100 for sides up to 128, 20 up to 2,048, 5 above
     seed:int=0, # of the draws
 ) -> Noise:
-    "The range of fitted exponents and the mean stable rank of Gaussian noise of one shape; remembered. Sides above 2,048 take a quarter of the draws."
+    "The range of fitted exponents and the mean stable rank of Gaussian noise of one shape; remembered."
     p, n = sorted((rows, columns))
+    draws = _draws_for(p) if draws is None else draws
     if p < 1 or draws < 2: raise DataError(f"Noise needs at least one row and column and two draws; got {rows} × {columns} and {draws}.")
-    if p > 2048: draws = max(2, draws//4)
     rng = np.random.default_rng([seed, p, n, blocks])
     spectra = [_noise_spectrum(p, n, blocks, rng) for _ in range(draws)]
     alphas = np.array([fit_power_law(e).alpha for e in spectra])
     return Noise(float(alphas.min()), float(alphas.max()), float(np.mean([e.sum()/e.max() for e in spectra])), draws)
 
-# %% ../../nbs/internals/53_noise.ipynb #7c42dab9
+# %% ../../nbs/internals/53_noise.ipynb #4fa9145d
 @dataclass
 class Spectrum:
     "The singular values of one weight, and what they say against noise."
@@ -165,13 +169,18 @@ class Spectrum:
         "Squared singular values, descending."
         return self.singular**2
     @property
+    def relative(self) -> np.ndarray:
+        "The eigenvalues in units of the largest, which neither overflow nor vanish."
+        return (self.singular/self.singular[0])**2 if len(self.singular) and self.singular[0] > 0 else self.singular
+    @property
     def spectral_norm(self) -> float:
         "The largest singular value; NaN of an empty weight."
         return float(self.singular[0]) if len(self.singular) else math.nan
     @cached_property
     def law(self) -> PowerLaw:
         "The power law of the eigenvalues' tail."
-        return fit_power_law(self.eigenvalues)
+        law = fit_power_law(self.relative)
+        return replace(law, xmin=law.xmin*self.spectral_norm*self.spectral_norm)
     @cached_property
     def _spikes(self): return find_spikes(self.singular, self.rows, self.columns, self.blocks) if len(self.singular) else (0, math.nan)
     @property
@@ -190,14 +199,14 @@ class Spectrum:
         k:int, # directions
     ) -> float: # in [0, 1]
         "The share of the squared norm that the `k` strongest directions hold."
-        total = self.eigenvalues.sum()
-        return float(self.eigenvalues[:k].sum()/total) if total > 0 else math.nan
+        total = self.relative.sum()
+        return float(self.relative[:k].sum()/total) if total > 0 else math.nan
 
     def to_dict(self) -> dict:
         "Numbers and eigenvalues, valid as strict JSON."
         s = self.singular
         return plain(dict(name=self.name, rows=self.rows, columns=self.columns, blocks=self.blocks, eigenvalues=self.eigenvalues, spectral_norm=self.spectral_norm, stable_rank=stable_rank(s),
-                          entropy_rank=entropy_rank(s), gini=gini(self.eigenvalues), edge=self.edge, spikes=self.spikes, **self.law.to_dict()))
+                          entropy_rank=entropy_rank(s), gini=gini(self.relative), edge=self.edge, spikes=self.spikes, **self.law.to_dict()))
 
     def plot(self,
         ax:'Axes|None'=None, # Axes; None makes a figure

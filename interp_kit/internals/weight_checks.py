@@ -141,7 +141,7 @@ def _uncentred(t):
                  evidence=dict(smallest_centred=low), interpretation='Most of the weight is an offset that all inputs share: outputs follow the mean of the input and saturate what comes after.',
                  action='Look at the initialisation and at normalisation of the inputs; an offset belongs in the bias.', source='LeCun et al. 1998, Efficient BackProp')
 
-# %% ../../nbs/internals/53_weight_checks.ipynb #a9b0a147
+# %% ../../nbs/internals/53_weight_checks.ipynb #7b31dcb9
 _DRAWN = 'uniform', 'normal', 'truncated normal'
 
 def _told(t):
@@ -151,7 +151,7 @@ def _told(t):
 
 def _untrained(t):
     told = _told(t)
-    noise = told[(told.spikes.eq(0) & (told.alpha >= told.alpha_low) & (told.alpha <= told.alpha_high) & told.looks_like.isin(_DRAWN)) | _is_zero(told)]
+    noise = told[(told.spikes.eq(0) & (told.alpha >= told.alpha_low) & told.looks_like.isin(_DRAWN)) | _is_zero(told)]
     if not len(noise): return
     structured = int((told.spikes > 0).sum())
     every = structured == 0 and len(noise) >= .5*len(told)
@@ -166,6 +166,6 @@ def weight_findings(
     "What in the weights deserves a word; the rules and thresholds are in the table above. Silent on sound models, but for `untrained_layer` where nothing was learnt."
     t = table if hasattr(table, 'iterrows') else weight_table(table)
     if missing := {'name', 'finite', 'alive', 'spikes', 'looks_like', 'fan_in'} - set(t.columns): raise DataError(f"The table lacks {', '.join(sorted(missing))}: pass what weight_table gave.")
-    numbers = ['std', 'finite', 'alive', 'centred', 'rank', 'stable_rank', 'spikes', 'alpha', 'alpha_low', 'alpha_high', 'fan_in', 'channels', 'blocks', 'n', 'l2']
+    numbers = ['std', 'finite', 'alive', 'centred', 'rank', 'stable_rank', 'spikes', 'alpha', 'alpha_low', 'fan_in', 'channels', 'blocks', 'n', 'l2']
     t = t.assign(**{k: t[k].astype(float) for k in numbers})
     return rank_findings(f for rule in (_not_finite, _dead, _collapsed, _uncentred, _untrained) for f in rule(t))

@@ -114,7 +114,7 @@ def _health(w, blocks, spectrum, moments, finite, draws, seed):
                  rank=min(1., stable_rank(spectrum.singular)/noise_of(spectrum.rows, spectrum.columns, spectrum.blocks, draws, seed).stable_rank))
     return dict(parts, health=health_score(**parts))
 
-# %% ../../nbs/internals/53_weights.ipynb #4cea0d21
+# %% ../../nbs/internals/53_weights.ipynb #077920d0
 def _without_copies(blocks):
     "The rows of one matrix without those that repeat an earlier one exactly, and how many did."
     if blocks.shape[0] > 1 or blocks.shape[1] < 2 or blocks.is_complex(): return blocks, 0
@@ -140,7 +140,7 @@ def _spectral(spectrum, blocks, draws, seed):
     one = spectrum if not copies else Spectrum.of(unique)
     noise = noise_of(spectrum.rows, spectrum.columns, spectrum.blocks, draws, seed)
     said = '' if alone or not s.any() else _in_words(one, copies, noise.alpha_low)
-    return dict(spectral_norm=spectrum.spectral_norm, stable_rank=stable_rank(s), entropy_rank=entropy_rank(s), gini=gini(spectrum.eigenvalues), alpha=law.alpha, xmin=law.xmin, D=law.D,
+    return dict(spectral_norm=spectrum.spectral_norm, stable_rank=stable_rank(s), entropy_rank=entropy_rank(s), gini=gini(spectrum.relative), alpha=law.alpha, xmin=law.xmin, D=law.D,
                 n_tail=law.n_tail if law.n_tail else math.nan, alpha_low=noise.alpha_low, alpha_high=noise.alpha_high, spikes=math.nan if alone or not s.any() else one.spikes,
                 spike_share=math.nan if alone or not s.any() else one.share(one.spikes), structure=said)
 
@@ -217,14 +217,14 @@ def _of_types(found, types):
     if not kept: raise DataError(f"No weight is of the layer types {', '.join(map(str, types))}; there are {', '.join(sorted({w.type for w in found})) or 'no weights at all'}.")
     return kept
 
-# %% ../../nbs/internals/53_weights.ipynb #77ff57d1
+# %% ../../nbs/internals/53_weights.ipynb #0a4f4e4e
 def weight_table(
     model:'Learner|nn.Module|dict', # a Learner, a module or a state dict
     *,
     layer_types:'list|str|type|None'=None, # only these layers: classes, names of PyTorch ('Linear') or of Keras ('Dense'); None: all
     biases:bool=False, # also biases and other vectors and scalars (no spectrum)
     operator_size:'int|tuple|None'=None, # adds `operator_norm`, of convolutions on images of this size; dear for many channels
-    null_draws:int=20, # Gaussian spectra for the range `alpha_low` to `alpha_high`
+    null_draws:int|None=None, # Gaussian spectra for the range `alpha_low` to `alpha_high`; None: from 100 for small weights to 5 for huge ones
     max_side:int=4096, # above this smaller side only the spectral norm is computed
     seed:int=0, # of the draws
 ) -> 'DataFrame': # a row per weight; see the columns below
