@@ -205,11 +205,23 @@ def run_batches(
             if on_batch is not None: on_batch(xs, out)
     return rows
 
-# %% ../../nbs/internals/50_calls.ipynb #ab1cc918
-def _sums(t):
-    "(C,) float64 sums of (B, C, P); for few positions a product with ones, which is several times faster."
+# %% ../../nbs/internals/50_calls.ipynb #ad269dfa
+def _by_channel(t, reduce):
+    "(C,) of (B, C, P): `reduce` over rows and positions, over those first that lie far apart in memory if the others are few (several times faster)."
     B, C, P = t.shape
-    return (t.sum((0, 2)) if P == 1 or P >= 256 else (t.reshape(B*C, P) @ t.new_ones(P)).reshape(B, C).sum(0)).double().cpu()
+    return reduce(reduce(t.view(B*C, P), 1).view(B, C), 0) if P > 32 else reduce(reduce(t.view(B, C*P), 0).view(C, P), 1)
+
+def _sums(t):
+    "(C,) float64 sums of (B, C, P)."
+    return _by_channel(t, lambda x, dim: x.sum(dim)).double().cpu()
+
+_CHUNK = 2**19 # values at a time: they stay in the processor's cache from one sum to the next
+
+def _channels_second(x, channel_dim):
+    "(B, C, P) of (B, C, …), (B, …, C) or (B,), contiguous; what lies in memory with the channels last is taken as (B·P, C, 1), without a copy."
+    x = (x if x.dtype in (torch.float32, torch.float64) else x.float()).reshape(len(x), *(x.shape[1:] or (1,)))
+    if channel_dim % x.ndim != x.ndim - 1 and not x.is_contiguous() and x.movedim(1, -1).is_contiguous(): x, channel_dim = x.movedim(1, -1), -1
+    return (x.reshape(-1, x.shape[-1], 1) if channel_dim % x.ndim == x.ndim - 1 else x.reshape(*x.shape[:2], int(np.prod(x.shape[2:])))).contiguous()
 
 class ChannelSums:
     """Streamed statistics of one call's activations by channel: `mean`, `var` (biased), `min`, `max`, `positive` (share > 0), `near_zero` (share with |x| < `eps`), each a (C,) float64 tensor on the CPU.
@@ -226,39 +238,46 @@ class ChannelSums:
     ):
         "Take in one batch; raises `DataError` if the number of channels changed."
         self.rows += len(x)
-        x = x.detach()
-        x = (x if x.dtype in (torch.float32, torch.float64) else x.float()).reshape(len(x), *(x.shape[1:] or (1,)))
-        x = x.reshape(-1, x.shape[-1], 1) if channel_dim % x.ndim == x.ndim - 1 else x.reshape(*x.shape[:2], int(np.prod(x.shape[2:])))
+        x = _channels_second(x.detach(), channel_dim)
         if self.shift is not None and x.shape[1] != len(self.shift):
             raise DataError(f"The layer had {len(self.shift)} channels before and has {x.shape[1]} now: it cannot be summed up by channel.")
-        ok = None if bool(x.sum().isfinite()) else x.isfinite()
-        if ok is not None: self.bad += int((~ok).sum()); x = torch.where(ok, x, 0.)
-        if self.shift is None: self._start(x, ok)
-        if x.numel(): self._take(x, ok)
+        if self.shift is None: self._start(x)
+        if x.numel():
+            for part in x.split(max(1, _CHUNK*len(x)//x.numel())): self._take(part)
 
-    def _take(self, x, ok):
+    def _take(self, x, ok=None):
         "Sum up `x` (B, C, P), whose values outside the mask `ok` are zeros that do not count."
-        buffer, moved = torch.empty_like(x), self.shift.any()
+        moved, c = self.shift.any(), self._centred(x, ok)
+        square = c*c
+        total, squares = _sums(c), _sums(square)
+        if ok is None and not bool((total.sum() + squares.sum()).isfinite()): return self._take_again(x)
+        self.total += total; self.squares += squares
         self.count += x.numel()/x.shape[1] if ok is None else _sums(ok.to(x.dtype))
-        self.total += _sums(self._centred(x, ok)) if moved else _sums(x)
-        if moved: self.squares += _sums(self._centred(x, ok).square_())
-        torch.mul(x, x, out=buffer)
-        if not moved: self.squares += _sums(buffer)
-        self.small += _sums(torch.lt(buffer, self.eps**2, out=buffer)) - (0 if ok is None else _sums((~ok).to(x.dtype)))
-        self.above += _sums(torch.gt(x, 0, out=buffer))
-        self.lo = torch.minimum(self.lo, (x if ok is None else torch.where(ok, x, np.inf)).amin(2).amin(0).double().cpu())
-        self.hi = torch.maximum(self.hi, (x if ok is None else torch.where(ok, x, -np.inf)).amax(2).amax(0).double().cpu())
+        if moved: torch.mul(x, x, out=square)
+        self.small += _sums(torch.lt(square, self.eps**2, out=square)) - (0 if ok is None else _sums((~ok).to(x.dtype)))
+        self.above += _sums(torch.gt(x, 0, out=square))
+        self.lo = torch.minimum(self.lo, _by_channel(x if ok is None else torch.where(ok, x, np.inf), torch.amin).double().cpu())
+        self.hi = torch.maximum(self.hi, _by_channel(x if ok is None else torch.where(ok, x, -np.inf), torch.amax).double().cpu())
+
+    def _take_again(self, x):
+        "Something is not finite: leave out what is not, or square in double precision."
+        ok = x.isfinite()
+        self.bad += int((~ok).sum())
+        self._take(torch.where(ok, x, 0.).double(), ok)
 
     def _centred(self, x, ok):
+        if not self.shift.any(): return x
         c = x - self.shift.to(x)[:, None]
         return c if ok is None else torch.where(ok, c, 0.)
 
-    def _start(self, x, ok):
-        "Begin with zeros; values far from 0 compared with their spread are shifted by the first batch's mean."
-        n = (ok.sum((0, 2)) if ok is not None else torch.full((x.shape[1],), max(x.numel()//max(x.shape[1], 1), 1), device=x.device)).clamp_min(1)
-        mean = x.sum((0, 2))/n
-        spread = ((x - mean[:, None]).square().sum((0, 2))/n).sqrt()
-        self._zeros(torch.where((mean.abs() > 10*spread).any(), mean, 0.).double().cpu())
+    def _start(self, x):
+        "Begin with zeros; values far from 0 compared with their spread are shifted by the first rows' mean."
+        x = x[:max(1, len(x)*2**14//max(x.numel(), 1))].double()
+        ok = x.isfinite()
+        n = ok.sum((0, 2)).clamp_min(1)
+        mean = torch.where(ok, x, 0.).sum((0, 2))/n
+        spread = (torch.where(ok, x - mean[:, None], 0.).square().sum((0, 2))/n).sqrt()
+        self._zeros(torch.where((mean.abs() > 10*spread).any(), mean, 0.).float().double().cpu()) # a shift that single precision holds exactly
 
     def _zeros(self, shift):
         self.shift = shift
