@@ -358,7 +358,7 @@ def findings(self:TrainingDynamics,
     found = _check_divergence(self, classes) or [f for check in (_check_overfitting, _check_steadiness, _check_arrival) for f in check(self, classes)]
     return rank_findings(found)
 
-# %% ../../nbs/training/71_dynamics.ipynb #b79d5003
+# %% ../../nbs/training/71_dynamics.ipynb #d32e3f9d
 def _draw_pair(ax, d, name, color, label):
     h = d.history
     ax.plot(h.epochs, h[name], color=color, alpha=.35, lw=1, marker='.' if len(h) <= 40 else None, ms=5)
@@ -370,7 +370,7 @@ def _draw_lr(ax, h):
     if not np.isfinite(lrs).any(): return
     twin = ax.twinx(); offset = h.epochs[0] if len(h) else 0
     twin.plot(x + offset, lrs, color=NEUTRAL, lw=1, ls=':'); twin.set_ylabel('learning rate (dotted)', color=NEUTRAL, fontsize=9)
-    twin.tick_params(axis='y', colors=NEUTRAL, labelsize=8); twin.ticklabel_format(axis='y', style='sci', scilimits=(-2, 2)); twin.set_ylim(0, 1.15*np.nanmax(lrs)); twin.set_zorder(0)
+    twin.tick_params(axis='y', colors=NEUTRAL, labelsize=8); twin.yaxis.set_major_formatter(lambda v, _: f'{v:.2g}'); twin.set_ylim(0, 1.15*np.nanmax(lrs)); twin.set_zorder(0)
     ax.set_zorder(1); ax.patch.set_visible(False)
 
 def _draw_starts(ax, h):
@@ -379,7 +379,7 @@ def _draw_starts(ax, h):
 def _finish(ax, h, ylabel, title):
     from matplotlib.ticker import MaxNLocator
     _draw_starts(ax, h)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8)); ax.set_xlabel('epoch'); ax.set_ylabel(as_label(ylabel), family=font_family()); ax.set_title(title, fontsize=10, family=font_family())
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8)); ax.set_xlabel('epoch'); ax.set_ylabel(as_label(ylabel, 40), family=font_family()); ax.set_title(title, fontsize=10, family=font_family())
     if len(h) == 1: ax.set_xlim(h.epochs[0] - 1, h.epochs[0] + 1)
     if ax.get_legend_handles_labels()[0]: ax.legend(fontsize=8, framealpha=.85, prop=dict(family=font_family(), size=8))
     return ax

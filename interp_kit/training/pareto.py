@@ -94,17 +94,18 @@ def _why_not(values, v, front, i):
     by = next(j for j in np.flatnonzero(front) if (v[j] >= v[i]).all())
     return f'dominated by {values.index[by]}'
 
-# %% ../../nbs/training/72_pareto.ipynb #058ccbc5
+# %% ../../nbs/training/72_pareto.ipynb #a106c330
 def _draw_stair(ax, p, d):
     "The border between what is dominated and what is not."
     p = p[np.argsort(p[:, 0] if d[0] == 'max' else -p[:, 0], kind='stable')]
     ax.step(p[:, 0], p[:, 1], where='pre', color=PALETTE[1], lw=1.5, ls='--', zorder=1)
 
 def _name_points(ax, points, names, max_n):
-    "Names beside points of the front, in turn above and below so that neighbours keep apart."
-    order = np.argsort(points[:, 0], kind='stable')[:max_n]
+    "Names beside points of the front, away from the nearer side, in turn above and below so that neighbours keep apart."
+    order, middle = np.argsort(points[:, 0], kind='stable')[:max_n], np.mean(ax.get_xlim())
     for rank, i in enumerate(order):
-        ax.annotate(as_label(names[i], 22), points[i], textcoords='offset points', xytext=(5, 6 if rank % 2 == 0 else -12), fontsize=8, family=font_family(), zorder=4)
+        right = points[i, 0] > middle
+        ax.annotate(as_label(names[i], 22), points[i], textcoords='offset points', xytext=(-6 if right else 6, 6 if rank % 2 == 0 else -12), ha='right' if right else 'left', fontsize=8, family=font_family(), zorder=4)
 
 def _plane(table, names, d, ax, max_names):
     v, front = table.iloc[:, :2].to_numpy(dtype=float), table.front.to_numpy()
@@ -125,7 +126,7 @@ def _scaled(v, d):
     res = np.clip((np.clip(v, lo, hi) - lo)/np.where(hi > lo, hi - lo, np.nan), 0, 1)
     return np.where(np.isnan(v), np.nan, np.where(hi > lo, res, .5))
 
-# %% ../../nbs/training/72_pareto.ipynb #acbead85
+# %% ../../nbs/training/72_pareto.ipynb #2c973861
 def plot_pareto(
     values:'DataFrame', # a row for each model (the index holds their names), a column for each measure
     directions:'Sequence|dict', # as for `pareto_table`
@@ -145,5 +146,7 @@ def plot_pareto(
     order = np.lexsort((-np.nan_to_num(shade).mean(1), np.isnan(shade).any(1), ~table.front.to_numpy()))[:max_rows]
     names = [f"{'★ ' if table.front.iloc[i] else ''}{table.index[i]}" for i in order]
     title = 'Pareto front (★)' if len(order) == len(table) else f'Pareto front (★): {len(order)} of {len(table)} rows, {table.front.sum()} on the front'
-    return plot_matrix(table.iloc[order, :len(d)].to_numpy(dtype=float), names, [f'{c} ({"↑" if w == "max" else "↓"})' for c, w in zip(table.columns, d)], ax, shade=shade[order],
+    ax = plot_matrix(table.iloc[order, :len(d)].to_numpy(dtype=float), names, [f'{c} ({"↑" if w == "max" else "↓"})' for c, w in zip(table.columns, d)], ax, shade=shade[order],
                        fmt=lambda x: f'{x:.3g}', label='worst to best', title=title, figsize=figsize or (2.5 + 1.2*len(d), 1.6 + .32*len(order)))
+    ax.set_facecolor('#c8c8c8') # what is not known
+    return ax
