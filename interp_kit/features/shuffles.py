@@ -6,11 +6,11 @@
 __all__ = ['draw_donors', 'seeded', 'association', 'is_categorical', 'correlated_groups', 'column_groups', 'leaves_of',
            'donors_within', 'DropIntervals']
 
-# %% ../../nbs/features/61_shuffles.ipynb #84f475e1
+# %% ../../nbs/features/61_shuffles.ipynb #d2598ec5
 import numpy as np, pandas as pd
 from ..core import DataError
 from .scores import Score
-from .tables import LearnerTable, TableModel
+from .tables import LearnerTable, TableModel, as_table
 from ..predictions.intervals import group_sums, quantile_interval
 
 # %% ../../nbs/features/61_shuffles.ipynb #166598bb
@@ -35,7 +35,7 @@ def seeded(
     if seed is not None and not isinstance(seed, (int, np.integer)): raise DataError(f"random_state={seed!r} is no seed: give an integer, a RandomState or None.")
     return np.random.RandomState(seed)
 
-# %% ../../nbs/features/61_shuffles.ipynb #7ed82212
+# %% ../../nbs/features/61_shuffles.ipynb #24a7e554
 def association(
     table:TableModel, # model and rows
 ) -> pd.DataFrame: # (K, K) in [0, 1], 1 on the diagonal; a column that does not vary goes with none
@@ -88,7 +88,6 @@ def correlated_groups(
     "Columns of which every pair is associated above `threshold`; give them to `permutation_importance` as `groups`."
     from scipy.cluster.hierarchy import fcluster, linkage
     from scipy.spatial.distance import squareform
-    from interp_kit.features.tables import as_table
     a = association(as_table(table, dl))
     if len(a) < 2: return {}
     of = fcluster(linkage(squareform(1 - a.to_numpy(), checks=False), 'complete'), 1 - threshold, 'distance')
