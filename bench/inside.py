@@ -27,6 +27,7 @@ def body(n_out):
 
 
 def learner(model, train, valid, **kw):
+    import fastai.callback.all # noqa: F401 (fine_tune, no_bar)
     from fastai.data.core import DataLoaders
     from fastai.learner import Learner
     from fastai.metrics import accuracy
