@@ -1761,6 +1761,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'interp_kit.internals.cka._hsic_sums': ( 'internals/cka.html#_hsic_sums',
                                                                                    'interp_kit/internals/cka.py'),
                                           'interp_kit.internals.cka._loader': ('internals/cka.html#_loader', 'interp_kit/internals/cka.py'),
+                                          'interp_kit.internals.cka._names': ('internals/cka.html#_names', 'interp_kit/internals/cka.py'),
                                           'interp_kit.internals.cka._ratio': ('internals/cka.html#_ratio', 'interp_kit/internals/cka.py'),
                                           'interp_kit.internals.cka._result': ('internals/cka.html#_result', 'interp_kit/internals/cka.py'),
                                           'interp_kit.internals.cka._run': ('internals/cka.html#_run', 'interp_kit/internals/cka.py'),
