@@ -82,7 +82,7 @@ def cartography(
     names = dict(row=np.arange(N) if rows is None else rows, item=[None]*N if items is None else list(items), label=[None]*N if labels is None else labels)
     return pd.DataFrame({**names, **values, 'reason': pd.Categorical(why)})
 
-# %% ../../nbs/training/75_cartography.ipynb #bac69bcf
+# %% ../../nbs/training/75_cartography.ipynb #a4a6e232
 def _cells(x, y, c, n=48):
     "Centres, mean colours and counts of the cells of an n×n grid over x in [0, ½] and y in [0, 1]."
     i, j = np.minimum((x*2*n).astype(int), n - 1), np.minimum((y*n).astype(int), n - 1)
@@ -90,9 +90,10 @@ def _cells(x, y, c, n=48):
     return (cell//n + .5)/(2*n), (cell % n + .5)/n, np.bincount(at, weights=c)/count, count
 
 def _name_regions(ax, top):
+    "Names beside the points: above, below, and at the right."
     box = dict(boxstyle='round,pad=.25', fc='white', ec=NEUTRAL, alpha=.85, lw=.6)
-    for text, x, y, ha in (('easy to learn', .03, .965, 'left'), ('ambiguous', .97, .5, 'right'), ('hard to learn', .03, .035, 'left')):
-        ax.text(x, y, text, transform=ax.transAxes, ha=ha, va='center', fontsize=9, bbox=box, zorder=5)
+    for text, x, y, ha in (('easy to learn', 0, 1.06, 'left'), ('ambiguous', top, .5, 'right'), ('hard to learn', 0, -.06, 'left')):
+        ax.text(x, y, text, ha=ha, va='center', fontsize=9, bbox=box, zorder=5)
 
 def plot_cartography(
     table:'DataFrame', # what `cartography` gave
@@ -106,17 +107,17 @@ def plot_cartography(
     if not len(t): raise DataError("No row of the table has a probability of its label, so there is no map: it is drawn of classifications.")
     ax = new_axes(ax, figsize)
     x, y, c = (t[k].to_numpy() for k in ('variability', 'confidence', 'correctness'))
-    many = len(t) > points
+    many, right = len(t) > points, max(.32, float(x.max()) + .1)
     if many: x, y, c, n = _cells(x, y, c)
     drawn = ax.scatter(x, y, c=c, cmap='viridis', vmin=0, vmax=1, marker='s' if many else 'o', lw=0, alpha=None if many else .75,
                        s=4 + 36*np.sqrt(n/n.max()) if many else np.clip(6000/len(t), 8, 28))
     ax.figure.colorbar(drawn, ax=ax, label='share of epochs right', fraction=.045, pad=.02)
-    ax.set(xlabel='variability (standard deviation over epochs)', ylabel='confidence (mean probability of the label)', ylim=(-.02, 1.05), xlim=(-.01, max(.3, 1.08*float(x.max()))))
+    ax.set(xlabel='variability (standard deviation over epochs)', ylabel='confidence (mean probability of the label)', ylim=(-.11, 1.11), xlim=(-.01, right))
     ax.set_title(f'{len(t):,} rows' + (f'; a mark is a cell, the largest holds {short_count(n.max())}' if many else ''), fontsize=10)
-    _name_regions(ax, y.max())
+    _name_regions(ax, right - .005)
     return ax
 
-# %% ../../nbs/training/75_cartography.ipynb #cdbdf1a1
+# %% ../../nbs/training/75_cartography.ipynb #02088058
 ALPHA = .01 # level of the rule as a whole
 _DEPTHS = (.02, .05, .1, .2, .3) # shares of the rows, those of largest |margin|
 _PLACES = tuple((t, w) for t in (-.75, -.5, -.25, 0.) for w in (.25, .5, .75, 1.)) # (valley, width of the stretches) in median |margin|
@@ -137,13 +138,13 @@ def _beyond(u):
     for q in _DEPTHS:
         d = int(round(q*len(u))); m = min(len(u), d + int(round(max(q, .2)*len(u))))
         p = min(1., len(_DEPTHS)*float(hypergeom.sf(against[d] - 1, m, against[m], d))) if d else 1.
-        if p < best[0]: best = (p, *_reach(u[order], against, (against[m] - against[d] + .5)/(m - d + 1)))
+        if p < best[0]: best = (p, *_reach(u[order[:m]], against[:m+1], (against[m] - against[d] + .5)/(m - d + 1)))
     return best
 
 def _reach(u, against, rate):
-    "The largest depth at which `rate` explains less than a fifth of the contradictions."
+    "The largest depth looked at where `rate` explains less than a third of the contradictions."
     n = np.arange(1, len(u) + 1)
-    ok = np.flatnonzero((rate*n < .2*against[1:]) & (u < 0))
+    ok = np.flatnonzero((3*rate*n < against[1:]) & (u < 0))
     return (u[ok[-1]] + 1e-9, rate*n[ok[-1]]) if len(ok) else (np.nan, np.nan)
 
 def _apart(u):
@@ -170,7 +171,7 @@ def low_group(
     if p >= alpha or np.isnan(t): return LowGroup(p, np.nan, '', np.nan)
     return LowGroup(p, t*unit, how, float(expected))
 
-# %% ../../nbs/training/75_cartography.ipynb #9f738528
+# %% ../../nbs/training/75_cartography.ipynb #8e572a94
 def learned_classes(
     table:'DataFrame', # what `cartography` gave
 ) -> np.ndarray: # (N,) bool
@@ -196,7 +197,7 @@ def plot_aum(
         ax.hist(np.clip(low, lo, hi), edges, color=WRONG, label=f'{len(low):,} rows below {group.threshold:.2g}')
         ax.axvline(group.threshold, color=WRONG, lw=1, ls='--')
     ax.axvline(0, color=NEUTRAL, lw=.8)
-    ax.set(xlabel='area under the margin (logits)', ylabel='rows', title='how strongly the model agreed with each label while it learned'); ax.set_yscale('symlog', linthresh=10)
+    ax.set(xlabel='area under the margin (logits)', ylabel='rows', title='how strongly the model agreed with each label while it learned'); ax.set_yscale('function', functions=(lambda v: np.sqrt(np.maximum(v, 0)), np.square))
     ax.set_ylim(0); ax.legend(fontsize=8, loc='upper left')
     return ax
 
