@@ -175,7 +175,15 @@ def _check_outputs(case):
     if same: return 'warn', f"The output is the same for all {case.rows} rows.", "The model ignores its input: look for dead units with ModelDebugger(learn).detect_dead_neurons().", dict(rows=case.rows)
     return 'pass', f"Outputs of {', '.join(' × '.join(map(str, t.shape)) for t in out)}, all finite.", '', {}
 
-# %% ../../nbs/internals/57_checks.ipynb #68c4fe4b
+# %% ../../nbs/internals/57_checks.ipynb #6374b7c3
+def _of_loss(loss, name, default):
+    "An attribute of a loss, or of the one it wraps, or a keyword of a partial."
+    while loss is not None:
+        if name in getattr(loss, 'keywords', {}): return loss.keywords[name]
+        if hasattr(loss, name): return getattr(loss, name)
+        loss = getattr(loss, 'func', None)
+    return default
+
 def _text(shape): return ' × '.join(map(str, shape)) or 'a number'
 
 def _check_shapes(case):
@@ -186,23 +194,24 @@ def _check_shapes(case):
     if not isinstance(y, Tensor): return 'skip', f"The target is a {type(y).__name__}, not a tensor.", '', {}
     said = f"Outputs {_text(out.shape)}, targets {_text(y.shape)}, task {task}"
     if len(out) != len(y): return 'fail', f"{said}: there are {len(out)} rows of outputs for {len(y)} of targets.", "Look at reshapes in the model that mix rows.", dict(outputs=len(out), targets=len(y))
-    return (_class_shapes if task in ('classification', 'segmentation') else _same_shapes)(said, out, y, known if task != 'regression' else None)
+    if task not in ('classification', 'segmentation'): return _same_shapes(said, out, y, known if task != 'regression' else None)
+    return _class_shapes(said, out, y, known, _of_loss(case.learn.loss_func, 'ignore_index', -100))
 
 def _several_shapes(case, out):
     n, m = len(_tensors(out)), len(_tensors(case.ys))
     if n and n != m and not isinstance(out, dict): return 'warn', f"The model gives {n} tensor{'s'*(n > 1)} for {m} targets.", "Return one output for each target, or have the loss take what it needs.", dict(outputs=n, targets=m)
     return 'pass', f"{n} outputs for {m} targets.", '', dict(outputs=n, targets=m)
 
-def _class_shapes(said, out, y, known):
-    n = out.shape[1] if out.ndim > 1 else 1
+def _class_shapes(said, out, y, known, ignore):
+    n, places = out.shape[1] if out.ndim > 1 else 1, y.numel()
     if y.is_floating_point() and y.shape == out.shape and n > 1: return 'pass', f"{said}: targets are a probability for each class.", '', {}
+    y = y[y != ignore]
     top = int(y.max()) + 1 if y.numel() and not y.is_floating_point() else 0
     binary = n == 1 and max(top, known or 0) <= 2
     if known is not None and n != known and not binary: return 'fail', f"{said}: {n} outputs, but {known} classes.", f"Give the last layer {known} outputs.", dict(outputs=n, classes=known)
-    ignored = (y[y >= n] if not binary and not y.is_floating_point() else y[:0]).unique()
-    if len(ignored) > 1 or len(ignored) and (out.ndim < 4 or int(ignored[0]) < 255): return 'fail', f"{said}: {n} outputs, but a target of {int(ignored.max())} needs {int(ignored.max()) + 1}.", "Give the last layer as many outputs as there are classes, numbered from 0.", dict(outputs=n, classes=top)
+    if not binary and top > n: return 'fail', f"{said}: {n} outputs, but a target of {top - 1} needs {top}.", "Give the last layer as many outputs as there are classes, numbered from 0.", dict(outputs=n, classes=top)
     want = (*out.shape[:1], *out.shape[2:])
-    if not binary and y.numel() != math.prod(want): return 'fail', f"{said}: targets should be {_text(want)}.", "One class for each row (or pixel) is needed; look at the last pooling or at the size of the masks.", {}
+    if not binary and places != math.prod(want): return 'fail', f"{said}: targets should be {_text(want)}.", "One class for each row (or pixel) is needed; look at the last pooling or at the size of the masks.", {}
     return 'pass', f"{said}: {n} output{'s'*(n > 1)}" + (f" for {known} classes." if known else f", targets up to class {top - 1}."), '', dict(outputs=n, classes=known)
 
 def _same_shapes(said, out, y, known):
@@ -274,7 +283,7 @@ def _output_bounds(case):
     if type(m).__name__ == 'SigmoidRange' and not isinstance(m.low, Tensor): return m.low, m.high
     return {nn.Sigmoid: (0, 1), nn.Tanh: (-1, 1), nn.Hardtanh: (-1, 1), nn.ReLU: (0, math.inf)}.get(type(m))
 
-# %% ../../nbs/internals/57_checks.ipynb #2914e5ef
+# %% ../../nbs/internals/57_checks.ipynb #e9465526
 START_WARN, START_FAIL = 3., 10. # times the loss of chance
 
 def _chance(name, out, y):
@@ -286,23 +295,22 @@ def _check_first_loss(case):
     out = case.outputs(train=case.rows > 1)
     chance = _chance(loss_name(case.learn.loss_func).lower().replace('_', ''), out, case.ys[0]) if isinstance(out, Tensor) else None
     if chance is None: return 'skip', f"{loss_name(case.learn.loss_func)} has no level of chance.", '', {}
-    scale = case.rows if _summed(case.learn.loss_func) else 1
+    scale = case.rows if _of_loss(case.learn.loss_func, 'reduction', 'mean') == 'sum' else 1
     loss = float(case.loss(out))/scale
     seen = dict(loss=loss, chance=chance)
     if loss <= START_WARN*chance: return 'pass', f"Loss {loss:.3g} in training mode, chance {chance:.3g}.", '', seen
-    gain, p = _knows(case, out, loss*scale)
-    if p <= .01: return 'skip', f"Loss {loss:.3g}, chance {chance:.3g}, {gain/scale:.3g} less than with shuffled targets: this model has learnt something, it is not at its start.", '', seen | dict(p=p)
-    return 'fail' if loss > START_FAIL*chance else 'warn', f"Loss {loss:.3g}, but {chance:.3g} by chance, and no better than with shuffled targets.", "If the model is untrained, its outputs are too large: scale the weights of the last layer, or of all (He initialisation), down. If it is trained, it fits other data or classes in another order.", seen | dict(p=p)
+    shuffled = _shuffled_loss(case, out)/scale
+    seen['shuffled'] = shuffled
+    if loss <= shuffled/2: return 'skip', f"Loss {loss:.3g}, chance {chance:.3g}, but {shuffled:.3g} with shuffled targets: this model has learnt something, it is not at its start.", '', seen
+    return 'fail' if loss > START_FAIL*chance else 'warn', f"Loss {loss:.3g}, but {chance:.3g} by chance, and {shuffled:.3g} with shuffled targets.", "If the model is untrained, its outputs are too large: scale the weights of the last layer, or of all (He initialisation), down. If it is trained, it fits other data or classes in another order.", seen
 
-def _summed(loss):
-    while hasattr(loss, 'func') and not hasattr(loss, 'reduction'): loss = loss.func
-    return getattr(loss, 'reduction', 'mean') == 'sum'
-
-def _knows(case, out, loss, n=199):
-    "How much less the loss is than with shuffled targets, and the p-value of that."
+def _shuffled_loss(case, out, n=20):
+    "Mean loss of the outputs with targets of other rows."
     g = torch.Generator().manual_seed(0)
-    shuffled = [float(case.learn.loss_func(out, *map_nested(lambda t: t[torch.randperm(case.rows, generator=g)] if isinstance(t, Tensor) else t, case.ys)).mean()) for _ in range(n)]
-    return float(np.mean(shuffled)) - loss, (1 + sum(s <= loss for s in shuffled))/(n + 1)
+    with trial(case.learn), torch.no_grad():
+        return float(np.mean([float(loss_of(case.learn, out, _permuted(case.ys, torch.randperm(case.rows, generator=g)))) for _ in range(n)]))
+
+def _permuted(ys, order): return map_nested(lambda t: t[order.to(t.device)] if isinstance(t, Tensor) and t.ndim and len(t) == len(order) else t, ys)
 
 # %% ../../nbs/internals/57_checks.ipynb #c1ec19ec
 def _check_gradients(case):
@@ -326,7 +334,7 @@ def _check_frozen(case):
     note = f" {found[0].title}." if found else ''
     return 'pass', f"{frozen} of {len(ps)} parameters are frozen" + (", as the optimiser's groups say." if frozen and not found else '.') + note, '', dict(frozen=frozen)
 
-# %% ../../nbs/internals/57_checks.ipynb #8cd6d35a
+# %% ../../nbs/internals/57_checks.ipynb #b22c179c
 FALL, STEPS = .2, 30 # share by which the loss must fall, within so many steps
 
 def _fit(case, lr, deadline, n=8):
@@ -353,7 +361,7 @@ def _check_overfit(case):
     if not any(p.requires_grad for p in case.learn.model.parameters()): return 'skip', "Nothing is trainable.", '', {}
     n = min(8, case.rows)
     tries, deadline = [], time.monotonic() + case.seconds
-    for lr in (case.lr, 100*case.lr):
+    for lr in (case.lr, 10*case.lr, 100*case.lr):
         losses = _fit(case, lr, deadline if not tries else time.monotonic() + case.seconds)
         tries.append((lr, losses))
         if _fell(losses) or abs(losses[0]) < 1e-4: break
@@ -435,7 +443,7 @@ def _check_learning_rate(case):
 _CHECKS = dict(inputs=_check_inputs, weights=_check_weights, outputs=_check_outputs, shapes=_check_shapes, loss=_check_loss, loss_fits=_check_loss_fits, first_loss=_check_first_loss, gradients=_check_gradients,
                frozen=_check_frozen, overfit=_check_overfit, deterministic=_check_deterministic, independence=_check_independence, batchnorm=_check_batchnorm, learning_rate=_check_learning_rate)
 
-# %% ../../nbs/internals/57_checks.ipynb #816fc681
+# %% ../../nbs/internals/57_checks.ipynb #7684d973
 def _run(name, check, case):
     "A check's verdict; a failure of the model is its failure, anything else means that it could not be run."
     try:
@@ -450,7 +458,7 @@ def check_model(
     lr:float=1e-3, # learning rate that training would use
     *,
     dl:'DataLoader|Iterable|None'=None, # training batches to check with; None: the Learner's
-    seconds:float=5., # for the overfitting of a small batch, of each of at most two tries
+    seconds:float=5., # for the overfitting of a small batch, of each of at most three tries
 ) -> ModelCheck:
     """Check shapes, loss, gradients, freezing, learning and use of a model on one training batch; all is left as found, whatever fails.
 

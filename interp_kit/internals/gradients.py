@@ -17,8 +17,8 @@ from ..findings import Finding, Findings, plain, rank_findings
 from ..plots import NEUTRAL, PALETTE, WRONG, name_ticks, new_axes
 from .calls import _kept_order, _ready, run_model, watching
 
-# %% ../../nbs/internals/56_gradients.ipynb #76c79f80
-def _plain_attrs(m): return {k: v for k, v in vars(m).items() if not k.startswith('_') and k != 'training'}
+# %% ../../nbs/internals/56_gradients.ipynb #7f617d15
+def _plain_attrs(m): return {k: v for k, v in vars(m).items() if k not in ('_parameters', '_buffers', '_modules', 'training') and '_hooks' not in k}
 
 @contextmanager
 def _kept_attributes(model):
