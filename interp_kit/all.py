@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/99_all.ipynb #a5e91106
+# %% ../nbs/99_all.ipynb #e63051a6
 from .core import DataError, InterpKitError, LabelError, ModelError, NotFoundError, StorageError, TaskError, as_learner, find_layer, untouched
 from .findings import Finding, Findings, rank_findings
 from .predictions.store import Predictions, Slice
@@ -37,6 +37,7 @@ from .internals.flow import effective_rank, information_flow
 from .internals.cka import cka, linear_cka
 from .internals.sizes import model_sizes, print_summary, summary
 from .internals.checks import check_model
+from .internals.debug import ModelDebugger
 from .demo import demo_detector, demo_learner, digit_scenes
 from .interpret.checks import classification_findings
 from .interpret.label_checks import multilabel_findings

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/internals/59_room.ipynb #a943fef2
+# %% ../../nbs/internals/59_room.ipynb #2c472840
 from .calls import *
 from .matrices import *
 from .spectra import *
@@ -21,6 +21,7 @@ from .cka import *
 from .sizes import *
 from .gradients import *
 from .checks import *
+from .debug import *
 
 # %% ../../nbs/internals/59_room.ipynb #de0c6cc2
 __all__ = sorted(n for n, o in list(globals().items()) if str(getattr(o, '__module__', '')).startswith('interp_kit.internals.') and not n.startswith('_'))
