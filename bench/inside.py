@@ -8,7 +8,7 @@ from torch.utils.data import TensorDataset
 from .real import NAMES, _save, fashion
 
 
-def garments(n_train=6000, n_valid=2000, wrong=.05, seed=0):
+def garments(n_train=4000, n_valid=1000, wrong=.05, seed=0):
     "(training set, validation set, rows of the training set whose label is wrong)."
     x, y = fashion(); r = np.random.default_rng(seed)
     rows = torch.as_tensor(r.choice(60_000, n_train, replace=False)); valid = torch.as_tensor(60_000 + r.choice(10_000, n_valid, replace=False))
@@ -46,7 +46,7 @@ def fine_tuned(train, valid, callbacks):
     model = first.model; model.fc = nn.Linear(512, 10)
     before = copy.deepcopy(model)
     learn = learner(model, train, valid, cbs=callbacks)
-    with learn.no_bar(), learn.no_logging(): learn.fine_tune(4, 1e-3)
+    with learn.no_bar(), learn.no_logging(): learn.fine_tune(3, 1e-3)
     return learn, before
 
 
