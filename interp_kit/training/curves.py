@@ -20,11 +20,12 @@ from .pareto import pareto_table
 # %% ../../nbs/training/73_curves.ipynb #1ff6de66
 if TYPE_CHECKING: from pandas import DataFrame
 
-# %% ../../nbs/training/73_curves.ipynb #ef00f046
+# %% ../../nbs/training/73_curves.ipynb #af0b623f
 def _search(learn):
     "(learning rates, losses) of the last learning rate search; raises `DataError` if the Recorder does not hold one."
     r = getattr(learn, 'recorder', None); lrs = list(getattr(r, 'lrs', []))
     if not lrs: raise DataError("There is no learning rate search to draw: run learn.lr_find() first, with no validate, get_preds or predict in between, which empty fastai's Recorder.")
+    if len(lrs) < 3: raise DataError(f"What the Recorder holds last has {len(lrs)} batches, too few for a learning rate search. If lr_find stopped at once because the loss grew fourfold, use learn.lr_find(stop_div=False).")
     if not is_lr_search(lrs): raise DataError(f"What the Recorder holds last is a training of {len(lrs)} batches, not a learning rate search: run learn.lr_find(), then plot_lr_find(learn).")
     return np.array([float(v) for v in lrs]), np.array([float(v) for v in r.losses])
 

@@ -66,7 +66,7 @@ def _plain_phase(names):
     phases = {p for p, _ in split.values()}
     return 'train' if 'valid' in phases and 'train' not in phases else None
 
-# %% ../../nbs/training/70_history.ipynb #564382b7
+# %% ../../nbs/training/70_history.ipynb #a4c389b1
 def _number(v, name):
     "(number, whether nothing was recorded)"
     if v is None or isinstance(v, str) and v.strip().lower() in ('', 'none', 'null'): return np.nan, True
@@ -88,7 +88,7 @@ def _column(values, name):
 
 def _up_to(values, name):
     if not all(isinstance(k, (int, np.integer)) and k >= 0 for k in values):
-        raise DataError(f"History {name!r} is a dictionary, whose keys must be epochs counted from 0; it has {list(values)[:3]}.")
+        raise DataError(f"History {name!r} is a dictionary, whose keys must be epochs counted from 0; it has {list(values)[:3]}. Several runs go to compare_dynamics.")
     return range(max(values, default=-1) + 1)
 
 def _pad(values, missing, n):
@@ -262,7 +262,7 @@ def __add__(self:TrainingHistory,
     return TrainingHistory({n: _stacked(a, other, n, 'values') for n in names}, np.append(a.epochs, other.epochs + shift), {n: _stacked(a, other, n, 'missing') for n in names}, {**a.directions, **other.directions},
                            batches, ends, starts, list(dict.fromkeys([*a.notes, *other.notes, *notes])), a.source if a.source == other.source else f'{a.source} + {other.source}')
 
-# %% ../../nbs/training/70_history.ipynb #b624dc59
+# %% ../../nbs/training/70_history.ipynb #ae3adfbe
 def _place(row, train, valid):
     "The numbers of a row by name; a row of one of the two parts alone is known by its length, None where that does not tell."
     row = list(row)
@@ -275,9 +275,13 @@ def _scalar(v):
     try: return None if v is None else float(v)
     except (TypeError, ValueError, RuntimeError): return None
 
+def _numbered(names):
+    "Names made different: a second `accuracy` becomes `accuracy_2`."
+    return [n if n not in names[:i] else f'{n}_{names[:i].count(n) + 1}' for i, n in enumerate(names)]
+
 def _phase_names(names, train_metrics, valid_metrics):
     "Our names of the columns that training and validation fill, from fastai's."
-    names = [n for n in names if n not in ('epoch', 'time')]
+    names = _numbered([n for n in names if n not in ('epoch', 'time')])
     if train_metrics and valid_metrics: return [n for n in names if n.startswith('train_')], [n for n in names if n.startswith('valid_')]
     if valid_metrics: return ['train_loss'], ['valid_loss', *(f'valid_{n}' for n in names[2:])]
     return ['train_loss', *(f'train_{n}' for n in names[1:])], []
@@ -357,7 +361,7 @@ def from_learner(cls:TrainingHistory,
         h.notes.append(f"Training stopped after {skip + len(h)} of {planned} epochs" + (f", {h.unfinished} batches into the next." if h.unfinished else "."))
     return h
 
-# %% ../../nbs/training/70_history.ipynb #51f332f1
+# %% ../../nbs/training/70_history.ipynb #782d2118
 _COMPLETE = re.compile(r'(^|,)\d+:\d\d(:\d\d)?$') # ends with the clock, so nothing is cut off
 
 def _lines(text):
@@ -380,27 +384,43 @@ def _segments(rows):
         else: res[-1][1].append([c.strip() for c in r])
     return res
 
-def _from_logger(head, rows, directions, source):
+def _from_logger(head, rows, source):
     "A part that fastai's CSVLogger wrote, whose rows may be short."
     timed = head[-1] == 'time'
     cells = [r[1:-1] if timed else r[1:] for r in rows]
     both = 'train_loss' in head and 'valid_loss' in head and all(n.startswith(('train_', 'valid_')) for n in head if n not in ('epoch', 'time'))
     train, valid = _phase_names(head, both and len(head) - timed > 3, 'valid_loss' in head)
-    h, skip = _from_rows(cells, train, valid, [int(r[0]) for r in rows], directions, source)
+    h, skip = _from_rows(cells, train, valid, [int(r[0]) for r in rows], None, source)
     clock = [r[-1] if timed and len(r) > 1 else None for r in rows[skip:]]
     if timed: h.values['time'], h.missing['time'] = _column(clock, 'time')
     return h
 
-def _part(head, rows, names, directions, plain, source):
-    if head[:2] == ['epoch', 'train_loss'] and not names and plain is None and (head[-1] == 'time' or 'valid_loss' in head): return _from_logger(head, rows, directions, source)
+def _epoch_rows(rows, at):
+    "Parts of rows that count epochs upwards; rows of one epoch of which one has gaps are put together, the later cell before the earlier."
+    res = []
+    for r in rows:
+        e, last = int(float(r[at])), res and res[-1] and res[-1][-1]
+        if last and e == int(float(last[at])) and ('' in r or '' in last): res[-1][-1] = [b if b != '' else a for a, b in zip(last, r)]
+        elif last and e > int(float(last[at])): res[-1].append(r)
+        else: res.append([r])
+    return res
+
+def _is_logger(head): return head[:2] == ['epoch', 'train_loss'] and (head[-1] == 'time' or 'valid_loss' in head)
+
+def _part(head, rows, names, plain, source):
+    "Histories of what stands under one header."
+    if _is_logger(head) and not names and plain is None: return [_from_logger(head, rows, source)]
     for r in rows:
         if len(r) != len(head): raise DataError(f"{source}: a line holds {len(r)} cells, its header {len(head)}: {','.join(r)[:80]!r}. Mend or delete it.")
-    cols = {n: _column([r[i] for r in rows], n) for i, n in enumerate(head) if n != 'epoch'}
-    h = _from_columns(cols, {k: v for k, v in names.items() if k in cols}, directions, plain, source)
-    if 'epoch' in head and rows: h.epochs = np.array([int(float(r[head.index('epoch')])) for r in rows], dtype=np.int64)
+    at = head.index('epoch') if 'epoch' in head else None
+    return [_table(head, part, at, names, plain, source) for part in (_epoch_rows(rows, at) if at is not None and rows else [rows])]
+
+def _table(head, rows, at, names, plain, source):
+    h = _from_columns({n: _column([r[i] for r in rows], n) for i, n in enumerate(head) if i != at}, {k: v for k, v in names.items() if k in head}, None, plain, source)
+    if at is not None and rows: h.epochs = np.array([int(float(r[at])) for r in rows], dtype=np.int64)
     return h
 
-# %% ../../nbs/training/70_history.ipynb #29b5a840
+# %% ../../nbs/training/70_history.ipynb #7ad8afc3
 @patch(cls_method=True)
 def from_csv(cls:TrainingHistory,
     path:'str|Path', # a file with a header and a line for each epoch
@@ -416,8 +436,13 @@ def from_csv(cls:TrainingHistory,
     parts = _segments([r for r in csv.reader(lines) if r])
     if not parts: raise DataError(f"{path.name} is empty: a header and a line for each epoch are needed.")
     if re.fullmatch(r'[-+.\d]*', parts[0][0][0]): raise DataError(f"{path.name} has no header: its first line is {lines[0][:60]!r}. Name the columns in the first line.")
-    hs = [_part(head, rows, names or {}, directions, plain, path.name) for head, rows in parts]
+    if gone := set(names or {}) - {n for head, _ in parts for n in head}: raise DataError(f"names maps {', '.join(map(repr, sorted(gone)))}, which no header of {path.name} holds.")
+    hs = [h for head, rows in parts for h in _part(head, rows, names or {}, plain, path.name)]
+    if not _is_logger(parts[0][0]) and hs[0].epochs[:1].tolist() == [1]:
+        for h in hs: h.epochs = h.epochs - 1
+        notes.append("The file counts epochs from 1; here they are counted from 0.")
     res = sum(hs[1:], hs[0])
+    res.directions = _known_directions(list(res.values), directions)
     res.notes = list(dict.fromkeys([*notes, *(n for n in res.notes if len(res) == 0 or not n.startswith('No epoch'))]))
     return res
 
