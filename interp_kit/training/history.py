@@ -99,7 +99,7 @@ def _coded(v, gone):
     "A number for strict JSON: null where nothing was recorded, a word where it was not finite."
     return None if gone else float(v) if np.isfinite(v) else str(float(v))
 
-# %% ../../nbs/training/70_history.ipynb #33aa8b08
+# %% ../../nbs/training/70_history.ipynb #7c709885
 @dataclass
 class TrainingHistory:
     "One number an epoch of each measure, and where known of each batch."
@@ -107,7 +107,7 @@ class TrainingHistory:
     epochs:np.ndarray # (E,) numbers of the epochs, from 0
     missing:dict # name -> (E,) bool: nothing was recorded
     directions:dict # measure without its prefix -> 'min', 'max' or None (not known)
-    batches:dict = field(default_factory=dict) # 'loss', 'lr', 'mom', … -> (B,) float64 of each training batch; empty if not known
+    batches:dict = field(default_factory=dict) # 'loss' (of fastai: its running mean, unless read with smoothed=False), 'lr', 'mom', … -> (B,) float64 of each training batch; empty if not known
     epoch_ends:np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64)) # (E,) training batches seen by the end of each epoch; empty if not known
     starts:list = field(default_factory=lambda: [0]) # index of the first epoch of each call of fit
     notes:list = field(default_factory=list) # what was found while reading, in words
@@ -262,7 +262,7 @@ def __add__(self:TrainingHistory,
     return TrainingHistory({n: _stacked(a, other, n, 'values') for n in names}, np.append(a.epochs, other.epochs + shift), {n: _stacked(a, other, n, 'missing') for n in names}, {**a.directions, **other.directions},
                            batches, ends, starts, list(dict.fromkeys([*a.notes, *other.notes, *notes])), a.source if a.source == other.source else f'{a.source} + {other.source}')
 
-# %% ../../nbs/training/70_history.ipynb #ae3adfbe
+# %% ../../nbs/training/70_history.ipynb #a1491187
 def _place(row, train, valid):
     "The numbers of a row by name; a row of one of the two parts alone is known by its length, None where that does not tell."
     row = list(row)
@@ -322,12 +322,12 @@ def _unsmoothed(losses, beta):
 
 def _use_means(h, smoothed, beta):
     "Say where fastai's running mean reaches back over several epochs, or put the mean of each epoch's own batches in its place."
-    if not len(h): return
-    starts = np.r_[0, h.epoch_ends[:-1]]
+    starts = np.r_[0, h.epoch_ends][:len(h)]
     if not smoothed:
-        means = np.array([h.batches['raw_loss'][a:b].mean() if b > a else np.nan for a, b in zip(starts, h.epoch_ends)])
+        h.batches['loss'] = _unsmoothed(h.batches['loss'], beta)
+        means = np.array([h.batches['loss'][a:b].mean() if b > a else np.nan for a, b in zip(starts, h.epoch_ends)])
         h.values['train_loss'] = np.where(h.missing['train_loss'], np.nan, means)
-    elif (epochs := 1/(1 - beta)/max(np.median(h.epoch_ends - starts), 1)) > 1.5:
+    elif (epochs := 1/(1 - beta)/max(np.median(h.epoch_ends - starts) if len(h) else 1e9, 1)) > 1.5:
         h.notes.append(f"train_loss is fastai's running mean over about {1/(1 - beta):.0f} batches, {epochs:.0f} epochs here, so it lags behind; from_learner(learn, smoothed=False) takes the mean of each epoch's own batches.")
 
 def _batches(r):
@@ -335,15 +335,14 @@ def _batches(r):
     res = dict(loss=np.array([float(v) for v in r.losses]), lr=np.array([float(v) for v in r.lrs]))
     hps = getattr(r, 'hps', None) or {}
     own = 'lr' in hps and len(hps['lr']) == len(r.lrs) and np.array_equal(np.array([float(v) for v in hps['lr']]), res['lr'])
-    res['raw_loss'] = _unsmoothed(res['loss'], r.smooth_loss.beta)
     return {**res, **({k: np.array([float(x) for x in v]) for k, v in hps.items() if k != 'lr' and len(v) == len(r.lrs)} if own else {})}
 
-# %% ../../nbs/training/70_history.ipynb #5552802b
+# %% ../../nbs/training/70_history.ipynb #5bd413ca
 @patch(cls_method=True)
 def from_learner(cls:TrainingHistory,
     learn:'Learner', # a fastai Learner, right after fit
     *,
-    smoothed:bool=True, # training losses as fastai prints them, a running mean; False: the mean over each epoch's own batches
+    smoothed:bool=True, # training losses as fastai prints them, a running mean; False: of epochs the mean over their own batches, of batches their own loss
     directions:'dict|None'=None, # metric -> 'min' or 'max' where its name does not tell
 ) -> TrainingHistory:
     """Read what the Recorder kept of the last `fit`, also of one that was interrupted; add up several with `+`.

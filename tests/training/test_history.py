@@ -105,7 +105,7 @@ def test_a_second_fit_counts_on_and_leaves_no_old_momentum():
     learn.fit_one_cycle(2, .1, cbs=At(CancelFitException(), epoch=1))
     assert "mom" in TrainingHistory.from_learner(learn).batches
     h = first + second
-    assert h.epochs.tolist() == [0, 1, 2, 3] and sorted(h.batches) == ["loss", "lr", "raw_loss"] and dynamics(h).history.starts == [0, 2]
+    assert h.epochs.tolist() == [0, 1, 2, 3] and sorted(h.batches) == ["loss", "lr"] and dynamics(h).history.starts == [0, 2]
 
 
 def test_training_metrics_and_no_validation_metrics():
@@ -130,7 +130,7 @@ def test_batch_losses_are_found_again_behind_the_running_mean():
         def after_loss(self):
             if self.training: seen.append(self.loss.item())
     learn.fit(30, .1, cbs=Watch()); h = TrainingHistory.from_learner(learn, smoothed=False)
-    assert np.allclose(h.batches["raw_loss"], seen, atol=2e-4) and np.allclose(h["train_loss"], np.reshape(seen, (30, 5)).mean(1), atol=2e-4)
+    assert np.allclose(h.batches["loss"], seen, atol=2e-4) and np.allclose(h["train_loss"], np.reshape(seen, (30, 5)).mean(1), atol=2e-4)
     assert "lags behind" in TrainingHistory.from_learner(learn).notes[0] and "lags behind" in dynamics(learn).about["overfitting_index"]
 
 
