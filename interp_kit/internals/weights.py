@@ -69,7 +69,7 @@ def _complex_moments(x):
     size = weight_moments(x.abs().to(torch.float64))
     return dict(size, mean=math.hypot(*(p['mean'] for p in both)), std=math.hypot(*(p['std'] for p in both)), median=math.nan, skew=math.nan, kurtosis=math.nan)
 
-# %% ../../nbs/internals/53_weights.ipynb #d5f9e249
+# %% ../../nbs/internals/53_weights.ipynb #4bec5ec7
 def _laws(rms, top):
     from scipy.stats import norm
     s = rms/.8796256610342398 # a normal truncated at 2 of its standard deviations has this share of them
@@ -81,7 +81,7 @@ def looks_like(
     "The usual initial distribution, centred at 0, from which the entries differ no more than a sample would."
     x = values.detach().flatten()
     if not len(x): return ''
-    x = x[torch.linspace(0, len(x) - 1, min(len(x), 20000)).long()].double().numpy()
+    x = x[torch.linspace(0, len(x) - 1, min(len(x), 20000), dtype=torch.float64).long()].double().numpy()
     if not x.any(): return 'zeros'
     if (x == x[0]).all() and len(x) > 1: return 'constant'
     if len(x) < 200: return ''
