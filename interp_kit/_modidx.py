@@ -1136,6 +1136,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'interp_kit/internals/noise.py'),
                                             'interp_kit.internals.noise._noise_lines': ( 'internals/noise.html#_noise_lines',
                                                                                          'interp_kit/internals/noise.py'),
+                                            'interp_kit.internals.noise._noise_of': ( 'internals/noise.html#_noise_of',
+                                                                                      'interp_kit/internals/noise.py'),
                                             'interp_kit.internals.noise._noise_spectrum': ( 'internals/noise.html#_noise_spectrum',
                                                                                             'interp_kit/internals/noise.py'),
                                             'interp_kit.internals.noise._tail_fits': ( 'internals/noise.html#_tail_fits',

@@ -145,7 +145,7 @@ def _spectral(spectrum, blocks, draws, seed):
                 n_tail=law.n_tail if law.n_tail else math.nan, alpha_low=noise.alpha_low, alpha_high=noise.alpha_high, spikes=math.nan if alone or not s.any() else one.spikes,
                 spike_share=math.nan if alone or not s.any() else one.share(one.spikes), structure=said)
 
-# %% ../../nbs/internals/53_weights.ipynb #a4f2f085
+# %% ../../nbs/internals/53_weights.ipynb #ce116795
 _SPECTRAL = 'spectral_norm', 'stable_rank', 'entropy_rank', 'gini', 'alpha', 'xmin', 'D', 'n_tail', 'alpha_low', 'alpha_high', 'spikes', 'spike_share'
 _COLUMNS = ('name', 'type', 'shape', 'reshape', 'n', 'trainable', 'shared', *_NUMBERS, *_SPECTRAL, 'structure', 'looks_like', *HEALTH, 'health', 'rank_low', 'blocks', 'channels', 'fan_in', 'reason')
 
@@ -182,6 +182,7 @@ def _measure(w, draws, seed, max_side):
     bad = _not_finite(v)
     finite = v[torch.isfinite(v)] if bad else v
     moments = (_complex_moments if v.is_complex() else weight_moments)(finite)
+    row['finite'] = finite.numel()/v.numel()
     if not bad: row |= moments | dict(looks_like='' if v.is_complex() else looks_like(v))
     blocks, spectrum = w.blocks(), None
     if blocks is not None:
@@ -190,7 +191,7 @@ def _measure(w, draws, seed, max_side):
         if min(blocks.shape[1:]) > max_side: return row | dict(reason=bad) if bad else _large(row, w, blocks, max_side)
         spectrum = Spectrum.of(blocks, w.name)
         if not bad: row |= _spectral(spectrum, blocks, draws, seed)
-        row |= _health(w, blocks, spectrum, moments, 1 - (v.numel() - finite.numel())/v.numel(), draws, seed)
+        row |= _health(w, blocks, spectrum, moments, row['finite'], draws, seed)
     row['reason'] = bad or '; '.join(_reasons(row, w, spectrum))
     return row
 
