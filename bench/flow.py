@@ -72,8 +72,8 @@ def alone(name, n):
 
 def against_forward():
     net = resnet()
-    yield dict(what="information flow with pooled ranks against forward passes, 192 images", **paired(lambda: STEPS["flow"](net, 192), lambda: bare(net, 192), n=5))
-    yield dict(what="information flow with pooled ranks against forward passes, 1,000 images", **paired(lambda: STEPS["flow"](net, 1000), lambda: bare(net, 1000), n=3, warm=0))
+    yield dict(what="information flow with pooled ranks against forward passes, 192 images", **paired(lambda: STEPS["flow"](net, 192), lambda: bare(net, 192), n=7))
+    yield dict(what="information flow with pooled ranks against forward passes, 1,000 images", **paired(lambda: STEPS["flow"](net, 1000), lambda: bare(net, 1000), n=1, warm=0))
     yield dict(what="CKA of 157 by 157 calls against forward passes, 192 images", **paired(lambda: STEPS["cka"](net, 192), lambda: bare(net, 192), n=3))
 
 

@@ -371,7 +371,7 @@ class FlowObserver:
         rows = sorted(self.seen.values(), key=lambda o: o.call.order)
         return InformationFlow(pd.DataFrame([o.facts() for o in rows]), self.rank, self.n_rows, self.model)
 
-# %% ../../nbs/internals/54_flow.ipynb #104d71d6
+# %% ../../nbs/internals/54_flow.ipynb #f81335bf
 def _runs(flags):
     "(start, stop) of the runs of true values."
     edges = np.flatnonzero(np.diff(np.r_[0, np.asarray(flags, int), 0]))
@@ -402,6 +402,7 @@ def _constant_finding(t, a, b, rank):
         'collapsed_layer', f"{_span(t, a, b)}: all {t.rank_n[a]:,} samples look the same", severity='info' if off and not ends else 'critical' if ends else 'medium', confidence=1.,
         evidence=dict(layer=t.layer[a], n=t.rank_n[a], calls=b - a, sparsity=t.sparsity[a], std=t['std'][a], calls_after_that_differ=int((rank[b:] > 0).sum())),
         interpretation=('Its scale is zero, as residual branches are at the start of training: the branch adds nothing.' if off and not ends else
+                        'Its weights are all zero, so the output is the same whatever the input: the network was not trained, or they were wiped.' if off else
                         'Nothing of the input reaches the output: units are dead, weights are zero, or values saturate.' if ends else
                         'This branch carries nothing of the input: units are dead, weights are zero or values saturate; or it depends on no input by design (learned queries, position codes).'),
         action=f'Look at the activations and weights of {t.layer[a]}; start it anew with a smaller learning rate, another initialisation or a leaky activation.', source='Roy and Vetterli 2007')
@@ -414,7 +415,7 @@ def _low_finding(t, a, b, before):
         interpretation='Samples differ in next to one direction here, though earlier layers tell more of them: the weights have collapsed to a few directions, or the signal vanishes with depth.',
         action=f'Look at the singular values of the weights of {t.layer[a]}; normalise, add skip connections, or start it anew.', source='Roy and Vetterli 2007; Daneshmand et al. 2020 (rank collapse with depth)')
 
-# %% ../../nbs/internals/54_flow.ipynb #1f7d1cc0
+# %% ../../nbs/internals/54_flow.ipynb #91487c10
 def _type_colors(types):
     "A colour for each of the most frequent types, the rest grey."
     common = list(types.value_counts().index[:5])
@@ -454,7 +455,7 @@ def _draw_rank(ax, t, colors):
 def _draw_parts(ax, t):
     x = np.arange(len(t))
     for i, (k, name) in enumerate((('active', 'active: 1 − sparsity'), ('balance', 'balance: both signs'), ('rank_ratio', 'rank ratio'))):
-        ax.plot(x, t[k], color=color_for(i), lw=1, marker='.', ms=4, label=name, alpha=.8)
+        ax.plot(x, t[k], color=color_for(i), lw=.5 if len(t) > 60 else 1, marker='.', ms=4, label=name, alpha=.8)
     ax.plot(x, t.specialization, color='black', lw=2, label='specialization: their mean')
     ax.set(ylim=(-.03, 1.24), ylabel='share', title='Specialization and its parts')
     ax.set_yticks(np.linspace(0, 1, 6))
