@@ -219,7 +219,7 @@ class Spectrum:
         "Draw it: see `plot_spectrum`."
         return plot_spectrum(self, ax, **kwargs)
 
-# %% ../../nbs/internals/53_noise.ipynb #eca28efb
+# %% ../../nbs/internals/53_noise.ipynb #c12195d5
 def noise_density(
     x:np.ndarray, # eigenvalues
     spectrum:Spectrum, # whose shape and noise
@@ -272,7 +272,7 @@ def plot_spectrum(
     if spectrum.spikes: ax.plot(e[:spectrum.spikes], np.full(min(spectrum.spikes, len(e)), -.025*top), '|', color=RIGHT, ms=9, mew=1.4, clip_on=False, label=f'{spectrum.spikes:,} above noise')
     ax.set_ylim(-.05*top, max(top, ax.dataLim.y1 if ax.dataLim.y1 < 2*top else top)*1.08)
     size = f"{spectrum.rows} × {spectrum.columns}" + (f", {spectrum.blocks} blocks" if spectrum.blocks > 1 else '')
-    if title is None: title = f"{as_label(spectrum.name, 40)} ({size}): " + (f"{spectrum.spikes:,} directions above noise" if spectrum.spikes else 'none above noise')
+    if title is None: title = f"{as_label(spectrum.name, 40)} ({size}): " + (f"{spectrum.spikes:,} {'direction' if spectrum.spikes == 1 else 'directions'} above noise" if spectrum.spikes else 'none above noise')
     ax.set(xlabel='eigenvalue (squared singular value)', ylabel='density per e-fold', title=title)
-    ax.legend(fontsize=8, frameon=False)
+    ax.legend(fontsize=8, framealpha=.85, edgecolor='none')
     return ax

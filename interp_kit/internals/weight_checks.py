@@ -13,7 +13,7 @@ from ..findings import Finding, Findings, rank_findings
 from ..plots import NEUTRAL, WRONG, as_label, class_colors, elide, ink_on, name_ticks
 from .weights import HEALTH, weight_table
 
-# %% ../../nbs/internals/53_weight_checks.ipynb #b00db515
+# %% ../../nbs/internals/53_weight_checks.ipynb #3a496905
 _MEASURES = dict(rms='root mean square', l2='L2 norm', spectral_norm='spectral norm (reshape)', operator_norm='norm as a map of images', stable_rank='stable rank')
 
 def _tables(tables):
@@ -86,7 +86,7 @@ def plot_weights(
     _draw_heat(ax, np.where(beyond, 0, values), names, 'health' if n > 1 else 'share')
     if beyond.any(): _blank(ax, beyond)
     _mark_not_finite(ax, tables); _key(ax, tables)
-    if n == 1: name_ticks(ax, list(next(iter(tables.values())).name), width=26, max_n=60)
+    if n == 1: name_ticks(ax, [x.removesuffix('.weight') for x in next(iter(tables.values())).name], width=26, max_n=60)
     else: ax.set_xlabel('weight, in the order of the model')
     top.tick_params(labelbottom=False); top.set_title(title or (f'{width} weights' if n == 1 else f'{n} models, colours as in the rows below'))
     return np.array([top, ax])
