@@ -326,7 +326,7 @@ class _Layer:
         try: self.rows.merge(s['rows'])
         except DataError: self.say(f'its width changed from {self.rows.width}: no rank')
 
-# %% ../../nbs/internals/54_flow.ipynb #38d17575
+# %% ../../nbs/internals/54_flow.ipynb #7fbb281e
 class FlowObserver:
     "An observer of a pass (see `interp_kit.predictions.observers.Observer`) that measures information flow; `result()` has it afterwards."
     def __init__(self,
@@ -337,7 +337,10 @@ class FlowObserver:
         if rank not in _KINDS: raise DataError(f"information_flow knows the ranks {', '.join(_KINDS)}, got {rank!r}.")
         self.rank, self.layers, self.max_dim, self.n_rows, self.batch, self.model, self.seen, self.stack = rank, layers, max_dim, 0, 0, '', {}, None
 
-    def attach(self, learn):
+    def attach(self,
+        learn:'Learner|nn.Module', # what is about to run
+    ):
+        "Begin to watch the model; what was seen before is kept."
         model = get_model(learn)
         self.model, self.stack = type(model).__name__, ExitStack()
         self.stack.callback(model.register_forward_pre_hook(self._begin, with_kwargs=True).remove)
@@ -349,14 +352,30 @@ class FlowObserver:
         if call.layer not in self.seen: self.seen[call.layer] = _Layer(call, x.shape[1:], self.rank, self.max_dim)
         self.seen[call.layer].add(x, call, self.batch)
 
-    def on_batch(self, rows, inputs, outputs): self.n_rows += self.batch
+    def on_batch(self,
+        rows:'np.ndarray|None', # (B,) rows of the data set; not used
+        inputs:tuple, # what the model was given; not used
+        outputs:object, # what it returned; not used
+    ):
+        "Count the rows of a batch whose calls were seen."
+        self.n_rows += self.batch
+
     def detach(self):
+        "Take the hooks off."
         if self.stack is not None: self.stack.close(); self.stack = None
 
-    def columns(self): return {}
-    def state(self): return dict(n_rows=self.n_rows, model=self.model, layers=[o.state() for o in self.seen.values()])
+    def columns(self) -> dict:
+        "Nothing is kept for each row."
+        return {}
 
-    def merge(self, state):
+    def state(self) -> dict:
+        "What was seen so far, as arrays, numbers and texts."
+        return dict(n_rows=self.n_rows, model=self.model, layers=[o.state() for o in self.seen.values()])
+
+    def merge(self,
+        state:dict, # another observer's `state()`, of the same rank
+    ):
+        "Take over what another observer saw."
         if not state: return
         self.n_rows += int(state['n_rows']); self.model = str(state['model'])
         for s in state['layers']:
