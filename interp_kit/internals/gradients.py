@@ -266,7 +266,7 @@ def gradient_flow(
 
 _COLUMNS = ['parameter', 'layer', 'type', 'order', 'shape', 'matrix', 'trainable', 'grad_norm', 'weight_norm', 'ratio', 'relative', 'state', 'reason']
 
-# %% ../../nbs/internals/56_gradients.ipynb #5c83201d
+# %% ../../nbs/internals/56_gradients.ipynb #b66a82e2
 def _layers_text(names, n=3):
     names = list(dict.fromkeys(names))
     return ', '.join(f"'{o}'" for o in names[:n]) + (f' and {len(names) - n} more' if len(names) > n else '')
@@ -288,6 +288,7 @@ def _blocked_groups(table):
 def _blocked_findings(flow):
     "One finding for each run of layers that no gradient reaches."
     t = flow.table[flow.table.trainable]
+    if (t.state == 'not finite').any(): return [] # NaN times 0 says nothing
     if len(t) and (t.grad_norm.fillna(0) == 0).all(): return [_nothing_flows(flow)]
     return [_blocked_finding(group, after, flow) for group, after in _blocked_groups(flow.table)]
 
