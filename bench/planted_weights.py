@@ -39,7 +39,10 @@ def _trained(seed, kind):
     return net
 
 
-def trained(seed, kind="conv"): return copy.deepcopy(_trained(seed, kind))
+def trained(seed, kind="conv"):
+    net = copy.deepcopy(_trained(seed, kind))
+    torch.manual_seed(seed + 500)
+    return net
 
 
 def find(net): return weight_findings(weight_table(net))
@@ -66,7 +69,8 @@ def one_zero_channel(seed):
 @torch.no_grad()
 def collapsed(seed):
     net = trained(seed, "mlp"); w = net[1].weight
-    w.copy_(w.std()*torch.randn(80, 1) @ torch.randn(1, 64) + .01*w)
+    rows = torch.sign(torch.randn(80, 1))*(.5 + torch.rand(80, 1)) # none near 0, which would be a dead channel
+    w.copy_(w.std()*rows @ torch.randn(1, 64) + .01*w)
     return find(net)
 
 

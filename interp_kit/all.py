@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/99_all.ipynb #c40bb777
+# %% ../nbs/99_all.ipynb #e63051a6
 from .core import DataError, InterpKitError, LabelError, ModelError, NotFoundError, StorageError, TaskError, as_learner, find_layer, untouched
 from .findings import Finding, Findings, rank_findings
 from .predictions.store import Predictions, Slice
@@ -29,6 +29,15 @@ from .attribution.rise import RISE
 from .attribution.drise import DRISE
 from .attribution.explain import explain
 from .attribution.faithfulness import faithfulness, judge, plot_curves, plot_measures, plot_methods
+from .internals.activations import ActivationStats
+from .internals.activation_charts import dead_chart, hist_chart
+from .internals.weights import critical_weights, weight_table
+from .internals.weight_checks import plot_weights, weight_findings
+from .internals.flow import effective_rank, information_flow
+from .internals.cka import cka, linear_cka
+from .internals.sizes import model_sizes, print_summary, summary
+from .internals.checks import check_model
+from .internals.debug import ModelDebugger
 from .demo import demo_detector, demo_learner, digit_scenes
 from .interpret.checks import classification_findings
 from .interpret.label_checks import multilabel_findings
@@ -43,6 +52,14 @@ from .interpret.outputs import MultiOutputInterpretation
 from .interpret.analyzer import PredictionAnalyzer
 from .interpret.folder import write_folder
 from .interpret.verbs import interpret, plot_predictions, plot_top_losses, show_batch_predictions, show_results
+from .features.importance import FeatureImportance
+from .features.forest import oob_score_importance, rfpimp_importance
+from .features.dependence import partial_dependence, plot_partial_dependence
+from .training.history import TrainingHistory
+from .training.dynamics import dynamics
+from .training.pareto import pareto_front, plot_pareto
+from .training.curves import compare_dynamics, plot_lr_find, plot_metrics, plot_multi_losses
+from .training.callbacks import InterpretationCallback
 
 # %% ../nbs/99_all.ipynb #17ac3915
 __all__ = [n for n in dir() if not n.startswith('_')]

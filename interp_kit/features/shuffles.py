@@ -6,10 +6,10 @@
 __all__ = ['draw_donors', 'seeded', 'association', 'is_categorical', 'correlated_groups', 'column_groups', 'leaves_of',
            'donors_within', 'DropIntervals']
 
-# %% ../../nbs/features/61_shuffles.ipynb #d2598ec5
+# %% ../../nbs/features/61_shuffles.ipynb #5f7e0904
 import numpy as np, pandas as pd
 from ..core import DataError
-from .scores import Score
+from .scores import Score, spread_of
 from .tables import LearnerTable, TableModel, as_table
 from ..predictions.intervals import group_sums, quantile_interval
 
@@ -152,7 +152,7 @@ def donors_within(
     for r in range(n_repeats): res[r, home] = np.lexsort((rs.random_sample(len(leaves)), leaves))
     return res
 
-# %% ../../nbs/features/61_shuffles.ipynb #383650fa
+# %% ../../nbs/features/61_shuffles.ipynb #f80d2af3
 class DropIntervals:
     "Intervals of drops of a score: the same resamples of rows and repeats for every column."
     def __init__(self,
@@ -161,20 +161,19 @@ class DropIntervals:
         *,
         n_repeats:int, # R
         level:float=.95, # coverage
-        n_boot:int=1000, # resamples; at most 50 for scores that are no sums over rows
+        n_boot:int=1000, # resamples; 0 makes no intervals
         seed:int=0, # of the resampling
     ):
         n, rng = len(table), np.random.default_rng(seed)
         self.table, self.score, self.level = table, score, level
-        self.n_boot = n_boot = n_boot if score.by_row is not None else min(n_boot, 50)
-        k = min(n, 500)
+        self.n_boot, self.known, k = n_boot, {}, min(n, 500)
+        if score.by_row is None: self.left_out, self.targs, self.base = rng.permutation(n) % min(16, max(2, n//4)), table.targs, table.preds(table.base); return
         self.group = rng.permutation(n) % k
         self.w = rng.multinomial(k, np.full(k, 1/k), size=n_boot).astype(np.float64) # (B, k) how often each group is drawn
         self.c = rng.multinomial(n_repeats, np.full(n_repeats, 1/n_repeats), size=n_boot)/n_repeats # (B, R)
-        if score.by_row is None: self.w_rows = rng.multinomial(n, np.full(n, 1/n), size=n_boot); self.targs, self.base = table.targs, table.preds(table.base); return
-        self.base, self.size = score.rows(table, table.base), self.w @ np.bincount(self.group, minlength=k)
+        self.base, self.size, self.whole_size = score.rows(table, table.base), self.w @ np.bincount(self.group, minlength=k), float(n)
         if score.spread:
-            y = table.targs.reshape(n, -1); y = y - y.mean(0)
+            y = table.targs.reshape(n, -1); y = y - y.mean(0); self.whole_size = spread_of(table.targs)
             s, s2 = (self.w @ group_sums(o, self.group, k) for o in (y, y*y))
             self.size = s2 - s*s/self.size[:, None] # (B, T) spread of the targets in each resample
 
@@ -186,32 +185,42 @@ class DropIntervals:
         t, base = self.table, self.score.of(self.table, self.table.base)
         drops = np.array([base - self.score.of(t, o) for o in outs])
         if not self.n_boot: return drops, np.nan, np.nan, np.nan
-        if self.score.by_row is None: return drops, *self._whole(drops.mean(), [t.preds(o) for o in outs], donors)
+        if self.score.by_row is None: return drops, *self._whole(drops, [t.preds(o) for o in outs], donors)
         boot = self._by_row(outs, donors)
         return drops, float(boot.std()), *quantile_interval(boot, self.level)
 
     def _by_row(self, outs, donors):
         "(B,) mean drops in the resamples."
-        res = 0.
+        boot, plain, roles = 0., 0., []
         for r, (out, d) in enumerate(zip(outs, donors)):
             q = self.base - self.score.rows(self.table, out)
             given = np.empty_like(q); given[d] = q # what happened to the row that got this one's value
-            res = res + self.c[:, r, None]*(self.w @ group_sums(q + given - q.mean(0), self.group, self.w.shape[1]))
-        return (res/self.size.reshape(len(res), -1)).mean(1)
+            h = q + given - q.mean(0); sums = self.c[:, r, None]*(self.w @ group_sums(h, self.group, self.w.shape[1]))
+            boot, plain = boot + sums, plain + sums/self.whole_size
+            roles.append((h/self.whole_size).mean(1)*len(h))
+        boot, plain = (boot/self.size.reshape(len(boot), -1)).mean(1), plain.mean(1)
+        return boot.mean() + (boot - boot.mean())*self._shrink(np.stack(roles), plain)
 
-    def _whole(self, mean, preds, donors):
-        "(standard error, low, high) around the mean drop, by computing the score anew."
-        from scipy.special import ndtri
-        boot = []
-        for w, c in zip(self.w_rows, self.c):
-            boot.append(sum(c[r]*self._drop(w*w[donors[r]], preds[r]) for r in np.flatnonzero(c)))
-        boot = np.array(boot)[np.isfinite(boot)]
-        if len(boot) < max(2, self.n_boot//2): return np.nan, np.nan, np.nan
-        half = ndtri((1 + self.level)/2)*boot.std(ddof=1)
-        return float(boot.std(ddof=1)), mean - half, mean + half
+    def _shrink(self, roles, boot):
+        "How much the resamples overstate the spread: the noise of single exchanges is in them two to three times."
+        if len(roles) < 2 or not boot.std() > 0: return 1.
+        noise = roles.var(0, ddof=1).mean()/len(roles) # of a row's mean over repeats; half of it is the exchange's own, and the rest is there twice
+        return float(np.clip(np.sqrt(max(0, roles.mean(0).var() - noise/2)/roles.shape[1])/boot.std(), .4, 1))
 
-    def _drop(self, times, p):
-        "Drop of the score where each row counts `times`; NaN where the score is undefined, as of one class."
-        rows = np.repeat(np.arange(len(times)), times)
-        if not len(rows) or len(np.unique(self.targs[rows])) < 2: return np.nan
-        return self.score.whole(self.targs[rows], self.base[rows]) - self.score.whole(self.targs[rows], p[rows])
+    def _whole(self, drops, preds, donors):
+        "(standard error, low, high) of the mean drop, from leaving out groups of rows in both roles."
+        from scipy.stats import t
+        k = int(self.left_out.max()) + 1
+        moved = np.array([[(self._without(g, d, p) - o)*(1 - 2/k) for p, d, o in zip(preds, donors, drops)] for g in range(k)]) # (k, R)
+        noise = moved.var(1, ddof=1).mean()/len(drops) if len(drops) > 1 else 0.
+        se = float(np.sqrt(k*max(0, moved.mean(1).var(ddof=1) - noise/2)))
+        half = t.ppf((1 + self.level)/2, k - 1)*se
+        return se, drops.mean() - half, drops.mean() + half
+
+    def _without(self, g, donors, p):
+        "Drop of the score without group `g`, as receivers and as donors; NaN where the score is undefined, as of one class."
+        keep = (self.left_out != g) & (self.left_out[donors] != g)
+        if len(np.unique(self.targs[keep])) < 2: return np.nan
+        key = (g, hash(keep.tobytes())) # the same permutations for all columns: the score as it is, once
+        if key not in self.known: self.known[key] = self.score.whole(self.targs[keep], self.base[keep])
+        return self.known[key] - self.score.whole(self.targs[keep], p[keep])

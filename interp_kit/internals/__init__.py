@@ -5,8 +5,23 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/internals/59_room.ipynb #a02a07ff
+# %% ../../nbs/internals/59_room.ipynb #2c472840
 from .calls import *
+from .matrices import *
+from .spectra import *
+from .noise import *
+from .weights import *
+from .weight_checks import *
+from .activation_sums import *
+from .activation_rules import *
+from .activation_charts import *
+from .activations import *
+from .flow import *
+from .cka import *
+from .sizes import *
+from .gradients import *
+from .checks import *
+from .debug import *
 
 # %% ../../nbs/internals/59_room.ipynb #de0c6cc2
 __all__ = sorted(n for n, o in list(globals().items()) if str(getattr(o, '__module__', '')).startswith('interp_kit.internals.') and not n.startswith('_'))

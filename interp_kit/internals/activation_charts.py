@@ -30,7 +30,7 @@ def _of_arrays(arrays):
         res.calls[str(name)].add(a.float() if not a.is_floating_point() else a)
     return res
 
-# %% ../../nbs/internals/52_activation_charts.ipynb #c840bdb7
+# %% ../../nbs/internals/52_activation_charts.ipynb #8daf2ebf
 def _type_colors(types):
     "type -> colour: the six most frequent ones have their own, all others are grey."
     common = types.value_counts(sort=True).index[:6]
@@ -43,7 +43,7 @@ def _dots(ax, t, y, colors, size):
 
 def _depth_axis(ax, t, label):
     name_ticks(ax, list(t.layer), max_n=12, width=22)
-    ax.set_xlim(-.7, len(t) - .3); ax.grid(alpha=.25); ax.set_title(label, fontsize=10)
+    ax.set_xlim(-.7, len(t) - .3); ax.grid(alpha=.25); ax.set_title(label, fontsize=10); ax.set_xlabel('calls, from input to output', fontsize=9)
 
 def plot_layers(
     table:'DataFrame', # of `ActivationSums`
@@ -79,7 +79,7 @@ def _plot_shares(ax, t, size):
         if np.isfinite(y).any(): ax.plot(np.arange(len(t)), y, m, ms=size + (m != 'o')*2, color=c, label=label, alpha=.85, ls='')
     ax.set_ylim(-.03, 1.03); _depth_axis(ax, t, 'shares'); ax.legend(fontsize=8, framealpha=.8)
 
-# %% ../../nbs/internals/52_activation_charts.ipynb #c09a1682
+# %% ../../nbs/internals/52_activation_charts.ipynb #c592cce3
 def dead_chart(
     activs:'ActivationStats|ActivationSums|dict', # statistics, or name -> (B, C, …) array
     figsize:tuple=(10, 5), # inches
@@ -109,7 +109,7 @@ def _few_bars(ax, t):
         inside = r.dead_fraction > .85
         ax.text(r.dead_fraction + (-.01 if inside else .01), i, _counts(r), va='center', ha='right' if inside else 'left', fontsize=8, color='white' if inside else 'black')
     name_ticks(ax, list(t.layer), axis='y', max_n=30)
-    ax.set(xlim=(0, 1), ylim=(max(len(t), 5) - .5, -.5), xlabel='share of channels dead'); ax.grid(axis='x', alpha=.25)
+    ax.set(xlim=(0, 1), ylim=(max(len(t), 3) - .5, -.5), xlabel='share of channels dead'); ax.grid(axis='x', alpha=.25)
 
 def _many_bars(ax, t):
     ax.bar(np.arange(len(t)), t.dead_fraction, width=.9, color=_bar_colors(t))

@@ -205,7 +205,7 @@ def run_batches(
             if on_batch is not None: on_batch(xs, out)
     return rows
 
-# %% ../../nbs/internals/50_calls.ipynb #ad269dfa
+# %% ../../nbs/internals/50_calls.ipynb #75a2cf88
 def _by_channel(t, reduce):
     "(C,) of (B, C, P): `reduce` over rows and positions, over those first that lie far apart in memory if the others are few (several times faster)."
     B, C, P = t.shape
@@ -221,7 +221,7 @@ def _channels_second(x, channel_dim):
     "(B, C, P) of (B, C, …), (B, …, C) or (B,), contiguous; what lies in memory with the channels last is taken as (B·P, C, 1), without a copy."
     x = (x if x.dtype in (torch.float32, torch.float64) else x.float()).reshape(len(x), *(x.shape[1:] or (1,)))
     if channel_dim % x.ndim != x.ndim - 1 and not x.is_contiguous() and x.movedim(1, -1).is_contiguous(): x, channel_dim = x.movedim(1, -1), -1
-    return (x.reshape(-1, x.shape[-1], 1) if channel_dim % x.ndim == x.ndim - 1 else x.reshape(*x.shape[:2], int(np.prod(x.shape[2:])))).contiguous()
+    return (x.reshape(int(np.prod(x.shape[:-1])), x.shape[-1], 1) if channel_dim % x.ndim == x.ndim - 1 else x.reshape(*x.shape[:2], int(np.prod(x.shape[2:])))).contiguous()
 
 class ChannelSums:
     """Streamed statistics of one call's activations by channel: `mean`, `var` (biased), `min`, `max`, `positive` (share > 0), `near_zero` (share with |x| < `eps`), each a (C,) float64 tensor on the CPU.

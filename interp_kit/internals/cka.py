@@ -189,7 +189,7 @@ def plot_cka(
     ax.set_facecolor('#cccccc'); ax.title.set_fontsize(10)
     return ax
 
-# %% ../../nbs/internals/55_cka.ipynb #dfe5aae9
+# %% ../../nbs/internals/55_cka.ipynb #65c1d0c9
 def _run(side, xs, others):
     "Run a batch through the model of `side`, watched by it and by the `others` on the same model."
     with ExitStack() as stack:
@@ -213,6 +213,7 @@ def cka(
     layers_b:'list|str|None'=None, # which calls of the second; None: as `layers_a` where there is one model, else all that compute
     n_batches:int|None=None, # stop after so many
     features:str='flattened', # a sample's whole activation, as in the papers; or 'pooled', the means of its channels, which is blind to where things are
+    names:tuple|None=None, # what to call the two models; None takes their classes
     seed:int=0, # of the order where dl is None
 ) -> CKA:
     """Unbiased linear CKA between all pairs of calls, over minibatches that run once through each model; both are left as found.
@@ -235,12 +236,16 @@ def cka(
             if not one: _run(b, xs, [])
             pairs.add(); rows += n
     if not rows: raise DataError(f"All batches have fewer than 4 rows ({out} samples): pass a loader with larger batches.")
-    return _result(pairs, rows, out, features)
+    return _result(pairs, rows, out, features, names or _names(a.model, b.model))
 
-def _result(p, rows, out, features):
+def _names(a, b):
+    same = a is not b and type(a) is type(b)
+    return tuple(type(m).__name__ + (f' ({which})' if same else '') for m, which in ((a, 'first'), (b, 'second')))
+
+def _result(p, rows, out, features, models):
     import pandas as pd
     names, frame = p.names, lambda m: pd.DataFrame(m, index=p.names[0], columns=p.names[1])
     why = [s.reasons(o, q.sum(0), p.batches) for s, o, q in ((p.a, names[0], p.xx), (p.b, names[1], p.yy))]
     m, e = p.similarity(), p.error()
     for v in (m, e): v[[o in why[0] for o in names[0]]] = np.nan; v[:, [o in why[1] for o in names[1]]] = np.nan
-    return CKA(frame(m), frame(e), tuple(why), tuple(type(s.model).__name__ for s in (p.a, p.b)), rows, p.parts, out, features)
+    return CKA(frame(m), frame(e), tuple(why), tuple(models), rows, p.parts, out, features)

@@ -414,7 +414,7 @@ def _low_finding(t, a, b, before):
         interpretation='Samples differ in next to one direction here, though earlier layers tell more of them: the weights have collapsed to a few directions, or the signal vanishes with depth.',
         action=f'Look at the singular values of the weights of {t.layer[a]}; normalise, add skip connections, or start it anew.', source='Roy and Vetterli 2007; Daneshmand et al. 2020 (rank collapse with depth)')
 
-# %% ../../nbs/internals/54_flow.ipynb #7baa3b0a
+# %% ../../nbs/internals/54_flow.ipynb #1f7d1cc0
 def _type_colors(types):
     "A colour for each of the most frequent types, the rest grey."
     common = list(types.value_counts().index[:5])
@@ -440,7 +440,8 @@ def _draw_size(ax, t, colors):
     low = t['std'][t['std'] > 0].min() if (t['std'] > 0).any() else 1.
     if ax.get_yscale() == 'log': ax.set_ylim(bottom=low/30)
     ax.set(ylabel='std, |mean|', title='Size of activations')
-    ax.legend(fontsize=8, ncols=7, loc='upper left', bbox_to_anchor=(0, 1.0), framealpha=.8)
+    ax.margins(y=.16) if ax.get_yscale() == 'linear' else ax.set_ylim(top=8*t['std'].max())
+    ax.legend(fontsize=8, ncols=7, loc='upper left', framealpha=.8)
 
 def _draw_rank(ax, t, colors):
     most = np.minimum(t.rank_n - 1, t.rank_dim).clip(lower=1)
@@ -455,7 +456,8 @@ def _draw_parts(ax, t):
     for i, (k, name) in enumerate((('active', 'active: 1 − sparsity'), ('balance', 'balance: both signs'), ('rank_ratio', 'rank ratio'))):
         ax.plot(x, t[k], color=color_for(i), lw=1, marker='.', ms=4, label=name, alpha=.8)
     ax.plot(x, t.specialization, color='black', lw=2, label='specialization: their mean')
-    ax.set(ylim=(-.03, 1.03), ylabel='share', title='Specialization and its parts')
+    ax.set(ylim=(-.03, 1.24), ylabel='share', title='Specialization and its parts')
+    ax.set_yticks(np.linspace(0, 1, 6))
     ax.legend(fontsize=8, ncols=4, loc='upper left', framealpha=.8)
 
 def _draw_health(ax, t):
@@ -471,13 +473,13 @@ def _draw_health(ax, t):
 def plot_flow(
     flow:'InformationFlow', # what was measured
     *,
-    figsize:tuple|None=None, # inches; None: (12, 12)
+    figsize:tuple|None=None, # inches; None: (12, 11)
 ) -> np.ndarray: # of four Axes
     "Draw size, rank, specialization and gaps of all calls in their order; returns the Axes."
     t, colors = flow.table, _type_colors(flow.table.type)
-    axs = new_grid(4, ncols=1, figsize=figsize or (12, 12))
+    axs = new_grid(4, ncols=1, figsize=figsize or (12, 11), height_ratios=(3, 3, 3, 2))
     _draw_size(axs[0], t, colors); _draw_rank(axs[1], t, colors); _draw_parts(axs[2], t); _draw_health(axs[3], t)
-    for ax in axs: ax.set_xlim(-.6, len(t) - .4)
+    for ax in axs: ax.set_xlim(-.5, len(t) - .5)
     for ax in axs[:3]: ax.set_xticks([]); ax.grid(axis='y', alpha=.3)
     name_ticks(axs[3], list(t.layer), max_n=50, width=28)
     axs[3].set_xlabel(f'calls of {flow.model} in their order')

@@ -107,7 +107,7 @@ def fit_power_law(
     i = int(np.argmin(D))
     return PowerLaw(float(alphas[i]), float(x[i]), float(D[i]), len(x) - i)
 
-# %% ../../nbs/internals/53_noise.ipynb #a8c1cf98
+# %% ../../nbs/internals/53_noise.ipynb #ce7187c1
 def _noise_spectrum(p, n, blocks, rng):
     "Squared singular values of `blocks` Gaussian p × n matrices, p ≤ n."
     from scipy.linalg import eigvalsh_tridiagonal
@@ -124,6 +124,7 @@ class Noise:
     alpha_low:float # smallest exponent of the draws
     alpha_high:float # largest
     stable_rank:float # mean
+    rank_low:float # smallest, in units of the mean
     draws:int # matrices drawn
 
 def _draws_for(p): return 100 if p <= 128 else 20 if p <= 2048 else 5 # as cheap shapes allow
@@ -136,14 +137,15 @@ def noise_of(
     draws:int|None=None, # spectra to draw: a new one falls below the range once in draws + 1; None: 100 for sides up to 128, 20 up to 2,048, 5 above
     seed:int=0, # of the draws
 ) -> Noise:
-    "The range of fitted exponents and the mean stable rank of Gaussian noise of one shape; remembered."
+    "The range of fitted exponents and stable ranks of Gaussian noise of one shape; remembered."
     p, n = sorted((rows, columns))
     draws = _draws_for(p) if draws is None else draws
     if p < 1 or draws < 2: raise DataError(f"Noise needs at least one row and column and two draws; got {rows} × {columns} and {draws}.")
     rng = np.random.default_rng([seed, p, n, blocks])
     spectra = [_noise_spectrum(p, n, blocks, rng) for _ in range(draws)]
     alphas = np.array([fit_power_law(e).alpha for e in spectra])
-    return Noise(float(alphas.min()), float(alphas.max()), float(np.mean([e.sum()/e.max() for e in spectra])), draws)
+    ranks = np.array([e.sum()/e.max() for e in spectra])
+    return Noise(float(alphas.min()), float(alphas.max()), float(ranks.mean()), float(ranks.min()/ranks.mean()), draws)
 
 # %% ../../nbs/internals/53_noise.ipynb #4fa9145d
 @dataclass

@@ -95,7 +95,7 @@ def _blank(ax, beyond):
     from matplotlib.colors import ListedColormap
     ax.imshow(np.ma.masked_where(~beyond, np.ones(beyond.shape)), aspect='auto', cmap=ListedColormap(['white']), interpolation='nearest')
 
-# %% ../../nbs/internals/53_weight_checks.ipynb #c420d94f
+# %% ../../nbs/internals/53_weight_checks.ipynb #0655c6fc
 def _listed(t, n=4):
     names = [as_label(x, 48).replace('\\$', '$') for x in t.name]
     return ', '.join(names[:n]) + (f' and {len(names) - n} more' if len(names) > n else '')
@@ -122,7 +122,7 @@ def _dead(t):
     count = ((1 - dead.alive)*dead.channels).round()
     worst, half = float((1 - dead.alive).max()), (1 - dead.alive[~_is_zero(dead)]).max()
     severity = 'high' if half >= .5 else 'medium' if worst >= .1 else 'low'
-    yield _about('dead_channels', dead, severity, f"{int(count.sum()):,} output channels in {len(dead)} {'weight' if len(dead) == 1 else 'weights'} hold almost nothing: {_listed(dead.loc[count.sort_values(ascending=False).index])}",
+    yield _about('dead_channels', dead, severity, f"{int(count.sum()):,} output {'channel holds' if count.sum() == 1 else 'channels hold'} almost nothing, in {len(dead)} {'weight' if len(dead) == 1 else 'weights'}: {_listed(dead.loc[count.sort_values(ascending=False).index])}",
                  evidence=dict(channels=int(count.sum()), largest_share=worst), interpretation='These channels give a constant whatever the input: weight decay or pruning emptied them, or they were never trained (a zero-initialised adapter).',
                  action='Prune them, or look for why they died: learning rate too high, ReLU without gradient, weight decay on unused channels.', source='Mehta et al. 2019, On implicit filter level sparsity in CNNs')
 
@@ -141,7 +141,7 @@ def _uncentred(t):
                  evidence=dict(smallest_centred=low), interpretation='Most of the weight is an offset that all inputs share: outputs follow the mean of the input and saturate what comes after.',
                  action='Look at the initialisation and at normalisation of the inputs; an offset belongs in the bias.', source='LeCun et al. 1998, Efficient BackProp')
 
-# %% ../../nbs/internals/53_weight_checks.ipynb #7b31dcb9
+# %% ../../nbs/internals/53_weight_checks.ipynb #2040243f
 _DRAWN = 'uniform', 'normal', 'truncated normal'
 
 def _told(t):
@@ -151,11 +151,11 @@ def _told(t):
 
 def _untrained(t):
     told = _told(t)
-    noise = told[(told.spikes.eq(0) & (told.alpha >= told.alpha_low) & told.looks_like.isin(_DRAWN)) | _is_zero(told)]
+    noise = told[(told.spikes.eq(0) & (told.alpha >= told.alpha_low) & (told['rank'] >= told.rank_low) & told.looks_like.isin(_DRAWN)) | _is_zero(told)]
     if not len(noise): return
-    structured = int((told.spikes > 0).sum())
-    every = structured == 0 and len(noise) >= .5*len(told)
-    title = (f"The model looks untrained: none of {len(told)} weights stands above noise" if every else f"{len(noise)} of {len(told)} weights look as they were initialised: {_listed(noise)}")
+    structured = int((t.spikes > 0).sum())
+    every = structured == 0 and len(noise) >= .5*len(told) and not (t.finite < 1).any()
+    title = (f"The model looks untrained: none of its {len(t)} weights stands above noise" if every else f"{len(noise)} of {len(told)} weights look as they were initialised: {_listed(noise)}")
     yield _about('untrained_layer', noise, 'low' if every else 'info', title, .9 if every else .5, evidence=dict(told=len(told), with_structure=structured),
                  interpretation='Nothing in these weights differs from a random draw of their shape: no direction above the Marchenko-Pastur edge, a power law as noise gives, entries as initialised. Little training can leave that too.',
                  action='If they should be trained: was the checkpoint loaded, is the layer frozen, does the optimiser hold it, does it get a gradient?', source='Marchenko & Pastur 1967; Johnstone 2001; Martin & Mahoney 2021')
@@ -166,6 +166,6 @@ def weight_findings(
     "What in the weights deserves a word; the rules and thresholds are in the table above. Silent on sound models, but for `untrained_layer` where nothing was learnt."
     t = table if hasattr(table, 'iterrows') else weight_table(table)
     if missing := {'name', 'finite', 'alive', 'spikes', 'looks_like', 'fan_in'} - set(t.columns): raise DataError(f"The table lacks {', '.join(sorted(missing))}: pass what weight_table gave.")
-    numbers = ['std', 'finite', 'alive', 'centred', 'rank', 'stable_rank', 'spikes', 'alpha', 'alpha_low', 'fan_in', 'channels', 'blocks', 'n', 'l2']
+    numbers = ['std', 'finite', 'alive', 'centred', 'rank', 'stable_rank', 'spikes', 'alpha', 'alpha_low', 'rank_low', 'fan_in', 'channels', 'blocks', 'n', 'l2']
     t = t.assign(**{k: t[k].astype(float) for k in numbers})
     return rank_findings(f for rule in (_not_finite, _dead, _collapsed, _uncentred, _untrained) for f in rule(t))

@@ -90,7 +90,7 @@ def looks_like(
     best = min(gaps, key=gaps.get)
     return best if gaps[best] < 1.95/math.sqrt(len(x)) else ''
 
-# %% ../../nbs/internals/53_weights.ipynb #9c8cce77
+# %% ../../nbs/internals/53_weights.ipynb #0fca59ce
 HEALTH = 'finite', 'alive', 'centred', 'rank'
 
 def health_score(
@@ -110,9 +110,10 @@ def _channel_norms(blocks):
 def _health(w, blocks, spectrum, moments, finite, draws, seed):
     norms = _channel_norms(blocks)
     total = moments['std'] + abs(moments['mean'])
+    noise = noise_of(spectrum.rows, spectrum.columns, spectrum.blocks, draws, seed)
     parts = dict(finite=finite, alive=float((norms > .01*np.median(norms.numpy())).double().mean()), centred=moments['std']/total if total > 0 and w.weight.numel() > 1 else math.nan,
-                 rank=min(1., stable_rank(spectrum.singular)/noise_of(spectrum.rows, spectrum.columns, spectrum.blocks, draws, seed).stable_rank))
-    return dict(parts, health=health_score(**parts))
+                 rank=min(1., stable_rank(spectrum.singular)/noise.stable_rank))
+    return dict(parts, health=health_score(**parts), rank_low=noise.rank_low)
 
 # %% ../../nbs/internals/53_weights.ipynb #077920d0
 def _without_copies(blocks):
@@ -144,9 +145,9 @@ def _spectral(spectrum, blocks, draws, seed):
                 n_tail=law.n_tail if law.n_tail else math.nan, alpha_low=noise.alpha_low, alpha_high=noise.alpha_high, spikes=math.nan if alone or not s.any() else one.spikes,
                 spike_share=math.nan if alone or not s.any() else one.share(one.spikes), structure=said)
 
-# %% ../../nbs/internals/53_weights.ipynb #cd6db146
+# %% ../../nbs/internals/53_weights.ipynb #a4f2f085
 _SPECTRAL = 'spectral_norm', 'stable_rank', 'entropy_rank', 'gini', 'alpha', 'xmin', 'D', 'n_tail', 'alpha_low', 'alpha_high', 'spikes', 'spike_share'
-_COLUMNS = ('name', 'type', 'shape', 'reshape', 'n', 'trainable', 'shared', *_NUMBERS, *_SPECTRAL, 'structure', 'looks_like', *HEALTH, 'health', 'blocks', 'channels', 'fan_in', 'reason')
+_COLUMNS = ('name', 'type', 'shape', 'reshape', 'n', 'trainable', 'shared', *_NUMBERS, *_SPECTRAL, 'structure', 'looks_like', *HEALTH, 'health', 'rank_low', 'blocks', 'channels', 'fan_in', 'reason')
 
 def _empty_row(w):
     row = dict.fromkeys(_COLUMNS, math.nan)

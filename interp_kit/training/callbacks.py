@@ -25,7 +25,7 @@ from .passes import Pass
 # %% ../../nbs/training/76_callbacks.ipynb #aced5d02
 if TYPE_CHECKING: from pandas import DataFrame
 
-# %% ../../nbs/training/76_callbacks.ipynb #2d3d8b65
+# %% ../../nbs/training/76_callbacks.ipynb #4c38032d
 _BATCH = ('before_batch', 'after_loss', 'after_batch') # what is listened to of each batch
 _OTHERS = frozenset('after_pred before_backward after_cancel_backward after_backward before_step after_cancel_step after_step after_cancel_batch'.split())
 
@@ -193,7 +193,8 @@ class InterpretationCallback(Callback):
         return (self.watch.epoch + 1) % self.every == 0 if isinstance(self.every, int) else self.watch.epoch in self.every
 
     def _show(self):
-        import matplotlib.pyplot as plt
+        import matplotlib, matplotlib.pyplot as plt
+        matplotlib.get_backend() # chosen before pictures are held back, since that switches showing on
         for on in self.watched:
             last = self.watch.passes[on][-1:]
             if not last or last[0].epoch != self.watch.epoch or on in self.watch.stopped: continue

@@ -82,7 +82,7 @@ def cartography(
     names = dict(row=np.arange(N) if rows is None else rows, item=[None]*N if items is None else list(items), label=[None]*N if labels is None else labels)
     return pd.DataFrame({**names, **values, 'reason': pd.Categorical(why)})
 
-# %% ../../nbs/training/75_cartography.ipynb #bac69bcf
+# %% ../../nbs/training/75_cartography.ipynb #a4a6e232
 def _cells(x, y, c, n=48):
     "Centres, mean colours and counts of the cells of an n×n grid over x in [0, ½] and y in [0, 1]."
     i, j = np.minimum((x*2*n).astype(int), n - 1), np.minimum((y*n).astype(int), n - 1)
@@ -90,9 +90,10 @@ def _cells(x, y, c, n=48):
     return (cell//n + .5)/(2*n), (cell % n + .5)/n, np.bincount(at, weights=c)/count, count
 
 def _name_regions(ax, top):
+    "Names beside the points: above, below, and at the right."
     box = dict(boxstyle='round,pad=.25', fc='white', ec=NEUTRAL, alpha=.85, lw=.6)
-    for text, x, y, ha in (('easy to learn', .03, .965, 'left'), ('ambiguous', .97, .5, 'right'), ('hard to learn', .03, .035, 'left')):
-        ax.text(x, y, text, transform=ax.transAxes, ha=ha, va='center', fontsize=9, bbox=box, zorder=5)
+    for text, x, y, ha in (('easy to learn', 0, 1.06, 'left'), ('ambiguous', top, .5, 'right'), ('hard to learn', 0, -.06, 'left')):
+        ax.text(x, y, text, ha=ha, va='center', fontsize=9, bbox=box, zorder=5)
 
 def plot_cartography(
     table:'DataFrame', # what `cartography` gave
@@ -106,17 +107,17 @@ def plot_cartography(
     if not len(t): raise DataError("No row of the table has a probability of its label, so there is no map: it is drawn of classifications.")
     ax = new_axes(ax, figsize)
     x, y, c = (t[k].to_numpy() for k in ('variability', 'confidence', 'correctness'))
-    many = len(t) > points
+    many, right = len(t) > points, max(.32, float(x.max()) + .1)
     if many: x, y, c, n = _cells(x, y, c)
     drawn = ax.scatter(x, y, c=c, cmap='viridis', vmin=0, vmax=1, marker='s' if many else 'o', lw=0, alpha=None if many else .75,
                        s=4 + 36*np.sqrt(n/n.max()) if many else np.clip(6000/len(t), 8, 28))
     ax.figure.colorbar(drawn, ax=ax, label='share of epochs right', fraction=.045, pad=.02)
-    ax.set(xlabel='variability (standard deviation over epochs)', ylabel='confidence (mean probability of the label)', ylim=(-.02, 1.05), xlim=(-.01, max(.3, 1.08*float(x.max()))))
+    ax.set(xlabel='variability (standard deviation over epochs)', ylabel='confidence (mean probability of the label)', ylim=(-.11, 1.11), xlim=(-.01, right))
     ax.set_title(f'{len(t):,} rows' + (f'; a mark is a cell, the largest holds {short_count(n.max())}' if many else ''), fontsize=10)
-    _name_regions(ax, y.max())
+    _name_regions(ax, right - .005)
     return ax
 
-# %% ../../nbs/training/75_cartography.ipynb #cdbdf1a1
+# %% ../../nbs/training/75_cartography.ipynb #02088058
 ALPHA = .01 # level of the rule as a whole
 _DEPTHS = (.02, .05, .1, .2, .3) # shares of the rows, those of largest |margin|
 _PLACES = tuple((t, w) for t in (-.75, -.5, -.25, 0.) for w in (.25, .5, .75, 1.)) # (valley, width of the stretches) in median |margin|
@@ -137,13 +138,13 @@ def _beyond(u):
     for q in _DEPTHS:
         d = int(round(q*len(u))); m = min(len(u), d + int(round(max(q, .2)*len(u))))
         p = min(1., len(_DEPTHS)*float(hypergeom.sf(against[d] - 1, m, against[m], d))) if d else 1.
-        if p < best[0]: best = (p, *_reach(u[order], against, (against[m] - against[d] + .5)/(m - d + 1)))
+        if p < best[0]: best = (p, *_reach(u[order[:m]], against[:m+1], (against[m] - against[d] + .5)/(m - d + 1)))
     return best
 
 def _reach(u, against, rate):
-    "The largest depth at which `rate` explains less than a fifth of the contradictions."
+    "The largest depth looked at where `rate` explains less than a third of the contradictions."
     n = np.arange(1, len(u) + 1)
-    ok = np.flatnonzero((rate*n < .2*against[1:]) & (u < 0))
+    ok = np.flatnonzero((3*rate*n < against[1:]) & (u < 0))
     return (u[ok[-1]] + 1e-9, rate*n[ok[-1]]) if len(ok) else (np.nan, np.nan)
 
 def _apart(u):
@@ -170,7 +171,7 @@ def low_group(
     if p >= alpha or np.isnan(t): return LowGroup(p, np.nan, '', np.nan)
     return LowGroup(p, t*unit, how, float(expected))
 
-# %% ../../nbs/training/75_cartography.ipynb #9f738528
+# %% ../../nbs/training/75_cartography.ipynb #8e572a94
 def learned_classes(
     table:'DataFrame', # what `cartography` gave
 ) -> np.ndarray: # (N,) bool
@@ -196,7 +197,7 @@ def plot_aum(
         ax.hist(np.clip(low, lo, hi), edges, color=WRONG, label=f'{len(low):,} rows below {group.threshold:.2g}')
         ax.axvline(group.threshold, color=WRONG, lw=1, ls='--')
     ax.axvline(0, color=NEUTRAL, lw=.8)
-    ax.set(xlabel='area under the margin (logits)', ylabel='rows', title='how strongly the model agreed with each label while it learned'); ax.set_yscale('symlog', linthresh=10)
+    ax.set(xlabel='area under the margin (logits)', ylabel='rows', title='how strongly the model agreed with each label while it learned'); ax.set_yscale('function', functions=(lambda v: np.sqrt(np.maximum(v, 0)), np.square))
     ax.set_ylim(0); ax.legend(fontsize=8, loc='upper left')
     return ax
 
@@ -221,12 +222,33 @@ def check_mislabelled(
         interpretation='Such labels are often wrong. Rows of an unusual kind, or in which two classes are to be seen, look the same.' + (f' {note}' if note else ''),
         action='Look at these rows, the first being the worst; correct or remove what is wrong and train again.', source='Pleiss et al. 2020 (area under the margin ranking)')]
 
-# %% ../../nbs/training/75_cartography.ipynb #cdac0ad8
-def _throughout(right, e, w, value):
-    "Rows visited in all of the epochs e, …, e+w−1 and `value` at each."
-    return np.logical_and.reduce([np.asarray(right[i]) == value for i in range(e, e + w)])
+# %% ../../nbs/training/75_cartography.ipynb #906459eb
+@dataclass
+class _Loss:
+    "What a set of rows lost between its best stretch of epochs and the last one."
+    lost:np.ndarray # rows
+    won:int # rows that went the other way
+    n:int # rows
+    best:int # first epoch of the best stretch
+    acc:np.ndarray # (E,) share of rows that were right
+    width:int # epochs of a stretch
+    p:float # of the sign test, for all stretches looked at
 
-def _accuracy(right): return np.array([np.nanmean(r) if np.isfinite(r).any() else np.nan for r in map(np.asarray, right)])
+def _throughout(right, e, w, value): return np.logical_and.reduce([np.asarray(right[i]) == value for i in range(e, e + w)])
+
+def _losses_of(right, mask, from_=0):
+    "The `_Loss` of the rows under `mask` since epoch `from_`; None where there are too few epochs, or an epoch without these rows."
+    from scipy.stats import binom
+    E = len(right); w = max(2, E//5)
+    hits, seen = (np.array([f(np.asarray(r)[mask]) for r in right]) for f in (np.nansum, lambda v: np.isfinite(v).sum()))
+    if E < 2*w or not seen.all(): return None
+    acc, starts = hits/seen, np.arange(from_, E - 2*w + 1)
+    if not len(starts): return None
+    b = int(starts[np.argmax([acc[s:s+w].mean() for s in starts])])
+    lost = np.flatnonzero(mask & _throughout(right, b, w, 1) & _throughout(right, E - w, w, 0))
+    won = int((mask & _throughout(right, b, w, 0) & _throughout(right, E - w, w, 1)).sum())
+    p = len(starts)*float(binom.sf(len(lost) - 1, len(lost) + won, .5)) if len(lost) else 1.
+    return _Loss(lost, won, int(seen[-1]), b, acc, w, min(1., p))
 
 def check_forgotten(
     right:'Sequence', # E arrays (N,): 1 right, 0 wrong, NaN not visited
@@ -235,35 +257,36 @@ def check_forgotten(
     labels:'Sequence|None'=None, # (N,) names of the rows' labels
     epochs:'Sequence|None'=None, # (E,) numbers of the epochs
     on:str='validation', # which rows they are
-    least:float=.02, # share of rows that must be lost on balance
+    least:float=.02, # share of all rows that must be lost on balance
+    least_of_class:float=.4, # share of the rows of a class
     most:int=200, # rows named at most
 ) -> list: # of Finding
-    "Rows that were right in the best stretch of two or more epochs and are wrong in the last one; needs four epochs; level 1 %."
-    from scipy.stats import binom
-    E = len(right); w = max(2, E//5)
-    acc = _accuracy(right) if E >= 2*w else np.zeros(0)
-    if not len(acc) or np.isnan(acc).any(): return []
-    starts = np.arange(E - 2*w + 1)
-    b = int(starts[np.argmax([acc[s:s+w].mean() for s in starts])])
-    was, now = _throughout(right, b, w, 1), _throughout(right, E - w, w, 0)
-    lost, won = was & now, _throughout(right, b, w, 0) & _throughout(right, E - w, w, 1)
-    n, k, g = int(np.isfinite(right[-1]).sum()), int(lost.sum()), int(won.sum())
-    p = min(1., len(starts)*float(binom.sf(k - 1, k + g, .5))) if k else 1.
-    if p >= ALPHA or k - g < least*n: return []
-    at, name = np.flatnonzero(lost), (lambda e: e if epochs is None else epochs[e])
-    worst = _most_lost(labels, at)
-    return [Finding(
-        'forgotten_rows', f"{k:,} of {n:,} {on} rows that were right around epoch {name(b)} are wrong in the last {w} epochs; {g:,} went the other way", severity='high' if k - g >= .1*n else 'medium',
-        confidence=1 - p, evidence=dict(lost=k, won=g, n=n, best_epoch=int(name(b)), accuracy_then=float(acc[b:b+w].mean()), accuracy_now=float(acc[E-w:].mean()), p_value=p),
-        rows=(at if rows is None else np.asarray(rows)[at])[:most], classes=worst,
-        interpretation='Later training undid what earlier training had learned: a class left the data, the learning rate is too high, or the model overfits.',
-        action=f'Go back to the weights of epoch {name(b)} (SaveModelCallback keeps the best), lower the learning rate, or mix rows of the lost kind into the training again.',
-        source='Toneva et al. 2019 (example forgetting); McCloskey and Cohen 1989 (catastrophic interference)')]
+    "Rows, or classes, that were right in the best stretch of two or more epochs and are wrong in the last one; needs four epochs; level 1 %."
+    if len(right) < 4: return []
+    names = np.array([], dtype=object) if labels is None else np.asarray(labels, dtype=object).astype(str)
+    whole = _losses_of(right, np.ones(len(right[0]), dtype=bool))
+    found = [(whole, _most_lost(names, whole))] if whole and whole.p < ALPHA/2 and len(whole.lost) - whole.won >= least*whole.n else []
+    classes = np.unique(names) if whole and not found else ()
+    settled = int(np.argmax(whole.acc >= .9*whole.acc.max())) if whole else 0 # before, a class may be right because the model says nothing else
+    for c in classes:
+        l = _losses_of(right, names == c, settled)
+        if l and l.p*len(classes) < ALPHA/2 and len(l.lost) - l.won >= least_of_class*l.n: found.append((l, (c,)))
+    name, row = (lambda e: int(e if epochs is None else epochs[e])), (lambda at: at if rows is None else np.asarray(rows)[at])
+    return [_forgotten_finding(l, cs, on if l is whole else f'{on} rows of {cs[0]}', name(l.best), row(l.lost)[:most]) for l, cs in found]
 
-def _most_lost(labels, at):
-    "Classes that hold more than half of the rows `at` together, at most three."
-    if labels is None or not len(at): return ()
-    names, n = np.unique(np.asarray(labels, dtype=object)[at].astype(str), return_counts=True)
+def _forgotten_finding(l, classes, what, best, rows):
+    k, g, w = len(l.lost), l.won, l.width
+    return Finding(
+        'forgotten_rows', f"{k:,} of {l.n:,} {what if ' rows of ' in what else what + ' rows'} that were right around epoch {best} are wrong in the last {w} epochs; {g:,} went the other way", severity='high' if k - g >= .1*l.n else 'medium',
+        confidence=1 - l.p, evidence=dict(lost=k, won=g, n=l.n, best_epoch=best, accuracy_then=float(l.acc[l.best:l.best+w].mean()), accuracy_now=float(l.acc[-w:].mean()), p_value=l.p), rows=rows, classes=classes,
+        interpretation='Later training undid what earlier training had learned: a class left the data, the learning rate is too high, or the model overfits.',
+        action=f'Go back to the weights of epoch {best} (SaveModelCallback keeps the best), lower the learning rate, or mix rows of the lost kind into the training again.',
+        source='Toneva et al. 2019 (example forgetting); McCloskey and Cohen 1989 (catastrophic interference)')
+
+def _most_lost(names, l):
+    "Classes that hold more than half of the lost rows together, at most three."
+    if not len(names) or not len(l.lost): return ()
+    values, n = np.unique(names[l.lost], return_counts=True)
     order = np.argsort(-n, kind='stable')[:3]
     keep = int(np.searchsorted(np.cumsum(n[order]), .5*n.sum())) + 1
-    return tuple(names[order[:keep]]) if n[order].sum() > .5*n.sum() else ()
+    return tuple(values[order[:keep]]) if n[order].sum() > .5*n.sum() else ()

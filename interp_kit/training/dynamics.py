@@ -140,7 +140,7 @@ def _no_direction(name):
     base = name.partition('_')[2] or name
     return f"whether more or less of {base} is better is not known: say directions={{{base!r}: 'max'}} (or 'min') when reading the history"
 
-# %% ../../nbs/training/71_dynamics.ipynb #3499fefb
+# %% ../../nbs/training/71_dynamics.ipynb #935071f0
 def _set(d, about, **numbers):
     for k, v in numbers.items(): setattr(d, k, float(v)); d.about[k] = about
 
@@ -174,11 +174,11 @@ def _absent(h, *names):
 def _gaps(d):
     epochs, t, v = _both(d.history)
     if not len(v): d.reasons.update(dict.fromkeys(('overfitting_index', 'final_gap'), _absent(d.history, 'train_loss', 'valid_loss'))); return
-    last = int(d.history.epochs[-1])
-    _set(d, f'epoch {epochs[-1]}' + (f', the last with both losses (of {last})' if epochs[-1] != last else ''), final_gap=v[-1] - t[-1])
+    last, lag = int(d.history.epochs[-1]), '; training loss lags behind (see history.notes)' if any('lags behind' in n for n in d.history.notes) else ''
+    _set(d, f'epoch {epochs[-1]}' + (f', the last with both losses (of {last})' if epochs[-1] != last else '') + lag, final_gap=v[-1] - t[-1])
     k = _final_third(len(v))
     if len(v) < 3: d.reasons['overfitting_index'] = f'{len(v)} of the 3 epochs that are needed have both losses'; return
-    _set(d, f'last {k} of {len(v)} epochs', overfitting_index=(v - t)[-k:].mean())
+    _set(d, f'last {k} of {len(v)} epochs{lag}', overfitting_index=(v - t)[-k:].mean())
 
 def _stability(d, last):
     _, v = _curve(d.history, 'valid_loss')
@@ -202,8 +202,8 @@ def dynamics(
     _peak(d, share, reason); _best(d); _gaps(d); _stability(d, last)
     return d
 
-# %% ../../nbs/training/71_dynamics.ipynb #518f4964
-_LEVEL, _RISE = .01, .05 # of the trend tests; smallest rise that matters, relative to the lowest loss
+# %% ../../nbs/training/71_dynamics.ipynb #0f218aeb
+_LEVEL, _RISE, _GAIN = .01, .05, .05 # of the trend tests; smallest rise and smallest gain that matter, relative to the lowest loss and to the whole
 
 def _scale(v):
     "What a change of a loss is compared with: its lowest value, or its range where it is not above 0."
@@ -250,13 +250,18 @@ def _metric_words(d, epoch):
     better = (m['metric_at_end'] > m['metric_at_best']) if d.direction == 'max' else (m['metric_at_end'] < m['metric_at_best'])
     return f" {d.metric} still got better since ({_g(m['metric_at_best'])} to {_g(m['metric_at_end'])}): what grows is first of all overconfidence." if better else ''
 
+def _late_gain(v, k):
+    "What is won over the last `k` steps: the median slope of all pairs (Sen 1968), times k."
+    y = v[-k-1:]; i, j = np.triu_indices(len(y), 1)
+    return -float(np.median((y[j] - y[i])/(j - i)))*k
+
 def _widening(d, name):
-    "Validation loss stands still, training loss falls to less than half of it."
+    "Validation loss stands still (it gains less than 5 % in the second half), training loss falls to less than half of it."
     epochs, t, v = _both(d.history); n = len(v); half = n//2
     if half < 5 or min(t.min(), v.min()) <= 0: return []
     k, p = _final_third(n), rising_p(-t[-half:])
     gap, level = float((v - t)[-k:].mean()), float(v[-k:].mean())
-    if p > _LEVEL or rising_p(-v[-half:]) <= .05 or gap < .5*level: return []
+    if p > _LEVEL or _late_gain(v, half - 1) > _GAIN*level or gap < .5*level: return []
     return [Finding('overfitting', f"Training loss falls to {_g(t[-1])} while validation loss stands still at {_g(level)}.", 'low', 1 - p,
                     dict(overfitting_index=gap, valid_loss=level, train_loss=t[-1], since_epoch=epochs[-half], p_value=p), classes=name,
                     interpretation="What is still learned does not carry over to new rows; validation loss has not suffered so far.",
@@ -287,20 +292,13 @@ def _check_steadiness(d, name):
                     action="Lower the learning rate or let it fall to the end (fit_one_cycle), enlarge the batch, clip gradients (GradientClip); keep the best epoch rather than the last.",
                     source="Smith 2018, A disciplined approach to neural network hyper-parameters")]
 
-# %% ../../nbs/training/71_dynamics.ipynb #1f90fa6c
-_GAIN = .05
-
+# %% ../../nbs/training/71_dynamics.ipynb #7abd6f54
 def _descent(d):
     "(name, epochs, what falls): validation loss, else the metric turned so that less is better, else training loss."
     for n in ('valid_loss', d.metric, 'train_loss'):
         epochs, v = _curve(d.history, n)
         if len(v) and d.history.direction(n): return n, epochs, v if d.history.direction(n) == 'min' else -v
     return None, np.zeros(0), np.zeros(0)
-
-def _late_gain(v, k):
-    "What is won over the last `k` steps: the median slope of all pairs (Sen 1968), times k."
-    y = v[-k-1:]; i, j = np.triu_indices(len(y), 1)
-    return -float(np.median((y[j] - y[i])/(j - i)))*k
 
 def _annealed(h):
     "Learning rate at the end as a share of its highest; NaN where not known."

@@ -41,7 +41,7 @@ def metric_direction(
     told = [d for d in ('min', 'max') if tokens & _TOKENS[d] or str(name).lower() in _TOKENS[d] or any(w in joined for w in _WORDS[d])]
     return told[0] if len(told) == 1 else None
 
-# %% ../../nbs/training/70_history.ipynb #495c0dbc
+# %% ../../nbs/training/70_history.ipynb #b3887cdd
 _PHASES = dict(train='train', training='train', tr='train', val='valid', valid='valid', validation='valid', eval='valid', dev='valid', test='test')
 _EXTRAS = dict(lr='lr', learning_rate='lr', mom='mom', momentum='mom', time='time', epoch_time='time', step='step', steps='step', iter='step', iteration='step', wd='wd', weight_decay='wd')
 
@@ -49,9 +49,9 @@ def split_name(
     name:str, # a key of a history, e.g. 'val_acc'
 ) -> tuple: # ('train', 'valid', 'test' or None, rest of the name), e.g. ('valid', 'acc')
     "On which data a measure was taken, as far as its name tells, and what it is."
-    words, ways = _split_words(name), '|'.join(sorted(_PHASES, key=len, reverse=True))
-    for pattern, phase, base in ((rf'({ways})[\s_./-]+(.+)', 1, 2), (rf'(.+?)[\s_./-]+({ways})', 2, 1)):
-        if m := re.fullmatch(pattern, words, re.I): return _PHASES[m[phase].lower()], _base(m[base])
+    ways, gap = '|'.join(sorted(_PHASES, key=len, reverse=True)), r'(?:[\s_./-]+|(?<=[a-z0-9])(?=[A-Z]))'
+    for pattern, phase, base in ((rf'(?i:({ways})){gap}(.+)', 1, 2), (rf'(.+?){gap}(?i:({ways}))', 2, 1)):
+        if m := re.fullmatch(pattern, str(name)): return _PHASES[m[phase].lower()], _base(m[base])
     return None, _base(name)
 
 def _base(name): return 'loss' if str(name).lower() == 'loss' else str(name)
@@ -262,7 +262,7 @@ def __add__(self:TrainingHistory,
     return TrainingHistory({n: _stacked(a, other, n, 'values') for n in names}, np.append(a.epochs, other.epochs + shift), {n: _stacked(a, other, n, 'missing') for n in names}, {**a.directions, **other.directions},
                            batches, ends, starts, list(dict.fromkeys([*a.notes, *other.notes, *notes])), a.source if a.source == other.source else f'{a.source} + {other.source}')
 
-# %% ../../nbs/training/70_history.ipynb #9e7012a9
+# %% ../../nbs/training/70_history.ipynb #b624dc59
 def _place(row, train, valid):
     "The numbers of a row by name; a row of one of the two parts alone is known by its length, None where that does not tell."
     row = list(row)
@@ -296,11 +296,11 @@ def _from_rows(rows, train, valid, epochs, directions, source):
 def is_lr_search(
     lrs:'Sequence', # learning rates of the batches
 ) -> bool:
-    "Whether learning rates grow by one factor all along, at least tenfold, as in fastai's `lr_find`."
+    "Whether learning rates grow by one factor all along, by 2 % a batch or tenfold in all, as in fastai's `lr_find`."
     lrs = np.asarray([float(v) for v in lrs])
     if len(lrs) < 3 or not (lrs > 0).all(): return False
     steps = np.diff(np.log(lrs))
-    return bool(lrs[-1] >= 10*lrs[0] and np.ptp(steps) <= 1e-4*steps.mean())
+    return bool((lrs[-1] >= 10*lrs[0] or steps.mean() > .02) and np.ptp(steps) <= 1e-4*steps.mean())
 
 def _check_recorder(learn):
     "The Recorder of a learner that was trained; raises what it is if there is nothing to read."
@@ -311,18 +311,35 @@ def _check_recorder(learn):
         raise DataError("The Recorder was emptied by a later validate(), get_preds() or predict(): fastai starts it anew for these. Take TrainingHistory.from_learner(learn) right after fit, or train with CSVLogger and use from_csv.")
     return r
 
+def _unsmoothed(losses, beta):
+    "The losses of batches, out of fastai's running mean of them (exponential weights, corrected for the start)."
+    running = losses*(1 - beta**np.arange(1., len(losses) + 1))
+    return (running - beta*np.r_[0., running[:-1]])/(1 - beta) if len(losses) else losses
+
+def _use_means(h, smoothed, beta):
+    "Say where fastai's running mean reaches back over several epochs, or put the mean of each epoch's own batches in its place."
+    if not len(h): return
+    starts = np.r_[0, h.epoch_ends[:-1]]
+    if not smoothed:
+        means = np.array([h.batches['raw_loss'][a:b].mean() if b > a else np.nan for a, b in zip(starts, h.epoch_ends)])
+        h.values['train_loss'] = np.where(h.missing['train_loss'], np.nan, means)
+    elif (epochs := 1/(1 - beta)/max(np.median(h.epoch_ends - starts), 1)) > 1.5:
+        h.notes.append(f"train_loss is fastai's running mean over about {1/(1 - beta):.0f} batches, {epochs:.0f} epochs here, so it lags behind; from_learner(learn, smoothed=False) takes the mean of each epoch's own batches.")
+
 def _batches(r):
     "Loss and hyper-parameters of each batch; tracks of an earlier fit, which fastai leaves behind, are known by their learning rates."
     res = dict(loss=np.array([float(v) for v in r.losses]), lr=np.array([float(v) for v in r.lrs]))
     hps = getattr(r, 'hps', None) or {}
     own = 'lr' in hps and len(hps['lr']) == len(r.lrs) and np.array_equal(np.array([float(v) for v in hps['lr']]), res['lr'])
+    res['raw_loss'] = _unsmoothed(res['loss'], r.smooth_loss.beta)
     return {**res, **({k: np.array([float(x) for x in v]) for k, v in hps.items() if k != 'lr' and len(v) == len(r.lrs)} if own else {})}
 
-# %% ../../nbs/training/70_history.ipynb #0b3e411f
+# %% ../../nbs/training/70_history.ipynb #5552802b
 @patch(cls_method=True)
 def from_learner(cls:TrainingHistory,
     learn:'Learner', # a fastai Learner, right after fit
     *,
+    smoothed:bool=True, # training losses as fastai prints them, a running mean; False: the mean over each epoch's own batches
     directions:'dict|None'=None, # metric -> 'min' or 'max' where its name does not tell
 ) -> TrainingHistory:
     """Read what the Recorder kept of the last `fit`, also of one that was interrupted; add up several with `+`.
@@ -334,6 +351,7 @@ def from_learner(cls:TrainingHistory,
         raise DataError("The Recorder holds a learning rate search: lr_find overwrites the history before it. Draw it with plot_lr_find(learn), or take the history right after fit.")
     h, skip = _from_rows(list(r.values), train, valid, range(len(r.values)), directions, 'Recorder')
     h.batches, h.epoch_ends = _batches(r), np.array(list(r.iters)[skip:], dtype=np.int64)
+    _use_means(h, smoothed, r.smooth_loss.beta)
     planned = getattr(learn, 'n_epoch', None)
     if planned is not None and skip + len(h) < planned:
         h.notes.append(f"Training stopped after {skip + len(h)} of {planned} epochs" + (f", {h.unfinished} batches into the next." if h.unfinished else "."))

@@ -94,18 +94,21 @@ def _why_not(values, v, front, i):
     by = next(j for j in np.flatnonzero(front) if (v[j] >= v[i]).all())
     return f'dominated by {values.index[by]}'
 
-# %% ../../nbs/training/72_pareto.ipynb #a106c330
+# %% ../../nbs/training/72_pareto.ipynb #ade3a018
 def _draw_stair(ax, p, d):
     "The border between what is dominated and what is not."
     p = p[np.argsort(p[:, 0] if d[0] == 'max' else -p[:, 0], kind='stable')]
     ax.step(p[:, 0], p[:, 1], where='pre', color=PALETTE[1], lw=1.5, ls='--', zorder=1)
 
 def _name_points(ax, points, names, max_n):
-    "Names beside points of the front, away from the nearer side, in turn above and below so that neighbours keep apart."
+    "Short names beside points of the front; long ones as numbers along it, which the legend explains."
     order, middle = np.argsort(points[:, 0], kind='stable')[:max_n], np.mean(ax.get_xlim())
+    short = max(len(str(n)) for n in names) <= 10
     for rank, i in enumerate(order):
         right = points[i, 0] > middle
-        ax.annotate(as_label(names[i], 22), points[i], textcoords='offset points', xytext=(-6 if right else 6, 6 if rank % 2 == 0 else -12), ha='right' if right else 'left', fontsize=8, family=font_family(), zorder=4)
+        ax.annotate(as_label(names[i]) if short else str(rank + 1), points[i], textcoords='offset points', xytext=(-6 if right else 6, 6 if rank % 2 == 0 or not short else -12), ha='right' if right else 'left',
+                    fontsize=8, family=font_family(), zorder=4)
+        if not short: ax.scatter([], [], marker=f'${rank + 1}$', s=36, color=PALETTE[0], label=as_label(names[i], 40))
 
 def _plane(table, names, d, ax, max_names):
     v, front = table.iloc[:, :2].to_numpy(dtype=float), table.front.to_numpy()
@@ -115,7 +118,8 @@ def _plane(table, names, d, ax, max_names):
     if front.any(): _draw_stair(ax, v[front], d); _name_points(ax, v[front], [n for n, f in zip(names, front) if f], max_names)
     if (~known).any(): ax.scatter([], [], color='none', label=f'not known: {(~known).sum()}')
     for way, c, label in zip(d, table.columns, (ax.set_xlabel, ax.set_ylabel)): label(f'{as_label(c)} ({"more" if way == "max" else "less"} is better)', family=font_family())
-    ax.margins(.12); ax.legend(fontsize=8)
+    ax.margins(.12); many = len(ax.get_legend_handles_labels()[1]) > 6
+    ax.legend(prop=dict(family=font_family(), size=8), loc='center left' if many else 'best', bbox_to_anchor=(1.01, .5) if many else None)
     return ax
 
 def _scaled(v, d):

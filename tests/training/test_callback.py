@@ -1,0 +1,298 @@
+"The watching callback: the right rows, the right numbers, and a training that does not notice."
+import pickle, warnings
+import numpy as np, pytest, torch, torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from fastai.callback.core import Callback, CancelBatchException, CancelEpochException, CancelFitException
+from fastai.callback.data import WeightedDL
+from fastai.callback.mixup import MixUp
+from fastai.callback.progress import ProgressCallback # noqa: F401 gives learners no_bar
+from fastai.callback.schedule import LRFinder # noqa: F401 gives learners lr_find
+from fastai.callback.training import GradientAccumulation, ShortEpochCallback
+from fastai.data.core import DataLoaders, TfmdDL
+from fastai.learner import Learner
+from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, LabelSmoothingCrossEntropy
+from interp_kit.core import DataError, TaskError, as_learner
+from interp_kit.predictions.capture import capture
+from interp_kit.training.callbacks import InterpretationCallback
+
+N, V, C = 45, 20, 3
+pytestmark = pytest.mark.filterwarnings("ignore:Can't initialize NVML", "ignore:.*pin_memory")
+
+
+class Rows:
+    "Inputs whose first number is the row."
+    def __init__(self, n, seed=0, binary=False):
+        g = torch.Generator().manual_seed(seed)
+        self.x = torch.cat([torch.arange(n)[:, None].float(), torch.randn(n, 4, generator=g)], 1)
+        self.y = torch.randint(0, 2 if binary else C, (n,), generator=g)
+    def __len__(self): return len(self.x)
+    def __getitem__(self, i): return self.x[int(i)], self.y[int(i)]
+
+
+class Net(nn.Module):
+    def __init__(self, c=C):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(.2), nn.Linear(8, c))
+    def forward(self, x): return self.body(x[:, 1:])
+
+
+class Spy(Callback):
+    "Notes (fit's epoch number, training, rows, outputs, targets) of every batch that gets a loss."
+    order, run_valid = 1000, True
+    def __init__(self): self.seen = []
+    def after_loss(self): self.seen.append((self.learn.epoch, self.learn.training, self.learn.xb[0][:, 0].long().clone(), self.learn.pred.detach().float().clone(), self.learn.yb[0].clone()))
+
+
+def learner(loss=None, train=None, c=C, seed=0, bs=8, cbs=(), binary=False, **kw):
+    torch.manual_seed(seed); np.random.seed(seed); __import__("random").seed(seed)
+    train = train or TfmdDL(Rows(N, binary=binary), bs=bs, shuffle=True, num_workers=0)
+    dls = DataLoaders(train, TfmdDL(Rows(V, 1, binary), bs=bs, num_workers=0))
+    return Learner(dls, Net(c), loss_func=loss or CrossEntropyLossFlat(), cbs=list(cbs), **kw)
+
+
+def fit(learn, epochs=2, cbs=(), **kw):
+    with learn.no_bar(), learn.no_logging(): learn.fit(epochs, 1e-2, cbs=list(cbs), **kw)
+
+
+def weights(learn): return torch.cat([p.detach().flatten() for p in learn.model.parameters()])
+
+
+def expected(spy, on, epoch, rows):
+    "(logits, targets) of `rows` as the spy saw them last in an epoch."
+    found = {int(r): (z, t) for e, training, rs, zs, ts in spy.seen if e == epoch and training == (on == "train") for r, z, t in zip(rs, zs, ts)}
+    assert sorted(found) == list(rows)
+    return torch.stack([found[r][0] for r in rows]), torch.stack([found[r][1] for r in rows])
+
+
+def check(cb, spy, on="train", loss=None):
+    "Every pass holds what the spy saw."
+    for e, p in enumerate(cb.watch.passes[on]):
+        z, t = expected(spy, on, e, p.rows.tolist())
+        want = F.cross_entropy(z, t, reduction="none") if loss is None else torch.stack([loss(a[None], b[None]) for a, b in zip(z, t)])
+        np.testing.assert_allclose(p.fields["loss"], want, atol=1e-5)
+        other = z.scatter(1, t[:, None], -torch.inf).max(1).values
+        np.testing.assert_allclose(p.fields["margin"], z.gather(1, t[:, None])[:, 0] - other, atol=1e-6)
+        np.testing.assert_allclose(p.fields["prob"], z.softmax(1).gather(1, t[:, None])[:, 0], atol=1e-6)
+        np.testing.assert_array_equal(p.fields["right"] > 0, z.argmax(1) == t)
+
+
+TRAIN = dict(
+    fastai=lambda: TfmdDL(Rows(N), bs=8, shuffle=True, num_workers=0), dropping=lambda: TfmdDL(Rows(N), bs=8, shuffle=True, drop_last=True, num_workers=0),
+    weighted=lambda: WeightedDL(Rows(N), bs=8, shuffle=True, wgts=np.arange(N) + 1., num_workers=0), workers=lambda: TfmdDL(Rows(N), bs=8, shuffle=True, num_workers=2), whole=lambda: TfmdDL(Rows(N), bs=N, shuffle=True, num_workers=0),
+    ones=lambda: TfmdDL(Rows(7), bs=1, shuffle=True, num_workers=0), torch=lambda: DataLoader(Rows(N), 8, shuffle=True), torch_workers=lambda: DataLoader(Rows(N), 8, shuffle=True, num_workers=1, persistent_workers=True))
+
+
+@pytest.mark.parametrize("kind", TRAIN)
+def test_rows_are_those_that_the_model_saw(kind):
+    spy, cb = Spy(), InterpretationCallback(on="both", plot=False)
+    fit(learner(train=TRAIN[kind]()), 3, [spy, cb])
+    check(cb, spy); check(cb, spy, "valid")
+    table = cb.cartography()
+    n = 7 if kind == "ones" else N
+    assert len(table) == n and len(cb.watch.passes["train"]) == 3
+    if kind == "dropping": assert (table.n_epochs < 3).any() and sum(len(p) for p in cb.watch.passes["train"]) == table.n_epochs.sum() == 3*40
+    if kind == "weighted": assert set(table.reason[table.n_epochs == 0]) <= {"no epoch visited the row"} and table.aum[table.n_epochs == 0].isna().all()
+
+
+def test_a_loader_that_serves_both():
+    "What `as_learner` makes has one loader for training and validation."
+    learn, spy, cb = as_learner(Net(), DataLoader(Rows(N), 8, shuffle=True), nn.CrossEntropyLoss()), Spy(), InterpretationCallback(on="both", plot=False)
+    fit(learn, 2, [spy, cb]); check(cb, spy); check(cb, spy, "valid")
+
+
+class OwnLoss(nn.Module):
+    def forward(self, z, t): return F.cross_entropy(z, t) + .1*z.pow(2).mean()
+def bare(z, t): return F.cross_entropy(z, t)
+LOSSES = dict(torch=(nn.CrossEntropyLoss, None), own=(OwnLoss, OwnLoss()), bare=(lambda: bare, None), smooth=(LabelSmoothingCrossEntropy, LabelSmoothingCrossEntropy()))
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_losses_of_rows(kind):
+    make, by_row = LOSSES[kind]
+    spy, cb = Spy(), InterpretationCallback(on="both", plot=False)
+    learn = learner(make()); fit(learn, 1, [spy, cb])
+    check(cb, spy, loss=by_row); check(cb, spy, "valid", by_row)
+    again = capture(learn, progress=False)
+    torch.testing.assert_close(cb.interpretation.losses, again.losses, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0., .1])
+def test_class_weights_are_those_of_capture(smoothing):
+    learn, cb = learner(nn.CrossEntropyLoss(weight=torch.tensor([1., 5, .2]), label_smoothing=smoothing)), InterpretationCallback(plot=False)
+    fit(learn, 2, [cb])
+    again = capture(learn, progress=False)
+    torch.testing.assert_close(cb.interpretation.losses, again.losses, atol=1e-5, rtol=1e-4); assert cb.interpretation.predictions.meta["loss"] == again.meta["loss"]
+
+
+@pytest.mark.parametrize("c,loss", [(1, BCEWithLogitsLossFlat), (2, CrossEntropyLossFlat)])
+def test_one_output_for_two_classes(c, loss):
+    spy, cb = Spy(), InterpretationCallback(on="both", plot=False)
+    learn = learner(loss(), c=c, binary=True, bs=44) # the last training batch has one row
+    fit(learn, 2, [spy, cb])
+    p = cb.watch.passes["train"][0]
+    z, t = expected(spy, "train", 0, p.rows.tolist())
+    want = (2*t - 1)*z[:, 0] if c == 1 else (2*t - 1)*(z[:, 1] - z[:, 0])
+    np.testing.assert_allclose(p.fields["margin"], want, atol=1e-6)
+    np.testing.assert_allclose(cb.cartography().confidence, np.mean([torch.sigmoid(torch.tensor(q.fields["margin"])).numpy() for q in cb.watch.passes["train"]], 0), atol=1e-6)
+    torch.testing.assert_close(cb.interpretation.preds, capture(learn, progress=False).preds, atol=1e-6, rtol=1e-5)
+
+
+class Cancels(Callback):
+    "Raises `what` at one event of the second training batch of the second epoch."
+    def __init__(self, what, at="after_pred"): self.what, self.at = what, at
+    def __call__(self, name):
+        if name == self.at and self.learn.training and self.learn.epoch == 1 and self.learn.iter == 1: raise self.what
+class Asks(Callback):
+    "Runs inference in the middle."
+    def after_epoch(self):
+        if not self.learn.lock.locked(): self.learn.get_preds(inner=True); self.learn.validate()
+class Halves(Callback):
+    def after_pred(self):
+        if not self.learn.training: self.learn.pred = self.learn.pred.half().float()
+FELLOWS = dict(none=lambda: [], mixup=lambda: [MixUp(.4)], accumulation=lambda: [GradientAccumulation(20)], cancel_batch=lambda: [Cancels(CancelBatchException())], cancel_early=lambda: [Cancels(CancelBatchException(), "before_batch")],
+               cancel_epoch=lambda: [Cancels(CancelEpochException())], cancel_fit=lambda: [Cancels(CancelFitException(), "after_batch")], short=lambda: [ShortEpochCallback(.5)], asks=lambda: [Asks()], halves=lambda: [Halves()])
+
+
+@pytest.mark.parametrize("kind", FELLOWS)
+def test_training_does_not_notice_and_records_hold(kind):
+    def run(watch):
+        learn, spy, n = learner(), Spy(), []
+        learn.model.register_forward_hook(lambda m, x, out: n.append(len(x[0])))
+        cb = InterpretationCallback(on="both", plot=False)
+        fit(learn, 3, [spy, *FELLOWS[kind](), *([cb] if watch else [])])
+        return learn, spy, cb, (weights(learn), torch.rand(2), np.random.rand(2), n)
+    *_, plain = run(False)
+    learn, spy, cb, watched = run(True)
+    for a, b in zip(plain[:3], watched[:3]): assert np.array_equal(a, b)
+    assert plain[3] == watched[3] # not one row more
+    assert cb.watch.stopped == {} and all(p.reason == "" for ps in cb.watch.passes.values() for p in ps)
+    table = cb.cartography()
+    assert len(table) == N and table.n_epochs.max() == (2 if kind == "cancel_fit" else 3)
+    names = np.array([str(c) for c in Rows(N).y.numpy()])
+    assert (table.label[table.n_epochs > 0].astype(str).to_numpy() == names[table.n_epochs > 0]).all() # labels are the rows' own, whatever was mixed
+    if kind in ("none", "accumulation", "asks", "short"):
+        spy.seen = [s for s in spy.seen if s[1]] + [s for s in spy.seen if not s[1]][:-1] if kind == "none" else spy.seen
+        check(cb, spy)
+    if kind == "mixup": assert cb.watch.passes["train"][0].mixed == "MixUp" and cb.interpretation_of("train").predictions.meta["mixed"] == "MixUp"
+    if kind == "cancel_batch": assert sorted(len(p) for p in cb.watch.passes["train"]) == [N - 8, N, N]
+    if kind == "cancel_early": assert sorted(len(p) for p in cb.watch.passes["train"]) == [N - 8, N, N]
+    if kind == "cancel_epoch": assert [len(p) for p in cb.watch.passes["train"]] == [N, 8, N] and [p.epoch for p in cb.watch.passes["valid"]] == [0, 2]
+    if kind == "cancel_fit": assert [len(p) for p in cb.watch.passes["train"]] == [N, 16]
+    if kind == "short": assert {len(p) for p in cb.watch.passes["train"]} == {32}
+
+
+class Stops(Callback):
+    def after_pred(self):
+        if self.learn.training and self.learn.iter == 2: raise KeyboardInterrupt
+def test_interrupts_and_several_fits():
+    learn, cb = learner(), InterpretationCallback(on="both", plot=False)
+    learn.add_cb(cb)
+    fit(learn, 1)
+    with pytest.raises(KeyboardInterrupt): fit(learn, 2, [Stops()])
+    assert [p.epoch for p in cb.watch.passes["train"]] == [0] and len(cb.cartography()) == N and len(cb.interpretation) == V
+    assert "get_idxs" not in vars(learn.dls.train)
+    learn.lr_find(num_it=6, show_plot=False, suggest_funcs=None); learn.get_preds(); learn.get_preds(ds_idx=0); learn.validate(); capture(learn, progress=False)
+    assert len(cb.history) == 2
+    before = len(cb.history)
+    with learn.no_bar(), learn.no_logging(): learn.fine_tune(1, 1e-3)
+    assert len(cb.history) == before + 4 and [p.epoch for p in cb.watch.passes["valid"]] == [0, 2, 3] # 1 was interrupted
+    assert cb.cartography().n_epochs.tolist() == [3]*N
+
+
+def test_interrupt_while_the_first_batch_is_made():
+    class Broken(Rows):
+        def __getitem__(self, i): raise KeyboardInterrupt
+    for dl in (TfmdDL(Broken(N), bs=8, shuffle=True, num_workers=0, do_setup=False), DataLoader(Broken(N), 8, shuffle=True)):
+        cb = InterpretationCallback(on="both", plot=False)
+        own = vars(dl).get("batch_sampler")
+        with pytest.raises(KeyboardInterrupt): fit(learner(train=dl), 1, [cb])
+        assert "get_idxs" not in vars(dl) and vars(dl).get("batch_sampler") is own
+        with pytest.raises(DataError, match="train first"): cb.interpretation
+
+
+def test_what_cannot_be_known_is_said():
+    class Own(DataLoader):
+        def __iter__(self): return super().__iter__()
+    cb = InterpretationCallback(on="both", plot=False)
+    fit(learner(train=Own(Rows(N), 8, shuffle=True)), 2, [cb])
+    with pytest.raises(DataError, match="__iter__ of its own"): cb.cartography()
+    assert len(cb.interpretation) == V and len(cb.interpretation_of("train")) == N and cb.interpretation_of("train").dl is None
+    assert [f.type for f in cb.findings()] == []
+
+
+def test_labels_that_change_are_noticed():
+    data = Rows(N); cb = InterpretationCallback(on="train", plot=False)
+    class Changes(Callback):
+        def after_epoch(self): data.y[3] = (data.y[3] + 1) % C
+    fit(learner(train=TfmdDL(data, bs=8, shuffle=True, num_workers=0)), 2, [cb, Changes()])
+    with pytest.raises(DataError, match="row 3 .*another label"): cb.cartography()
+
+
+def test_a_failure_of_the_watch_does_not_end_the_training():
+    class Odd(nn.Module):
+        def forward(self, z, t): return F.cross_entropy(z[0], t)
+    class Pair(Net):
+        def forward(self, x): return super().forward(x), torch.zeros(3)
+    learn, cb = learner(Odd()), InterpretationCallback(on="both", plot=False)
+    learn.model = Pair()
+    with pytest.warns(UserWarning, match="no longer watches"): fit(learn, 1, [cb])
+    with pytest.raises(DataError, match="different numbers of rows"): cb.interpretation
+
+
+def test_other_tasks_keep_losses_and_refuse_the_map():
+    x = torch.randn(20, 5)
+    for y, loss in ((torch.randn(20, 3), nn.MSELoss()), ((torch.randn(20, 3) > 0).float(), nn.BCEWithLogitsLoss())):
+        learn = as_learner(Net(), DataLoader(TensorDataset(x, y), 8), loss); cb = InterpretationCallback(on="both", plot=False)
+        fit(learn, 2, [cb])
+        again = capture(learn, progress=False)
+        torch.testing.assert_close(cb.interpretation.losses, again.losses, atol=1e-5, rtol=1e-4)
+        assert type(cb.interpretation).__name__.startswith(("Regression", "Multilabel")) and ("correct" in cb.history[0]) == (cb.interpretation.predictions.task == "multilabel")
+        with pytest.raises(TaskError, match="one label a row"): cb.cartography()
+        assert cb.findings() == []
+
+
+def test_export_and_copies_carry_no_data(tmp_path):
+    cb = InterpretationCallback(on="both", plot=False)
+    learn = learner(path=tmp_path); learn.add_cb(cb); fit(learn, 1)
+    cb.learn = None
+    again = pickle.loads(pickle.dumps(cb))
+    assert again.history == [] and again.on == "both" and len(pickle.dumps(cb)) < 1000
+
+
+def test_pictures_in_one_place(monkeypatch, tmp_path):
+    import matplotlib; matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+    import IPython, IPython.display, interp_kit.training.callbacks as cbs
+    shown = []
+    class Handle:
+        def update(self, fig): shown.append("update")
+    monkeypatch.setattr(cbs, "_is_kernel", lambda: True)
+    monkeypatch.setattr(IPython.display, "display", lambda fig, display_id: (shown.append("new"), Handle())[1])
+    learn, cb = learner(), InterpretationCallback(k=3, on="valid", path=tmp_path/"a")
+    fit(learn, 2, [cb]); fit(learn, 1, [cb])
+    assert shown == ["new", "update", "update"] and plt.get_fignums() == []
+    assert sorted(f.name for f in (tmp_path/"a").iterdir()) == [f"epoch_00{e}_valid.{x}" for e in range(3) for x in ("csv", "png")]
+    shown.clear(); fit(learner(), 4, [InterpretationCallback(k=3, on="both", every=2)]); assert shown == ["new", "new", "update", "update"]
+    shown.clear(); fit(learner(), 1, [InterpretationCallback(plot=False)]); assert shown == []
+    monkeypatch.setattr(InterpretationCallback, "plot_worst", lambda *a, **k: 1/0)
+    with pytest.warns(UserWarning, match="not drawn: ZeroDivisionError"): fit(learner(), 1, [InterpretationCallback()])
+
+
+def test_inputs_of_the_worst_training_rows_are_those_that_the_model_saw(tmp_path):
+    class Noise(Callback): # an augmentation
+        def before_batch(self):
+            if self.learn.training: self.learn.xb = (torch.cat([self.learn.xb[0][:, :1], torch.rand_like(self.learn.xb[0][:, 1:])], 1),)
+    class Saw(Callback):
+        order = 900
+        def __init__(self): self.x = {}
+        def after_pred(self):
+            if self.learn.training: self.x.update({int(x[0]): x.clone() for x in self.learn.xb[0]})
+    saw, cb = Saw(), InterpretationCallback(on="train", k=5, path=tmp_path)
+    fit(learner(), 2, [Noise(), saw, cb])
+    worst = cb.worst()
+    assert len(worst) == 5 and (np.diff(worst.losses.numpy()) <= 0).all()
+    for r, x in zip(worst.predictions.rows, worst.inputs[0]): torch.testing.assert_close(x, saw.x[int(r)])
+    whole = cb.interpretation.losses
+    torch.testing.assert_close(worst.losses, whole.sort(descending=True).values[:5])
+    assert len(cb.plot_worst(k=2)) == 2 and len(cb.plot_aum().patches) > 0 and cb.plot_cartography().get_title().startswith("45 rows")
