@@ -406,7 +406,7 @@ def _check_independence(case):
     if d > 1e-3: return 'fail', f"In eval mode the output of a row changes by {d:.1%} with what else is in its batch.", "Something mixes rows: BatchNorm without running statistics (or set back to training in forward), a reshape or an attention over the wrong dimension, a mean over the batch.", dict(difference=d)
     return 'pass', "In eval mode a row's output does not depend on its batch.", '', dict(difference=d)
 
-# %% ../../nbs/internals/57_checks.ipynb #63a7bb7b
+# %% ../../nbs/internals/57_checks.ipynb #8e7999e7
 def _batch_sizes(dl):
     "(usual, last) batch size of a training loader, or None."
     if isinstance(dl, (list, tuple)): ns = [len(_tensors(b)[0]) for b in dl if _tensors(b)]; return (max(ns), min(ns)) if ns else None
@@ -425,7 +425,7 @@ def _check_batchnorm(case):
     if min(sizes) > 1: return 'pass', f"Training batches of {usual}" + (f", the last of {last}: never of one row." if last != usual else ": never of one row."), '', seen
     which = "All training batches have" if usual == 1 else "The last training batch has"
     stops = _stops_at_one(case)
-    if stops or usual == 1: return 'fail', f"{which} one row, and {len(norms)} BatchNorm layers " + (f"stop there: {stops}" if stops else "take the statistics of single rows."), "Use a larger batch size, or GroupNorm." if usual == 1 else "Set drop_last=True or another batch size.", seen
+    if stops or usual == 1: return 'fail', f"{which} one row, and {len(norms)} BatchNorm layers " + (f"stop there: {stops.rstrip('.')}." if stops else "take the statistics of single rows."), "Use a larger batch size, or GroupNorm." if usual == 1 else "Set drop_last=True or another batch size.", seen
     return 'warn', f"{which} one row: its {len(norms)} BatchNorm layers take the statistics of that row alone.", "Set drop_last=True or another batch size.", seen
 
 def _stops_at_one(case):
