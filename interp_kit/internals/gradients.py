@@ -52,7 +52,7 @@ def trial(
 
 def _real(params): return [p for p in params if not isinstance(p, nn.parameter.UninitializedParameter)]
 
-# %% ../../nbs/internals/56_gradients.ipynb #0e6cace9
+# %% ../../nbs/internals/56_gradients.ipynb #35c85f38
 def _loaders(learn): return [dl for dl in (learn.dls[i] for i in range(len(learn.dls.loaders)))]
 
 def labelled_batches(
@@ -94,7 +94,7 @@ def outputs_of(
 
 def loss_of(
     learn:'Learner', # whose loss
-    out, # what the model gave
+    out:'Tensor|tuple|dict', # what the model gave
     ys:tuple, # targets
 ) -> Tensor: # scalar
     "The loss of a batch, its mean if there is one a row; raises `ModelError` that names the shapes."

@@ -6,9 +6,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from interp_kit.core import DataError, InterpKitError, ModelError, TaskError, as_learner
 from interp_kit.demo import demo_learner
 from interp_kit.internals import checks
-from interp_kit.internals.checks import check_model
+from interp_kit.internals.checks import check_model, plot_checks
 from interp_kit.internals.debug import ModelDebugger
-from interp_kit.internals.gradients import freezing_findings, gradient_flow
+from interp_kit.internals.gradients import freezing_findings, gradient_flow, plot_gradient_flow
 
 TASKS = ("classification", "multilabel", "segmentation", "regression", "tabular", "tabular_regression", "text")
 
@@ -133,7 +133,9 @@ def test_several_inputs_shared_layers_and_tuples():
     for r in (flow, result, outputs, ModelDebugger(learn).detect_dead_neurons(), ModelDebugger(learn).weight_distribution_analysis(), ModelDebugger(learn).summary()):
         json.dumps(r.to_dict(), allow_nan=False); r._repr_html_()
         if not isinstance(r, type(flow)): assert r.plot() is not None
-    assert result.plot() is not None and flow.plot() is not None
+    assert len(plot_checks(result).texts) == 3*len(result.checks)
+    ax = plot_gradient_flow(flow)
+    assert sum(len(c.get_offsets()) for c in ax.collections if hasattr(c, "get_offsets") and c.get_label()[:1] != "_") == flow.table.matrix.sum()
 
 
 def test_a_layer_with_nan_is_named_and_the_others_are_measured():
