@@ -111,12 +111,12 @@ def plot_checks(
     ax.set_title(', '.join(f"{sum(c.status == s for c in result.checks)} {s}" for s in STATUSES if any(c.status == s for c in result.checks)), fontsize=10)
     return ax
 
-# %% ../../nbs/internals/57_checks.ipynb #c55d284e
+# %% ../../nbs/internals/57_checks.ipynb #c704d82b
 class _Case:
     "What the checks share."
     def __init__(self, learn, lr, dl, seconds):
         self.learn, self.lr, self.seconds, self.dl = learn, lr, seconds, dl
-        self.xs, self.ys = next(iter(list(labelled_batches(learn, dl, 1))))
+        with trial(learn): (self.xs, self.ys), = labelled_batches(learn, dl, 1) # reading data draws random numbers
         self.rows = next((len(t) for t in self.xs if isinstance(t, Tensor) and t.ndim), 1)
 
     def few(self, n):
@@ -240,18 +240,18 @@ def _row_losses(case, out):
     if len(case.ys) != 1 or not _broadcast(out, case.ys[0]): return None
     return float(torch.stack([case.loss(out[i:i+1], (case.ys[0][i:i+1],)) for i in range(len(out))]).mean())
 
-# %% ../../nbs/internals/57_checks.ipynb #e34a5572
-def _misfit(name, out, y):
-    "What is wrong between a loss of this name, outputs and targets; '' for nothing that is known."
+# %% ../../nbs/internals/57_checks.ipynb #7936510b
+def _misfit(name, out, y, last):
+    "What is wrong between a loss of this name, outputs (of the layer `last`) and targets, and what to do; None for nothing that is known."
     z = out.detach().float()
     n = out.shape[1] if out.ndim > 1 else 1
-    ce = 'crossentropy' in name and 'binary' not in name
+    ce, logits = 'crossentropy' in name and 'binary' not in name, ('bce' in name or 'binarycrossentropy' in name) and 'withlogits' in name
     if ce and n == 1: return "A softmax over one output is always 1, so the loss is always 0 or meaningless.", "Use binary cross-entropy with logits, or two outputs."
     if ce and are_probabilities(out): return "Outputs are probabilities already, and the loss takes their softmax once more.", "Take the softmax off the model, or use the negative log-likelihood of its logarithm."
+    if n > 1 and (ce or logits) and isinstance(last, (nn.ReLU, nn.ReLU6)): return f"They come out of a {type(last).__name__}: no output is negative.", "End the model with a linear layer: a ReLU takes away what tells classes apart."
     if ce and n > 1 and bool((z >= 0).all()) and .05 < float((z == 0).float().mean()) < 1: return f"No output is negative and {float((z == 0).float().mean()):.0%} are exactly 0: they come out of a ReLU.", "End the model with a linear layer: a ReLU takes away what tells classes apart."
     if ce and y.is_floating_point() and y.shape == out.shape and bool(((y.float().sum(1) - 1).abs() > 1e-2).any()): return "Targets have a number for each class, but do not sum to 1.", "For several labels a row use binary cross-entropy with logits, for numbers a regression loss."
     if 'nll' in name and not any(o in name for o in ('gaussian', 'poisson')) and n > 1 and float((z.logsumexp(1)).abs().max()) > 1e-2: return "The loss wants log-probabilities, but the outputs' exponentials do not sum to 1.", "Use cross-entropy, or end the model with LogSoftmax."
-    logits = 'bce' in name and 'withlogits' in name or 'binarycrossentropywithlogits' in name
     if logits and z.numel() >= 32 and bool(((z >= 0) & (z <= 1)).all()): return "All outputs lie in [0, 1], and the loss takes their sigmoid once more.", "Take the sigmoid off the model, or use BCELoss."
     return None
 
@@ -259,31 +259,34 @@ def _check_loss_fits(case):
     out = case.outputs()
     if not isinstance(out, Tensor) or len(case.ys) != 1 or not isinstance(case.ys[0], Tensor): return 'skip', "Several outputs or targets: only the loss knows how they belong together.", '', {}
     y, full = case.ys[0], loss_name(case.learn.loss_func)
-    name = full.lower().replace('_', '')
-    wrong = _misfit(name, out, y) or _regression_misfit(case, name, out, y)
+    name, last = full.lower().replace('_', ''), _last_layer(case)
+    wrong = _misfit(name, out, y, last) or _regression_misfit(case, name, y, last)
     if wrong: return 'fail', f"{full} does not match the outputs. {wrong[0]}", wrong[1], dict(smallest=float(out.min()), largest=float(out.max()))
     return 'pass', f"{full} fits outputs from {float(out.min()):.3g} to {float(out.max()):.3g}.", '', dict(smallest=float(out.min()), largest=float(out.max()))
 
-def _regression_misfit(case, name, out, y):
+def _regression_misfit(case, name, y, last):
     "A regression loss on class numbers, or targets that a last sigmoid or tanh never reaches."
     if not any(o in name for o in ('mse', 'l1', 'huber')): return None
     if not y.is_floating_point() and case.classes and case.classes > 2: return f"It compares outputs with the numbers of {case.classes} classes, as if class 2 were twice class 1.", "Use cross-entropy with an output for each class."
-    bounds = _output_bounds(case)
+    bounds = _output_bounds(last)
     if bounds is None or not y.is_floating_point(): return None
     out_of = float(((y < bounds[0]) | (y > bounds[1])).float().mean())
     if out_of > .05: return f"{out_of:.0%} of the targets lie outside {bounds[0]:g} to {bounds[1]:g}, which the last layer cannot leave.", "Widen the range (y_range), or scale the targets."
 
-def _output_bounds(case):
-    "The range of the last call, if it has one."
-    last = []
+def _last_layer(case):
+    "The layer that is called last, or None."
+    called = [None]
     with trial(case.learn) as model, torch.no_grad():
         model.eval(); _reset(model)
-        with watching(model, lambda call, x: last.append(call.module)): outputs_of(case.learn, case.xs, case.ys)
-    m = last[-1] if last else None
+        with watching(model, lambda call, x: called.append(call.module)): outputs_of(case.learn, case.xs, case.ys)
+    return called[-1]
+
+def _output_bounds(m):
+    "The range of a layer, if it has one."
     if type(m).__name__ == 'SigmoidRange' and not isinstance(m.low, Tensor): return m.low, m.high
     return {nn.Sigmoid: (0, 1), nn.Tanh: (-1, 1), nn.Hardtanh: (-1, 1), nn.ReLU: (0, math.inf)}.get(type(m))
 
-# %% ../../nbs/internals/57_checks.ipynb #e9465526
+# %% ../../nbs/internals/57_checks.ipynb #81bb6a13
 START_WARN, START_FAIL = 3., 10. # times the loss of chance
 
 def _chance(name, out, y):
@@ -298,10 +301,11 @@ def _check_first_loss(case):
     scale = case.rows if _of_loss(case.learn.loss_func, 'reduction', 'mean') == 'sum' else 1
     loss = float(case.loss(out))/scale
     seen = dict(loss=loss, chance=chance)
+    if not math.isfinite(loss): return 'skip', f"The loss is {loss}.", '', {}
     if loss <= START_WARN*chance: return 'pass', f"Loss {loss:.3g} in training mode, chance {chance:.3g}.", '', seen
     shuffled = _shuffled_loss(case, out)/scale
     seen['shuffled'] = shuffled
-    if loss <= shuffled/2: return 'skip', f"Loss {loss:.3g}, chance {chance:.3g}, but {shuffled:.3g} with shuffled targets: this model has learnt something, it is not at its start.", '', seen
+    if loss <= shuffled/3: return 'skip', f"Loss {loss:.3g}, chance {chance:.3g}, but {shuffled:.3g} with shuffled targets: this model has learnt something, it is not at its start.", '', seen
     return 'fail' if loss > START_FAIL*chance else 'warn', f"Loss {loss:.3g}, but {chance:.3g} by chance, and {shuffled:.3g} with shuffled targets.", "If the model is untrained, its outputs are too large: scale the weights of the last layer, or of all (He initialisation), down. If it is trained, it fits other data or classes in another order.", seen
 
 def _shuffled_loss(case, out, n=20):
@@ -334,7 +338,7 @@ def _check_frozen(case):
     note = f" {found[0].title}." if found else ''
     return 'pass', f"{frozen} of {len(ps)} parameters are frozen" + (", as the optimiser's groups say." if frozen and not found else '.') + note, '', dict(frozen=frozen)
 
-# %% ../../nbs/internals/57_checks.ipynb #b22c179c
+# %% ../../nbs/internals/57_checks.ipynb #46e080f9
 FALL, STEPS = .2, 30 # share by which the loss must fall, within so many steps
 
 def _fit(case, lr, deadline, n=8):
@@ -355,6 +359,7 @@ def _fit(case, lr, deadline, n=8):
             opt.zero_grad(); loss.backward(); opt.step()
     return losses
 
+def _trainable_share(model): return sum(p.numel() for p in model.parameters() if p.requires_grad)/max(1, sum(p.numel() for p in model.parameters()))
 def _fell(losses): return math.isfinite(losses[-1]) and losses[-1] <= losses[0] - FALL*abs(losses[0])
 
 def _check_overfit(case):
@@ -371,6 +376,8 @@ def _check_overfit(case):
     if abs(first[0]) < 1e-4: return 'pass', f"The loss of {n} rows is {first[0]:.2g} already.", '', seen
     if not math.isfinite(first[-1]) or first[-1] > 2*abs(first[0]) + 1e-3: return 'warn', f"At lr {case.lr:g} the loss of {n} rows rises: {text}.", "The learning rate is too high for this model: try a tenth.", seen
     if _fell(tries[-1][1]): return 'pass', f"The loss of {n} rows falls {text}.", '', seen
+    share = _trainable_share(case.learn.model)
+    if share < .5: return 'skip', f"Only {share:.1%} of the parameters train. The loss of {n} rows falls {text}.", '', seen
     if len(first) <= STEPS: return 'skip', f"There was time for {len(first) - 1} steps only: {text}.", '', seen
     return 'fail', f"The loss of {n} rows hardly falls: {text}.", "Check that targets belong to their inputs, that gradients reach the layers, and that outputs can reach the targets.", seen
 
@@ -399,7 +406,7 @@ def _check_independence(case):
     if d > 1e-3: return 'fail', f"In eval mode the output of a row changes by {d:.1%} with what else is in its batch.", "Something mixes rows: BatchNorm without running statistics (or set back to training in forward), a reshape or an attention over the wrong dimension, a mean over the batch.", dict(difference=d)
     return 'pass', "In eval mode a row's output does not depend on its batch.", '', dict(difference=d)
 
-# %% ../../nbs/internals/57_checks.ipynb #63a7bb7b
+# %% ../../nbs/internals/57_checks.ipynb #8e7999e7
 def _batch_sizes(dl):
     "(usual, last) batch size of a training loader, or None."
     if isinstance(dl, (list, tuple)): ns = [len(_tensors(b)[0]) for b in dl if _tensors(b)]; return (max(ns), min(ns)) if ns else None
@@ -418,7 +425,7 @@ def _check_batchnorm(case):
     if min(sizes) > 1: return 'pass', f"Training batches of {usual}" + (f", the last of {last}: never of one row." if last != usual else ": never of one row."), '', seen
     which = "All training batches have" if usual == 1 else "The last training batch has"
     stops = _stops_at_one(case)
-    if stops or usual == 1: return 'fail', f"{which} one row, and {len(norms)} BatchNorm layers " + (f"stop there: {stops}" if stops else "take the statistics of single rows."), "Use a larger batch size, or GroupNorm." if usual == 1 else "Set drop_last=True or another batch size.", seen
+    if stops or usual == 1: return 'fail', f"{which} one row, and {len(norms)} BatchNorm layers " + (f"stop there: {stops.rstrip('.')}." if stops else "take the statistics of single rows."), "Use a larger batch size, or GroupNorm." if usual == 1 else "Set drop_last=True or another batch size.", seen
     return 'warn', f"{which} one row: its {len(norms)} BatchNorm layers take the statistics of that row alone.", "Set drop_last=True or another batch size.", seen
 
 def _stops_at_one(case):

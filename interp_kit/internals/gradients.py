@@ -52,7 +52,7 @@ def trial(
 
 def _real(params): return [p for p in params if not isinstance(p, nn.parameter.UninitializedParameter)]
 
-# %% ../../nbs/internals/56_gradients.ipynb #0e6cace9
+# %% ../../nbs/internals/56_gradients.ipynb #35c85f38
 def _loaders(learn): return [dl for dl in (learn.dls[i] for i in range(len(learn.dls.loaders)))]
 
 def labelled_batches(
@@ -94,7 +94,7 @@ def outputs_of(
 
 def loss_of(
     learn:'Learner', # whose loss
-    out, # what the model gave
+    out:'Tensor|tuple|dict', # what the model gave
     ys:tuple, # targets
 ) -> Tensor: # scalar
     "The loss of a batch, its mean if there is one a row; raises `ModelError` that names the shapes."
@@ -266,7 +266,7 @@ def gradient_flow(
 
 _COLUMNS = ['parameter', 'layer', 'type', 'order', 'shape', 'matrix', 'trainable', 'grad_norm', 'weight_norm', 'ratio', 'relative', 'state', 'reason']
 
-# %% ../../nbs/internals/56_gradients.ipynb #5c83201d
+# %% ../../nbs/internals/56_gradients.ipynb #b66a82e2
 def _layers_text(names, n=3):
     names = list(dict.fromkeys(names))
     return ', '.join(f"'{o}'" for o in names[:n]) + (f' and {len(names) - n} more' if len(names) > n else '')
@@ -288,6 +288,7 @@ def _blocked_groups(table):
 def _blocked_findings(flow):
     "One finding for each run of layers that no gradient reaches."
     t = flow.table[flow.table.trainable]
+    if (t.state == 'not finite').any(): return [] # NaN times 0 says nothing
     if len(t) and (t.grad_norm.fillna(0) == 0).all(): return [_nothing_flows(flow)]
     return [_blocked_finding(group, after, flow) for group, after in _blocked_groups(flow.table)]
 
