@@ -25,9 +25,11 @@ from .passes import Pass
 # %% ../../nbs/training/76_callbacks.ipynb #aced5d02
 if TYPE_CHECKING: from pandas import DataFrame
 
-# %% ../../nbs/training/76_callbacks.ipynb #4c38032d
+# %% ../../nbs/training/76_callbacks.ipynb #9dbeb878
 _BATCH = ('before_batch', 'after_loss', 'after_batch') # what is listened to of each batch
 _OTHERS = frozenset('after_pred before_backward after_cancel_backward after_backward before_step after_cancel_step after_step after_cancel_batch'.split())
+
+_SEARCHES = frozenset(('LRFinder', 'GatherPredsCallback'))
 
 class _Watch:
     "All that a callback has seen."
@@ -72,7 +74,9 @@ class InterpretationCallback(Callback):
     def __setstate__(self, state): vars(self).update(state); self.forget()
 
     def __call__(self, event_name):
-        if event_name not in _OTHERS: return super().__call__(event_name)
+        if event_name in _OTHERS: return
+        if event_name not in _BATCH: return super().__call__(event_name)
+        if self.run and self.watch.current is not None: getattr(self, event_name)() # a cheap net notices each microsecond a batch
 
     # what is watched
 
@@ -84,7 +88,7 @@ class InterpretationCallback(Callback):
     def _aside(self):
         "Whether this is no training: inference (which holds the Learner's lock), or a search for a learning rate."
         lock = vars(self.learn).get('lock')
-        return lock is not None and lock.locked() or any(c.name in ('lr_finder', 'gather_preds') for c in self.learn.cbs)
+        return lock is not None and lock.locked() or not _SEARCHES.isdisjoint(type(c).__name__ for c in self.learn.cbs)
 
     def before_fit(self):
         "Make ready for a fit."
@@ -117,7 +121,7 @@ class InterpretationCallback(Callback):
         dl = self.learn.dl
         if on not in w.notes or w.notes[on].dl is not dl: w.notes[on] = BatchRows(dl)
         w.notes[on].listen()
-        w.current = Pass(self.learn, w.notes[on], on, w.epoch, k=self.k if on == 'train' and self._due() else 0, mixed=_mixer(self.learn) if on == 'train' else '')
+        w.current = Pass(self.learn, w.notes[on], on, w.epoch, k=self.k if on == 'train' and self._due() else 0, mixed=_mixer(self.learn) if on == 'train' else '', before=next(iter(w.passes[on][-1:]), None))
 
     def _leave(self):
         "Let go of a pass that was not finished."
@@ -135,8 +139,7 @@ class InterpretationCallback(Callback):
     def before_batch(self):
         "Remember the targets before other callbacks mix them."
         w = self.watch
-        if w.current is None: return
-        w.batch, w.targets = None, None if self._aside() else self.learn.yb
+        w.batch, w.targets = None, None if self.learn.lock.locked() else self.learn.yb
 
     def after_loss(self):
         "Remember what the model said."
