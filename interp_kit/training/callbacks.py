@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['InterpretationCallback']
 
-# %% ../../nbs/training/76_callbacks.ipynb #92b31bd4
+# %% ../../nbs/training/76_callbacks.ipynb #149851b5
 import io, warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 import numpy as np, torch
 from fastai.callback.core import Callback
-from ..core import DataError, StorageError, TaskError, kept_rng
+from ..core import DataError, TaskError, kept_rng
 from ..files import storage_errors, write_atomic
 from ..findings import Findings, rank_findings
 from ..interpret.base import Interpretation
@@ -25,7 +26,7 @@ from .passes import Pass
 # %% ../../nbs/training/76_callbacks.ipynb #aced5d02
 if TYPE_CHECKING: from pandas import DataFrame
 
-# %% ../../nbs/training/76_callbacks.ipynb #9dbeb878
+# %% ../../nbs/training/76_callbacks.ipynb #00665cb3
 _BATCH = ('before_batch', 'after_loss', 'after_batch') # what is listened to of each batch
 _OTHERS = frozenset('after_pred before_backward after_cancel_backward after_backward before_step after_cancel_step after_step after_cancel_batch'.split())
 
@@ -196,13 +197,12 @@ class InterpretationCallback(Callback):
         return (self.watch.epoch + 1) % self.every == 0 if isinstance(self.every, int) else self.watch.epoch in self.every
 
     def _show(self):
-        import matplotlib, matplotlib.pyplot as plt
-        matplotlib.get_backend() # chosen before pictures are held back, since that switches showing on
+        import matplotlib.pyplot as plt
         for on in self.watched:
             last = self.watch.passes[on][-1:]
             if not last or last[0].epoch != self.watch.epoch or on in self.watch.stopped: continue
             try:
-                with plt.ioff(), kept_rng(): self._show_one(on, last[0], plt)
+                with nullcontext() if _is_kernel() else plt.ioff(), kept_rng(): self._show_one(on, last[0], plt) # a notebook's first figure must be made with showing on
             except Exception as e: warnings.warn(f"The {on} rows of epoch {self.watch.epoch} are not drawn: {type(e).__name__}: {e}", stacklevel=2)
 
     def _show_one(self, on, p, plt):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['logits_behind', 'row_margins', 'TopInputs', 'Pass']
 
-# %% ../../nbs/training/74_passes.ipynb #f34d5a43
+# %% ../../nbs/training/74_passes.ipynb #403bcd87
 from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from ..core import ModelError, kept_rng, logits_of, map_nested, untouched
 from ..predictions.cache import assemble
 from ..predictions.capture import _facts, _items_of, _join, _Keeper, _now, _to_cpu
-from ..predictions.loaders import is_fastai
 from ..predictions.losses import PerSampleLoss
-from ..predictions.store import Predictions, each, n_rows
+from ..predictions.store import Predictions, n_rows
 from .batch_rows import BatchRows
 
 # %% ../../nbs/training/74_passes.ipynb #aced5d02

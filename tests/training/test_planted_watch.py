@@ -7,7 +7,7 @@ def told(findings): return {f.type for f in findings if f.severity != "info"}
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [c for c in CASES if c != "mislabelled_5_percent"]) # that one below, with its rows
 def test_planted(case, seed):
     run, kind, also = CASES[case]
     types = told(run(seed))
@@ -22,5 +22,7 @@ def test_silent(case): assert told(CLEAN[case](1)) == set()
 def test_ranking_and_rows_named(seed):
     cb, bad = mislabelled(seed)
     assert ranking(cb.cartography(), bad) > .8
-    named = next(f for f in cb.findings() if f.type == "mislabelled_rows").rows
+    findings = cb.findings()
+    named = next(f for f in findings if f.type == "mislabelled_rows").rows
+    assert told(findings) <= {"mislabelled_rows", "forgotten_rows"}
     assert np.isin(named, bad).mean() > .8 and np.isin(bad, named).mean() > .4
