@@ -4508,6 +4508,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'interp_kit/training/passes.py'),
                                             'interp_kit.training.passes.TopInputs.stacked': ( 'training/passes.html#topinputs.stacked',
                                                                                               'interp_kit/training/passes.py'),
+                                            'interp_kit.training.passes._bare': ( 'training/passes.html#_bare',
+                                                                                  'interp_kit/training/passes.py'),
                                             'interp_kit.training.passes._modules_of': ( 'training/passes.html#_modules_of',
                                                                                         'interp_kit/training/passes.py'),
                                             'interp_kit.training.passes._own': ( 'training/passes.html#_own',

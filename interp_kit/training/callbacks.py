@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['InterpretationCallback']
 
-# %% ../../nbs/training/76_callbacks.ipynb #92b31bd4
+# %% ../../nbs/training/76_callbacks.ipynb #149851b5
 import io, warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 import numpy as np, torch
 from fastai.callback.core import Callback
-from ..core import DataError, StorageError, TaskError, kept_rng
+from ..core import DataError, TaskError, kept_rng
 from ..files import storage_errors, write_atomic
 from ..findings import Findings, rank_findings
 from ..interpret.base import Interpretation
@@ -25,9 +26,11 @@ from .passes import Pass
 # %% ../../nbs/training/76_callbacks.ipynb #aced5d02
 if TYPE_CHECKING: from pandas import DataFrame
 
-# %% ../../nbs/training/76_callbacks.ipynb #4c38032d
+# %% ../../nbs/training/76_callbacks.ipynb #00665cb3
 _BATCH = ('before_batch', 'after_loss', 'after_batch') # what is listened to of each batch
 _OTHERS = frozenset('after_pred before_backward after_cancel_backward after_backward before_step after_cancel_step after_step after_cancel_batch'.split())
+
+_SEARCHES = frozenset(('LRFinder', 'GatherPredsCallback'))
 
 class _Watch:
     "All that a callback has seen."
@@ -72,7 +75,9 @@ class InterpretationCallback(Callback):
     def __setstate__(self, state): vars(self).update(state); self.forget()
 
     def __call__(self, event_name):
-        if event_name not in _OTHERS: return super().__call__(event_name)
+        if event_name in _OTHERS: return
+        if event_name not in _BATCH: return super().__call__(event_name)
+        if self.run and self.watch.current is not None: getattr(self, event_name)() # a cheap net notices each microsecond a batch
 
     # what is watched
 
@@ -84,7 +89,7 @@ class InterpretationCallback(Callback):
     def _aside(self):
         "Whether this is no training: inference (which holds the Learner's lock), or a search for a learning rate."
         lock = vars(self.learn).get('lock')
-        return lock is not None and lock.locked() or any(c.name in ('lr_finder', 'gather_preds') for c in self.learn.cbs)
+        return lock is not None and lock.locked() or not _SEARCHES.isdisjoint(type(c).__name__ for c in self.learn.cbs)
 
     def before_fit(self):
         "Make ready for a fit."
@@ -117,7 +122,7 @@ class InterpretationCallback(Callback):
         dl = self.learn.dl
         if on not in w.notes or w.notes[on].dl is not dl: w.notes[on] = BatchRows(dl)
         w.notes[on].listen()
-        w.current = Pass(self.learn, w.notes[on], on, w.epoch, k=self.k if on == 'train' and self._due() else 0, mixed=_mixer(self.learn) if on == 'train' else '')
+        w.current = Pass(self.learn, w.notes[on], on, w.epoch, k=self.k if on == 'train' and self._due() else 0, mixed=_mixer(self.learn) if on == 'train' else '', before=next(iter(w.passes[on][-1:]), None))
 
     def _leave(self):
         "Let go of a pass that was not finished."
@@ -135,8 +140,7 @@ class InterpretationCallback(Callback):
     def before_batch(self):
         "Remember the targets before other callbacks mix them."
         w = self.watch
-        if w.current is None: return
-        w.batch, w.targets = None, None if self._aside() else self.learn.yb
+        w.batch, w.targets = None, None if self.learn.lock.locked() else self.learn.yb
 
     def after_loss(self):
         "Remember what the model said."
@@ -193,13 +197,12 @@ class InterpretationCallback(Callback):
         return (self.watch.epoch + 1) % self.every == 0 if isinstance(self.every, int) else self.watch.epoch in self.every
 
     def _show(self):
-        import matplotlib, matplotlib.pyplot as plt
-        matplotlib.get_backend() # chosen before pictures are held back, since that switches showing on
+        import matplotlib.pyplot as plt
         for on in self.watched:
             last = self.watch.passes[on][-1:]
             if not last or last[0].epoch != self.watch.epoch or on in self.watch.stopped: continue
             try:
-                with plt.ioff(), kept_rng(): self._show_one(on, last[0], plt)
+                with nullcontext() if _is_kernel() else plt.ioff(), kept_rng(): self._show_one(on, last[0], plt) # a notebook's first figure must be made with showing on
             except Exception as e: warnings.warn(f"The {on} rows of epoch {self.watch.epoch} are not drawn: {type(e).__name__}: {e}", stacklevel=2)
 
     def _show_one(self, on, p, plt):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['logits_behind', 'row_margins', 'TopInputs', 'Pass']
 
-# %% ../../nbs/training/74_passes.ipynb #f34d5a43
+# %% ../../nbs/training/74_passes.ipynb #403bcd87
 from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -14,15 +14,16 @@ from torch import Tensor, nn
 from ..core import ModelError, kept_rng, logits_of, map_nested, untouched
 from ..predictions.cache import assemble
 from ..predictions.capture import _facts, _items_of, _join, _Keeper, _now, _to_cpu
-from ..predictions.loaders import is_fastai
 from ..predictions.losses import PerSampleLoss
-from ..predictions.store import Predictions, each, n_rows
+from ..predictions.store import Predictions, n_rows
 from .batch_rows import BatchRows
 
 # %% ../../nbs/training/74_passes.ipynb #aced5d02
 if TYPE_CHECKING: from pandas import DataFrame
 
-# %% ../../nbs/training/74_passes.ipynb #4b469c1e
+# %% ../../nbs/training/74_passes.ipynb #3fdd01f8
+_LOOK = 256 # rows that show whether outputs are logits
+
 def logits_behind(
     out:Tensor, # (N, C) raw outputs, or (N,) or (N, 1) of two classes
     preds:Tensor, # (N, C) probabilities made of them
@@ -30,8 +31,8 @@ def logits_behind(
     "Logits whose softmax is `preds`: the outputs themselves where they are, else the logarithms of the probabilities."
     z = out.float()
     if z.numel() == len(preds) and preds.shape[1] == 2: z = torch.stack([torch.zeros(len(preds)), z.reshape(-1)], 1)
-    ok = preds.isfinite().all(1)
-    if z.shape == preds.shape and torch.allclose(z[ok].softmax(1), preds[ok].float(), atol=1e-4): return z
+    ok = preds[:_LOOK].isfinite().all(1)
+    if z.shape == preds.shape and torch.allclose(z[:_LOOK][ok].softmax(1), preds[:_LOOK][ok].float(), atol=1e-4): return z
     return preds.float().clamp_min(torch.finfo(torch.float32).tiny).log()
 
 def row_margins(
@@ -79,11 +80,12 @@ class TopInputs:
         if len(parts) < len(rows) or not all(isinstance(t, Tensor) for p in parts for t in p) or len({tuple(t.shape for t in p) for p in parts}) != 1: return None
         return tuple(torch.stack(ts) for ts in zip(*parts))
 
-# %% ../../nbs/training/74_passes.ipynb #5e07f08e
+# %% ../../nbs/training/74_passes.ipynb #7641e527
 _BLOCK = 2**20 # numbers of output that are worked on together
 
-def _own(o): return map_nested(lambda t: t.as_subclass(Tensor).detach().clone() if isinstance(t, Tensor) else t, o)
-def _plain(o): return map_nested(lambda t: t.as_subclass(Tensor) if isinstance(t, Tensor) else t, o)
+def _bare(t): return t if type(t) is Tensor or not isinstance(t, Tensor) else t.as_subclass(Tensor)
+def _own(o): return o.detach().clone() if type(o) is Tensor else map_nested(lambda t: _bare(t).detach().clone() if isinstance(t, Tensor) else t, o)
+def _plain(o): return map_nested(_bare, o)
 def _size(o): return sum(map(_size, o)) if isinstance(o, tuple) else o.numel()
 
 def _modules_of(loss):
@@ -101,11 +103,13 @@ class Pass:
         *,
         k:int=0, # inputs of so many rows with the largest losses are held
         mixed:str='', # name of the callback that mixes inputs
+        before:'Pass|None'=None, # the pass before over the same loader, which decided how outputs become predictions
     ):
         self.dl, self.notes, self.on, self.epoch, self.mixed = notes.dl, notes, on, epoch, mixed
         self.as_learn = SimpleNamespace(loss_func=learn.loss_func, dls=learn.dls, task=getattr(learn, 'task', None))
         self.loss, self.top, self.facts = PerSampleLoss(learn.loss_func), TopInputs(k), _facts(learn)
-        self.how, self.held, self.size, self.blocks, self.no_loss, self.reason = None, [], 0, [], '', ''
+        self.how = before.how if before is not None and before.dl is self.dl and before.loss_func is learn.loss_func else None
+        self.loss_func, self.held, self.size, self.blocks, self.no_loss, self.reason = learn.loss_func, [], 0, [], '', ''
         self.rows, self.fields, self.arrays, self._predictions = None, {}, None, None
 
     def __len__(self): return 0 if self.rows is None else len(self.rows)
@@ -118,7 +122,7 @@ class Pass:
         yb:tuple, # its targets
     ):
         "Take what the model said of a batch; raises `ModelError` if that is not one output a row."
-        out, y = _own(logits_of(pred)), _plain(tuple(yb))
+        out, y = _own(pred if type(pred) is Tensor else logits_of(pred)), _plain(tuple(yb))
         out = tuple(out) if isinstance(out, list) else out[None] if isinstance(out, Tensor) and out.ndim == 0 else out
         y = y[0] if len(y) == 1 else y
         y = tuple(y) if isinstance(y, list) else y

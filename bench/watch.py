@@ -1,0 +1,87 @@
+"""What watching costs a training (plot=False), and what it finds: paired alternations in CPU seconds, one thread; precision of the ranking by area under the margin; false alarms.
+
+The small net is so cheap that most of its time is fastai's loop; ResNet-18 is at 64 pixels, batches of 16."""
+import random, statistics, time
+import numpy as np, torch
+from torch import nn
+from bench.planted_watch import CLEAN, Table, TableDL, digits, learner, mislabelled, ranking
+from interp_kit.training.callbacks import InterpretationCallback
+from fastai.data.core import DataLoaders
+from fastai.learner import Learner
+
+
+def resnet(n=96):
+    from torchvision.models import resnet18
+    x, y = digits(0, n)
+    x = nn.functional.interpolate(x.float().view(n, 1, 8, 8).expand(-1, 3, -1, -1), size=64)
+    torch.manual_seed(0)
+    dls = DataLoaders(TableDL(Table(x, y), bs=16, shuffle=True, num_workers=0), TableDL(Table(x[:32], y[:32]), bs=32, num_workers=0))
+    return Learner(dls, resnet18(num_classes=10), loss_func=nn.CrossEntropyLoss())
+
+
+def cnn(n=1280):
+    "Two convolutions on 8×8 digits, as in a first lesson."
+    x, y = digits(0, n)
+    torch.manual_seed(0); x = x.view(n, 1, 8, 8)
+    net = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10))
+    dls = DataLoaders(TableDL(Table(x, y), bs=64, shuffle=True, num_workers=0), TableDL(Table(x[:256], y[:256]), bs=64, num_workers=0))
+    return Learner(dls, net, loss_func=nn.CrossEntropyLoss())
+
+
+def mlp(n=1280):
+    x, y = digits(0, n)
+    return learner(x, y, 0, x[:256], y[:256])
+
+
+def fit(learn, on, epochs):
+    cbs = [] if on is None else [InterpretationCallback(on=on, plot=False)]
+    t = time.process_time()
+    with learn.no_bar(), learn.no_logging(): learn.fit(epochs, 1e-3, cbs=cbs)
+    return time.process_time() - t
+
+
+def cost(make, on, epochs, pairs):
+    "Median of the ratios of pairs, whose order alternates."
+    learn, ratios, plain, n = make(), [], [], []
+    learn.model.register_forward_hook(lambda m, x, out: n.append(len(x[0])))
+    fit(learn, None, 1); fit(learn, on, 1); n.clear()
+    for i in range(pairs):
+        first = fit(learn, on if i % 2 else None, epochs); half = len(n)
+        second = fit(learn, None if i % 2 else on, epochs)
+        a, b = (first, second) if i % 2 else (second, first)
+        ratios.append(a/b); plain.append(b)
+        if n[:half] != n[half:]: raise AssertionError("watching runs the model on other rows")
+        n.clear()
+    batches = epochs*(len(learn.dls.train) + len(learn.dls.valid))
+    return dict(ratio=statistics.median(ratios), plain_s=statistics.median(plain), ms_a_batch=1000*statistics.median(plain)/batches, added_us_a_batch=1e6*(statistics.median(ratios) - 1)*statistics.median(plain)/batches, alternations=pairs)
+
+
+def costs():
+    for name, make, epochs, pairs in (("ResNet-18, 64 px, batches of 16", resnet, 1, 9), ("two convolutions on 8×8 digits, batches of 64", cnn, 8, 31), ("64-64-10 perceptron, batches of 64", mlp, 12, 31)):
+        for on in ("valid", "both"): yield dict(what=f"training watched (on={on!r}, plot=False) against plain: {name}", **cost(make, on, epochs, pairs))
+
+
+def found(seeds=20):
+    "Planted 5 % of wrong labels among 1,797 digits."
+    at, named, recall = [], [], []
+    for s in range(seeds):
+        cb, bad = mislabelled(s)
+        at.append(ranking(cb.cartography(), bad))
+        f = next((f for f in cb.findings() if f.type == "mislabelled_rows"), None)
+        named.append(np.nan if f is None else np.isin(f.rows, bad).mean()); recall.append(0. if f is None else np.isin(bad, f.rows).mean())
+    return dict(what=f"5 % wrong labels among 1,797 digits, {seeds} seeds", precision_at_recall_half_worst=min(at), precision_at_recall_half_mean=float(np.mean(at)),
+                found=int(np.isfinite(named).sum()), precision_of_rows_named_worst=float(np.nanmin(named)), precision_of_rows_named_mean=float(np.nanmean(named)), recall_of_rows_named_mean=float(np.mean(recall)))
+
+
+def silent(seeds=31):
+    "False alarms over sound trainings; at most 5 % is the bound, with 400 of them."
+    from scipy.stats import beta
+    n, alarms = 0, []
+    for name, f in CLEAN.items():
+        for s in range(seeds): n += 1; alarms += [name] if any(x.severity != "info" for x in f(s)) else []
+    return dict(what=f"sound trainings, {len(CLEAN)} kinds", trainings=n, false_alarms=len(alarms), rate=len(alarms)/n, upper_99=float(beta.ppf(.99, len(alarms) + 1, n - len(alarms))), kinds=", ".join(sorted(set(alarms))))
+
+
+def run():
+    torch.set_num_threads(1)
+    return [*costs(), found(), silent()]
