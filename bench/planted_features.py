@@ -59,14 +59,14 @@ def told(fi, seed, **kw):
         return fi.findings()
 
 
-def _linear(what, task="classification", **kw): return lambda seed: told(fitted(seed, what, task), seed, **kw)
+def _linear(what, task="classification", n=1200, **kw): return lambda seed: told(fitted(seed, what, task, n), seed, **kw)
 def _network(what): return lambda seed: told(tabular(seed, what), seed)
 
 
 LEFT = {"useless_columns"} # of a model that lives on its leak nothing hangs on the other columns
 CASES = dict(leak=(_linear("leak"), "leaking_column", LEFT), exact_leak=(_linear("exact_leak"), "leaking_column", LEFT), leak_regression=(_linear("leak", "regression"), "leaking_column", LEFT),
              leak_fastai=(_network("leak"), "leaking_column", LEFT), leak_fastai_category=(_network("leak_category"), "leaking_column", LEFT),
-             noise=(_linear("noise"), "useless_columns", set()), two_noises_regression=(_linear("two_noises", "regression"), "useless_columns", set()), noise_loss=(_linear("noise", metric="loss"), "useless_columns", set()),
+             noise=(_linear("noise", n=5000), "useless_columns", set()), two_noises_regression=(_linear("two_noises", "regression"), "useless_columns", set()), noise_loss=(_linear("noise", metric="loss"), "useless_columns", set()),
              turned=(_linear("turned"), "harmful_columns", set()), turned_regression=(_linear("turned", "regression"), "harmful_columns", set()))
 PLANTED = dict(leak={"outcome"}, noise={"noise"}, two_noises={"noise", "dice"}, leak_category={"paid_out"}, turned={"c"}, exact_leak={"outcome"})
 

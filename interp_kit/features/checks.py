@@ -26,7 +26,7 @@ def holm_adjusted(
     res[order] = np.minimum(1, np.maximum.accumulate(np.asarray(p)[order]*np.arange(len(p), 0, -1)))
     return res
 
-# %% ../../nbs/features/61_checks.ipynb #0f1ccb4c
+# %% ../../nbs/features/61_checks.ipynb #39aab86d
 def _chance(table, score):
     "(mean, standard deviation) of the score of the model's own answers on the wrong rows."
     s = [score.of(table, table.base[d]) for d in draw_donors(len(table), 10, 0)]
@@ -39,7 +39,7 @@ def _alone(table, score, cols, n=5):
 
 def _leaks(table, score, frame, chance, skill):
     "A finding for each column that carries nearly all, alone."
-    if len(frame) < 2 or not skill >= LEAK['skill']*(score.perfect - chance): return
+    if len(frame) < 2 or frame.attrs['conditional'] or not skill >= LEAK['skill']*(score.perfect - chance): return
     for r in frame[frame.low >= LEAK['lost']*skill].itertuples():
         kept = (_alone(table, score, frame.attrs['groups'][r.feature]) - chance)/skill
         if kept >= LEAK['kept']: yield _leak_finding(r, kept, score, frame.attrs['base_score'], chance, skill)
@@ -58,11 +58,12 @@ def _useless(table, score, frame, skill):
     p = holm_adjusted(np.maximum(norm.sf((USELESS*skill - frame.importance)/se), norm.sf((USELESS*skill + frame.importance)/se)))
     found = frame[p < ALPHA]
     if not len(found): return
-    names = found.feature.tolist()
+    names, given = found.feature.tolist(), frame.attrs['conditional']
+    said = 'the others tell all that is in' if given else 'nothing hangs on'
     yield Finding(
-        'useless_columns', f"{_list(names)}: nothing hangs on {'it' if len(names) == 1 else 'them'} ({score.name} changes by at most {100*max(found.high.abs().max(), found.low.abs().max())/skill:.1f} % of the skill)",
+        'useless_columns', f"{_list(names)}: {said} {'it' if len(names) == 1 else 'them'} ({score.name} changes by at most {100*max(found.high.abs().max(), found.low.abs().max())/skill:.1f} % of the skill)",
         'low', float(1 - p[p < ALPHA].max()), dict(columns=len(names), limit=USELESS*skill, largest_high=found.high.max()), classes=tuple(names),
-        interpretation='The model does not need these columns, be it that they say nothing or that others say the same.',
+        interpretation=f"The model does not need {'each of these columns as long as it has the others' if given else 'these columns, be it that they say nothing or that others say the same'}.",
         action='Permute correlated columns as groups (correlated_groups) before dropping any; then train without them and compare.', source='Breiman 2001; Schuirmann 1987')
 
 def _harmful(score, frame):

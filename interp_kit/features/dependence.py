@@ -121,12 +121,12 @@ def _deciles(table, name):
     mean, std = _units(table, name)
     return (np.nanquantile(table.values(name).astype(np.float64), np.arange(.1, 1, .1))*std + mean).tolist()
 
-# %% ../../nbs/features/63_dependence.ipynb #8c94b5dd
+# %% ../../nbs/features/63_dependence.ipynb #35042a24
 def plot_partial_dependence(
     learn:'Learner|BaseEstimator|TableModel|pd.DataFrame', # whose columns, or what `partial_dependence` gave
     column:'str|tuple|None'=None, # name of the column, or a pair; None with a table that is there already
     *,
-    outputs:'list|None'=None, # which classes or targets; None takes all, those that move most if there are more than seven
+    outputs:'list|None'=None, # which classes or targets; None takes all, the second of two classes, those that move most of more than seven
     ax:'Axes|None'=None, # Axes; None makes a figure
     figsize:tuple=(6.5,4.2), # inches
     **kwargs # of `partial_dependence`
@@ -141,7 +141,7 @@ def plot_partial_dependence(
     for i, o in enumerate(outs):
         if a['ice']: _curves(ax, frame, o, at, color_for(i))
         ax.plot(at, mean[o], 'o' if a['categorical'][0] else '-', ms=7, lw=2.2, color=color_for(i), label=as_label(o, 30), zorder=3)
-    _dress(ax, frame, outs, mean)
+    _dress(ax, frame, outs, mean, outputs is None)
     return ax
 
 def _positions(frame):
@@ -158,17 +158,18 @@ def _most_moving(frame, outputs, most=7):
         odd = [o for o in outputs if o not in names]
         if odd: raise DataError(f"There is no output {odd[0]!r}; there are {', '.join(names[:8])}.")
         return list(outputs)
-    if len(frame.attrs['columns']) == 2 and frame.attrs['task'] == 'classification': return names[-1:] # the second of two classes
+    if frame.attrs['task'] == 'classification' and len(names) == 2: return names[1:] # the first mirrors it
     return sorted(sorted(names, key=lambda o: -np.ptp(frame[o].to_numpy()))[:most], key=names.index)
 
-def _dress(ax, frame, outs, mean):
-    a = frame.attrs; left = len(a['outputs']) - len(outs)
+def _dress(ax, frame, outs, mean, chosen):
+    a = frame.attrs; left = len(a['outputs']) - len(outs) if chosen else 0
     if a['categorical'][0]: name_ticks(ax, list(mean.index))
     else: ax.plot(a['deciles'][0], np.full(9, .015), '|', color=NEUTRAL, ms=11, mew=2, transform=ax.get_xaxis_transform(), zorder=4)
     ax.set_xlabel(as_label(a['columns'][0], 40) + ('' if a['categorical'][0] else '  (grey marks: deciles)'), family=font_family())
-    what = 'mean probability' if a['task'] != 'regression' else f"mean prediction{f' of {as_label(outs[0], 30)}' if len(outs) == 1 and outs[0] != 'prediction' else ''}"
+    what = 'mean probability' if a['task'] != 'regression' else 'mean prediction'
+    if len(outs) == 1 and outs[0] != 'prediction': what += f' of {as_label(outs[0], 30)}'
     ax.set_ylabel(what, family=font_family()); ax.grid(alpha=.3)
-    if len(a['outputs']) > 1: ax.legend(frameon=False, prop=dict(family=font_family(), size=8), title=f'{left} others move less' if left else None)
+    if len(outs) > 1: ax.legend(frameon=False, prop=dict(family=font_family(), size=8), title=f'{left} others move less' if left else None)
     ax.set_title(f"Partial dependence over {a['n_rows']:,} rows", fontsize=10)
 
 def _map(frame, out, ax):

@@ -127,7 +127,7 @@ def feature_importance(self:Learner,
     res.permutation_importance(dl, **{'random_state': 0, **kwargs})
     return res
 
-# %% ../../nbs/features/62_importance.ipynb #a3b1cc1e
+# %% ../../nbs/features/62_importance.ipynb #c7629bb6
 def plot_importance_table(
     frame:pd.DataFrame, # as of `permutation_importance`
     max_vars:int=20, # columns drawn one by one
@@ -153,10 +153,10 @@ def plot_importance_table(
     return ax
 
 def _say(ax, frame, sure, n_repeats):
-    a = frame.attrs; what = as_label(a.get('metric', 'score').replace('_', ' '), 40)
+    a = frame.attrs; what = as_label('R²' if a.get('metric') == 'r2' else a.get('metric', 'score').replace('_', ' '), 40)
     how = 'permuted among alike rows' if a.get('conditional') else 'permuted'
     ax.set_xlabel(f'drop of {what} when the column is {how}', fontsize=9)
-    ax.set_title(f"{what} {a['base_score']:.3g} on {frame.n.iloc[0]:,} rows before" if 'base_score' in a else 'Importance', fontsize=10)
+    ax.set_title(f"{what} {a['base_score']:.3g} on {frame.n.iloc[0]:,} rows as they are" if 'base_score' in a else 'Importance', fontsize=10)
     ax.grid(axis='x', alpha=.3); [ax.spines[s].set_visible(False) for s in ('top', 'right', 'left')]
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
