@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/99_all.ipynb #e63051a6
+# %% ../nbs/99_all.ipynb #eb3f64a7
 from .core import DataError, InterpKitError, LabelError, ModelError, NotFoundError, StorageError, TaskError, as_learner, find_layer, untouched
 from .findings import Finding, Findings, rank_findings
 from .predictions.store import Predictions, Slice
@@ -33,7 +33,8 @@ from .internals.activations import ActivationStats
 from .internals.activation_charts import dead_chart, hist_chart
 from .internals.weights import critical_weights, weight_table
 from .internals.weight_checks import plot_weights, weight_findings
-from .internals.flow import effective_rank, information_flow
+from .internals.ranks import effective_rank
+from .internals.flow import information_flow
 from .internals.cka import cka, linear_cka
 from .internals.sizes import model_sizes, print_summary, summary
 from .internals.checks import check_model

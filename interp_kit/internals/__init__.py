@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/internals/59_room.ipynb #2c472840
+# %% ../../nbs/internals/59_room.ipynb #0205a0fc
 from .calls import *
 from .matrices import *
 from .spectra import *
@@ -16,6 +16,7 @@ from .activation_sums import *
 from .activation_rules import *
 from .activation_charts import *
 from .activations import *
+from .ranks import *
 from .flow import *
 from .cka import *
 from .sizes import *

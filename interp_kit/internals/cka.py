@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['linear_cka', 'CKA', 'plot_cka', 'cka']
 
-# %% ../../nbs/internals/55_cka.ipynb #f55eed1c
+# %% ../../nbs/internals/55_cka.ipynb #2b7518f3
 from contextlib import ExitStack
 from dataclasses import dataclass
 import numpy as np, torch
@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from ..core import DataError, get_model, map_nested, untouched
 from ..findings import Findings, plain
 from .calls import _ready, input_batches, run_model, watching
-from .flow import _CONSTANT, _first_len, _per_sample, _pool, _square_sum, shuffled_loader
+from .ranks import CONSTANT
+from .flow import _first_len, _per_sample, _pool, _square_sum, shuffled_loader
 from ..plots import elide, plot_matrix
 
-# %% ../../nbs/internals/55_cka.ipynb #e07ca1a9
+# %% ../../nbs/internals/55_cka.ipynb #c6ff961a
 def _hsic_sums(x, y, unbiased):
     "n(n−3) HSIC₁ (or (n−1)² HSIC₀) of centred (n, D) float64 features, by blocks of rows."
     n, total, a, b = len(x), 0., [], []
@@ -33,7 +34,7 @@ def _as_features(x):
     if x.ndim < 2: raise DataError(f"Features are (n, D), got an array of shape {tuple(x.shape)}.")
     x = x.flatten(1)
     c = x - x.mean(0) if len(x) else x
-    return c if c.square().sum() > _CONSTANT*x.square().sum() else torch.zeros_like(c)
+    return c if c.square().sum() > CONSTANT*x.square().sum() else torch.zeros_like(c)
 
 def linear_cka(
     x:'Tensor|np.ndarray', # (n, …) features of n samples
@@ -50,7 +51,7 @@ def linear_cka(
     xy, xx, yy = (_hsic_sums(*o, unbiased) for o in ((x, y), (x, x), (y, y)))
     return xy/(xx*yy)**.5 if xx > 0 and yy > 0 else float('nan')
 
-# %% ../../nbs/internals/55_cka.ipynb #925f5112
+# %% ../../nbs/internals/55_cka.ipynb #b02aa113
 _PART, _COLUMNS, _FOLDS = 256, 2**16, 10 # rows compared at once; columns of a product in single precision; groups of the jackknife
 
 def _gram(x):
@@ -58,7 +59,7 @@ def _gram(x):
     x = x if x.dtype in (torch.float32, torch.float64) else x.float()
     energy, g = _square_sum(x.reshape(-1)), 0.
     for b in x.split(_COLUMNS, 1): b = b - b[:1]; g = g + (b @ b.T).double().cpu()
-    return g*0. if bool(g.isfinite().all()) and g.trace() <= _CONSTANT*energy else g
+    return g*0. if bool(g.isfinite().all()) and g.trace() <= CONSTANT*energy else g
 
 def _centred(g):
     "U-centred: off-diagonal rows sum to 0, the diagonal is 0."
