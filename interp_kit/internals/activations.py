@@ -61,7 +61,7 @@ class TrainingSteps:
             if b[which] is not None: res[i, [at[n] for n in b[0]]] = b[which]
         return res
 
-# %% ../../nbs/internals/52_activations.ipynb #910ef07b
+# %% ../../nbs/internals/52_activations.ipynb #5792330b
 class ActivationStats(Callback):
     """What comes out of each call of a model.
 
@@ -254,6 +254,6 @@ class ActivationStats(Callback):
         norms = (SymLogNorm(max(mid, top/1e9), vmin=-top, vmax=top) if top > 100*mid else plt.Normalize(-top, top), LogNorm(low.min(), max(low.max(), low.min()*1.01)) if len(low) else None, None)
         for ax, v, title, cmap, norm in zip(axs, (mean, std, near), ('mean', 'standard deviation', 'share near zero'), ('RdBu_r', 'viridis', 'viridis'), norms):
             im = ax.imshow(np.ma.masked_invalid(v), aspect='auto', interpolation='nearest', cmap=cmap, norm=norm, **(dict(vmin=0, vmax=1) if norm is None and title.startswith('share') else {}))
-            ax.set_title(title, fontsize=10); ax.set_xlabel('training batch' + (' (white: not finite)' if not np.isfinite(v).all() else '')); fig.colorbar(im, ax=ax, fraction=.05, pad=.02)
+            ax.set_title(title, fontsize=10); ax.set_xlabel('training batch' + (' (white: 0 or not finite)' if not np.isfinite(v).all() or title.startswith('standard') and (v <= 0).any() else '')); fig.colorbar(im, ax=ax, fraction=.05, pad=.02)
         name_ticks(axs[0], self.steps.names, axis='y')
         return axs

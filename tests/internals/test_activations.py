@@ -8,10 +8,11 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from interp_kit.core import DataError, ModelError, as_learner
 from interp_kit.demo import demo_learner
-from interp_kit.internals.activation_charts import dead_chart, hist_chart
+from interp_kit.internals.activation_charts import dead_chart, draw_hists, hist_chart, sums_of
+from interp_kit.internals.activation_rules import collapsed_layers, dead_units, exploding_activations, not_finite_activations, saturated_layers
 from interp_kit.internals.activation_sums import ActivationSums
 from interp_kit.internals.activations import ActivationStats
-from interp_kit.internals.calls import ChannelSums
+from interp_kit.internals.calls import ChannelSums, first_float, input_batches, run_model
 from interp_kit.predictions import Features, capture
 from interp_kit.predictions.cache import pack_state, unpack_state
 
@@ -298,3 +299,29 @@ def test_views_of_the_tables():
     assert list(t.columns) == ["channel", "mean", "std", "near_zero", "positive", "min", "max", "dead"] and len(t) == s.table.channels[2]
     assert "<table" in s._repr_html_() and ActivationStats()._repr_html_() is None
     assert isinstance(s, types.SimpleNamespace) is False and len(s.to_dict()["calls"]) == len(s.table)
+
+
+def test_each_rule_reads_only_its_columns_and_keeps_to_its_threshold():
+    t = pd.DataFrame(dict(layer=list("abcd"), type="X", rows=200, channels=20, dead_fraction=[.5, .9, np.nan, 1.], saturated_fraction=[.89, .9, np.nan, 1.], not_finite=[0, 0, 3, 0],
+                          mean=0., std=[1., 1e4, 1.1e4, np.nan], min=-1., max=1., row_spread=[.1, 1e-3, 9e-4, 1.]))
+    assert [(f.evidence["layer"], f.severity) for f in dead_units(t)] == [("b", "high"), ("d", "critical")]
+    assert dead_units(t.assign(rows=99))[0].evidence["layer"] == "d" and len(dead_units(t.assign(rows=99))) == 1
+    assert [f.evidence["layer"] for f in saturated_layers(t)] == ["b"] # the last call is the output
+    assert [f.evidence["layer"] for f in not_finite_activations(t)] == ["c"]
+    assert [(f.evidence["first_beyond"], f.severity) for f in exploding_activations(t)] == [("c", "medium")] and not exploding_activations(t.iloc[:2])
+    assert [f.evidence["layer"] for f in collapsed_layers(t)] == ["c"] and not collapsed_layers(t.iloc[:3])
+
+
+def test_charts_take_statistics_and_arrays():
+    s = ActivationStats(nn.Sequential(nn.Linear(3, 4), nn.ReLU()), with_hist=True); s.stats_by_layer(torch.randn(9, 3))
+    assert sums_of(s) is s.sums and len(sums_of(dict(a=np.ones((2, 3))))) == 1
+    ax = draw_hists(s.sums[0].hist[:, None].numpy(), title="one")
+    assert ax.get_title() == "one" and "activation" in ax.get_ylabel()
+    with pytest.raises(DataError, match="with_hist=True"): hist_chart(ActivationSums().run(nn.Linear(3, 2), torch.randn(4, 3)))
+
+
+def test_pieces_below():
+    assert first_float((None, dict(a=torch.ones(2).long(), b=[torch.zeros(3)]))).shape == (3,) and first_float("text") is None
+    net = nn.Linear(3, 2).double()
+    assert [b[0].dtype for b in input_batches(net, torch.randn(70, 3))] == [torch.float64]*2
+    with pytest.raises(ModelError, match="Linear fails"): run_model(net, (torch.randn(2, 5).double(),))
