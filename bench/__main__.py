@@ -4,7 +4,7 @@ from pathlib import Path
 import torch
 
 NAMES = ("imports", "notebooks", "speed", "segmentation", "silence", "coverage", "one_pass", "pictures", "crash", "scale", "real", "diamonds", "cam", "gradients", "rise",
-         "convergence", "sobol", "faithfulness", "looks", "planted", "weights")
+         "convergence", "sobol", "faithfulness", "looks", "planted", "weights", "history", "activations")
 HERE = Path(__file__).parent
 
 

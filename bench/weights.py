@@ -7,7 +7,8 @@ import numpy as np, torch
 from torch import nn
 from bench.measure import cpu, paired
 from interp_kit.internals.matrices import weights_of
-from interp_kit.internals.noise import LEVEL, Spectrum, find_spikes, noise_of, plot_spectrum
+from interp_kit.internals import noise
+from interp_kit.internals.noise import LEVEL, Spectrum, find_spikes, plot_spectrum
 from interp_kit.internals.spectra import operator_norm, singular_values
 from interp_kit.internals.weight_checks import plot_weights, weight_findings
 from interp_kit.internals.weights import critical_weights, weight_table
@@ -32,7 +33,7 @@ def speed():
     numpy_error = max(abs(float(np.linalg.norm(w, 2))/t - 1) for w, t in zip(flat, truth))
     yield dict(what="all singular values of ResNet-50 (54 weights), against a loop of np.linalg.norm(W, 2)", **paired(lambda: [singular_values(b) for b in blocks], lambda: [np.linalg.norm(w, 2) for w in flat], n=15),
                relative_error=error, relative_error_of_numpy=numpy_error)
-    noise_of.cache_clear()
+    noise._noise_of.cache_clear()
     yield dict(what="weight_table of ResNet-50, everything", first_cpu_s=cpu(lambda: weight_table(net)), again_cpu_s=statistics.median(cpu(lambda: weight_table(net)) for _ in range(3)))
     w = torch.randn(1024, 1024)
     yield dict(what="critical_weights of 1024 × 1024, 20 rows", cpu_s=statistics.median(cpu(lambda: critical_weights(w)) for _ in range(7)), rows=len(critical_weights(w)))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TrainingSteps', 'ActivationStats']
 
-# %% ../../nbs/internals/52_activations.ipynb #b24c9dee
+# %% ../../nbs/internals/52_activations.ipynb #d1f4eb8a
 from contextlib import ExitStack
 import math
 import numpy as np, torch
@@ -15,12 +15,12 @@ from torch import Tensor
 from ..core import DataError, TaskError, get_model
 from ..findings import Findings
 from ..plots import as_label, name_ticks, new_axes
-from .activation_charts import draw_hists, plot_layers
+from .activation_charts import draw_hists, plot_layers, wide_scale
 from .activation_rules import LEVEL, activation_findings
 from .activation_sums import HIST_BINS, ActivationSums, count_values
 from .calls import watching
 
-# %% ../../nbs/internals/52_activations.ipynb #46ff1c50
+# %% ../../nbs/internals/52_activations.ipynb #010379c7
 class TrainingSteps:
     "What was seen in training, batch by batch: `names` of the calls in the order in which they were first seen, and for each batch (calls seen, (n, 3) values, (n, 81) histograms or None)."
     def __init__(self): self.names, self.batches, self.pending = [], [], []
@@ -34,7 +34,7 @@ class TrainingSteps:
         "Take in the output of one call; the numbers stay on its device."
         x = x.detach().float()
         mean = x.mean()
-        values = torch.stack([mean, (x - mean).norm()/math.sqrt(max(x.numel() - 1, 1)), (x.abs() < near_zero).float().mean()])
+        values = torch.stack([mean, (x - mean).norm()/math.sqrt(max(x.numel() - 1, 1)), (x.abs() < near_zero).float().mean() + 0*mean]) # NaN if some value is not finite
         self.pending.append((layer, values, count_values(x) if with_hist else None))
 
     def close_batch(self):
@@ -61,7 +61,7 @@ class TrainingSteps:
             if b[which] is not None: res[i, [at[n] for n in b[0]]] = b[which]
         return res
 
-# %% ../../nbs/internals/52_activations.ipynb #bdf8b6ba
+# %% ../../nbs/internals/52_activations.ipynb #910ef07b
 class ActivationStats(Callback):
     """What comes out of each call of a model.
 
@@ -237,21 +237,23 @@ class ActivationStats(Callback):
         values = self.layer_stats(idx)
         fig, axs = plt.subplots(1, 3, figsize=figsize, layout='constrained')
         for ax, v, title in zip(axs, values, ('mean', 'standard deviation', 'share near zero')):
-            ax.plot(v); ax.set_title(title, fontsize=10); ax.set_xlabel('training batch'); ax.grid(alpha=.25)
+            ax.plot(v); ax.set_title(title, fontsize=10); ax.set_xlabel('training batch'); ax.grid(alpha=.25); ax.set_xlim(-.5, len(v) - .5)
+            if title != 'share near zero': wide_scale(ax, np.asarray(v))
         axs[0].set_ylabel(as_label(self.steps.names[self._number(idx)]))
         return axs
 
     def _plot_training(self, figsize):
         "Calls downwards, training batches to the right."
         import matplotlib.pyplot as plt
-        from matplotlib.colors import LogNorm, TwoSlopeNorm
+        from matplotlib.colors import LogNorm, SymLogNorm
         fig, axs = plt.subplots(1, 3, figsize=figsize, layout='constrained', sharey=True)
         mean, std, near = self.steps.values().permute(2, 1, 0).numpy()
-        top = max(float(np.nanquantile(np.abs(mean), .99)), 1e-12)
+        size = np.abs(mean[np.isfinite(mean)])
+        top, mid = (max(size.max(), 1e-12), max(np.median(size), 1e-12)) if len(size) else (1., 1.)
         low = std[np.isfinite(std) & (std > 0)]
-        norms = (TwoSlopeNorm(0, -top, top), LogNorm(low.min(), max(low.max(), low.min()*1.01)) if len(low) else None, None)
+        norms = (SymLogNorm(max(mid, top/1e9), vmin=-top, vmax=top) if top > 100*mid else plt.Normalize(-top, top), LogNorm(low.min(), max(low.max(), low.min()*1.01)) if len(low) else None, None)
         for ax, v, title, cmap, norm in zip(axs, (mean, std, near), ('mean', 'standard deviation', 'share near zero'), ('RdBu_r', 'viridis', 'viridis'), norms):
             im = ax.imshow(np.ma.masked_invalid(v), aspect='auto', interpolation='nearest', cmap=cmap, norm=norm, **(dict(vmin=0, vmax=1) if norm is None and title.startswith('share') else {}))
-            ax.set_title(title, fontsize=10); ax.set_xlabel('training batch'); fig.colorbar(im, ax=ax, fraction=.05, pad=.02)
+            ax.set_title(title, fontsize=10); ax.set_xlabel('training batch' + (' (white: not finite)' if not np.isfinite(v).all() else '')); fig.colorbar(im, ax=ax, fraction=.05, pad=.02)
         name_ticks(axs[0], self.steps.names, axis='y')
         return axs

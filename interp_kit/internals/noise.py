@@ -107,7 +107,7 @@ def fit_power_law(
     i = int(np.argmin(D))
     return PowerLaw(float(alphas[i]), float(x[i]), float(D[i]), len(x) - i)
 
-# %% ../../nbs/internals/53_noise.ipynb #ce7187c1
+# %% ../../nbs/internals/53_noise.ipynb #0a0754ec
 def _noise_spectrum(p, n, blocks, rng):
     "Squared singular values of `blocks` Gaussian p × n matrices, p ≤ n."
     from scipy.linalg import eigvalsh_tridiagonal
@@ -130,6 +130,12 @@ class Noise:
 def _draws_for(p): return 100 if p <= 128 else 20 if p <= 2048 else 5 # as cheap shapes allow
 
 @lru_cache(4096)
+def _noise_of(p, n, blocks, draws, seed):
+    rng = np.random.default_rng([seed, p, n, blocks])
+    spectra = [_noise_spectrum(p, n, blocks, rng) for _ in range(draws)]
+    alphas, ranks = np.array([fit_power_law(e).alpha for e in spectra]), np.array([e.sum()/e.max() for e in spectra])
+    return Noise(float(alphas.min()), float(alphas.max()), float(ranks.mean()), float(ranks.min()/ranks.mean()), draws)
+
 def noise_of(
     rows:int, # p of a block
     columns:int, # n of a block
@@ -141,11 +147,7 @@ def noise_of(
     p, n = sorted((rows, columns))
     draws = _draws_for(p) if draws is None else draws
     if p < 1 or draws < 2: raise DataError(f"Noise needs at least one row and column and two draws; got {rows} × {columns} and {draws}.")
-    rng = np.random.default_rng([seed, p, n, blocks])
-    spectra = [_noise_spectrum(p, n, blocks, rng) for _ in range(draws)]
-    alphas = np.array([fit_power_law(e).alpha for e in spectra])
-    ranks = np.array([e.sum()/e.max() for e in spectra])
-    return Noise(float(alphas.min()), float(alphas.max()), float(ranks.mean()), float(ranks.min()/ranks.mean()), draws)
+    return _noise_of(p, n, blocks, draws, seed)
 
 # %% ../../nbs/internals/53_noise.ipynb #4fa9145d
 @dataclass

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['plot_weights', 'weight_findings']
 
-# %% ../../nbs/internals/53_weight_checks.ipynb #690e50e1
+# %% ../../nbs/internals/53_weight_checks.ipynb #a8017484
+import math
 import numpy as np
 from ..core import DataError
 from ..findings import Finding, Findings, rank_findings
-from ..plots import NEUTRAL, WRONG, as_label, class_colors, ink_on, name_ticks
+from ..plots import NEUTRAL, WRONG, as_label, class_colors, elide, ink_on, name_ticks
 from .weights import HEALTH, weight_table
 
 # %% ../../nbs/internals/53_weight_checks.ipynb #b00db515
@@ -95,9 +96,9 @@ def _blank(ax, beyond):
     from matplotlib.colors import ListedColormap
     ax.imshow(np.ma.masked_where(~beyond, np.ones(beyond.shape)), aspect='auto', cmap=ListedColormap(['white']), interpolation='nearest')
 
-# %% ../../nbs/internals/53_weight_checks.ipynb #0655c6fc
+# %% ../../nbs/internals/53_weight_checks.ipynb #9966954a
 def _listed(t, n=4):
-    names = [as_label(x, 48).replace('\\$', '$') for x in t.name]
+    names = [elide(x, 48) for x in t.name]
     return ', '.join(names[:n]) + (f' and {len(names) - n} more' if len(names) > n else '')
 
 def _about(type, t, severity, title, confidence=1., **kw):
@@ -141,7 +142,7 @@ def _uncentred(t):
                  evidence=dict(smallest_centred=low), interpretation='Most of the weight is an offset that all inputs share: outputs follow the mean of the input and saturate what comes after.',
                  action='Look at the initialisation and at normalisation of the inputs; an offset belongs in the bias.', source='LeCun et al. 1998, Efficient BackProp')
 
-# %% ../../nbs/internals/53_weight_checks.ipynb #2040243f
+# %% ../../nbs/internals/53_weight_checks.ipynb #9bd72901
 _DRAWN = 'uniform', 'normal', 'truncated normal'
 
 def _told(t):
@@ -149,12 +150,25 @@ def _told(t):
     big = (t.fan_in >= 20) & (t.channels/t.blocks >= 20)
     return t[(t.spikes.notna() & t.alpha.notna() & big) | (_is_zero(t) & big)]
 
+def _usual_scales(shape):
+    "Standard deviations of the usual initialisations of a weight of this shape, as PyTorch counts fans."
+    taps = math.prod(shape[2:]); fan_in, fan_out = max(1, shape[1]*taps), max(1, shape[0]*taps)
+    he_glorot_lecun = [2/fan_in, 2/fan_out, 2/(fan_in + fan_out), 1/fan_in, 1/fan_out]
+    uniform = [1/(3*fan_in), 1/(3*fan_out), *(gates/(3*shape[0]) for gates in (1, 3, 4))] # linear and convolutional layers, RNN, GRU, LSTM
+    return np.sqrt(he_glorot_lecun + uniform + [1., 1e-2, 4e-4, 1e-4]) # embeddings; .1, .02, .01
+
+def _has_usual_scale(r):
+    "Whether the standard deviation is one of the usual, within four standard errors."
+    error = 4*math.sqrt(max(r['kurtosis'] + 2, .1)/(4*r.n))
+    return bool((np.abs(r['std']/_usual_scales(r['shape']) - 1) < error).any())
+
 def _untrained(t):
     told = _told(t)
     noise = told[(told.spikes.eq(0) & (told.alpha >= told.alpha_low) & (told['rank'] >= told.rank_low) & told.looks_like.isin(_DRAWN)) | _is_zero(told)]
-    if not len(noise): return
     structured = int((t.spikes > 0).sum())
     every = structured == 0 and len(noise) >= .5*len(told) and not (t.finite < 1).any()
+    if not every: noise = noise[[bool(r.l2 == 0) or _has_usual_scale(r) for _, r in noise.iterrows()]]
+    if not len(noise): return
     title = (f"The model looks untrained: none of its {len(t)} weights stands above noise" if every else f"{len(noise)} of {len(told)} weights look as they were initialised: {_listed(noise)}")
     yield _about('untrained_layer', noise, 'low' if every else 'info', title, .9 if every else .5, evidence=dict(told=len(told), with_structure=structured),
                  interpretation='Nothing in these weights differs from a random draw of their shape: no direction above the Marchenko-Pastur edge, a power law as noise gives, entries as initialised. Little training can leave that too.',
@@ -166,6 +180,6 @@ def weight_findings(
     "What in the weights deserves a word; the rules and thresholds are in the table above. Silent on sound models, but for `untrained_layer` where nothing was learnt."
     t = table if hasattr(table, 'iterrows') else weight_table(table)
     if missing := {'name', 'finite', 'alive', 'spikes', 'looks_like', 'fan_in'} - set(t.columns): raise DataError(f"The table lacks {', '.join(sorted(missing))}: pass what weight_table gave.")
-    numbers = ['std', 'finite', 'alive', 'centred', 'rank', 'stable_rank', 'spikes', 'alpha', 'alpha_low', 'rank_low', 'fan_in', 'channels', 'blocks', 'n', 'l2']
+    numbers = ['std', 'finite', 'alive', 'centred', 'rank', 'stable_rank', 'spikes', 'alpha', 'alpha_low', 'rank_low', 'kurtosis', 'fan_in', 'channels', 'blocks', 'n', 'l2']
     t = t.assign(**{k: t[k].astype(float) for k in numbers})
     return rank_findings(f for rule in (_not_finite, _dead, _collapsed, _uncentred, _untrained) for f in rule(t))

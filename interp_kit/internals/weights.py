@@ -69,7 +69,7 @@ def _complex_moments(x):
     size = weight_moments(x.abs().to(torch.float64))
     return dict(size, mean=math.hypot(*(p['mean'] for p in both)), std=math.hypot(*(p['std'] for p in both)), median=math.nan, skew=math.nan, kurtosis=math.nan)
 
-# %% ../../nbs/internals/53_weights.ipynb #d5f9e249
+# %% ../../nbs/internals/53_weights.ipynb #4bec5ec7
 def _laws(rms, top):
     from scipy.stats import norm
     s = rms/.8796256610342398 # a normal truncated at 2 of its standard deviations has this share of them
@@ -81,7 +81,7 @@ def looks_like(
     "The usual initial distribution, centred at 0, from which the entries differ no more than a sample would."
     x = values.detach().flatten()
     if not len(x): return ''
-    x = x[torch.linspace(0, len(x) - 1, min(len(x), 20000)).long()].double().numpy()
+    x = x[torch.linspace(0, len(x) - 1, min(len(x), 20000), dtype=torch.float64).long()].double().numpy()
     if not x.any(): return 'zeros'
     if (x == x[0]).all() and len(x) > 1: return 'constant'
     if len(x) < 200: return ''
@@ -145,7 +145,7 @@ def _spectral(spectrum, blocks, draws, seed):
                 n_tail=law.n_tail if law.n_tail else math.nan, alpha_low=noise.alpha_low, alpha_high=noise.alpha_high, spikes=math.nan if alone or not s.any() else one.spikes,
                 spike_share=math.nan if alone or not s.any() else one.share(one.spikes), structure=said)
 
-# %% ../../nbs/internals/53_weights.ipynb #a4f2f085
+# %% ../../nbs/internals/53_weights.ipynb #ce116795
 _SPECTRAL = 'spectral_norm', 'stable_rank', 'entropy_rank', 'gini', 'alpha', 'xmin', 'D', 'n_tail', 'alpha_low', 'alpha_high', 'spikes', 'spike_share'
 _COLUMNS = ('name', 'type', 'shape', 'reshape', 'n', 'trainable', 'shared', *_NUMBERS, *_SPECTRAL, 'structure', 'looks_like', *HEALTH, 'health', 'rank_low', 'blocks', 'channels', 'fan_in', 'reason')
 
@@ -182,6 +182,7 @@ def _measure(w, draws, seed, max_side):
     bad = _not_finite(v)
     finite = v[torch.isfinite(v)] if bad else v
     moments = (_complex_moments if v.is_complex() else weight_moments)(finite)
+    row['finite'] = finite.numel()/v.numel()
     if not bad: row |= moments | dict(looks_like='' if v.is_complex() else looks_like(v))
     blocks, spectrum = w.blocks(), None
     if blocks is not None:
@@ -190,7 +191,7 @@ def _measure(w, draws, seed, max_side):
         if min(blocks.shape[1:]) > max_side: return row | dict(reason=bad) if bad else _large(row, w, blocks, max_side)
         spectrum = Spectrum.of(blocks, w.name)
         if not bad: row |= _spectral(spectrum, blocks, draws, seed)
-        row |= _health(w, blocks, spectrum, moments, 1 - (v.numel() - finite.numel())/v.numel(), draws, seed)
+        row |= _health(w, blocks, spectrum, moments, row['finite'], draws, seed)
     row['reason'] = bad or '; '.join(_reasons(row, w, spectrum))
     return row
 

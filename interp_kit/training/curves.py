@@ -20,11 +20,12 @@ from .pareto import pareto_table
 # %% ../../nbs/training/73_curves.ipynb #1ff6de66
 if TYPE_CHECKING: from pandas import DataFrame
 
-# %% ../../nbs/training/73_curves.ipynb #ef00f046
+# %% ../../nbs/training/73_curves.ipynb #af0b623f
 def _search(learn):
     "(learning rates, losses) of the last learning rate search; raises `DataError` if the Recorder does not hold one."
     r = getattr(learn, 'recorder', None); lrs = list(getattr(r, 'lrs', []))
     if not lrs: raise DataError("There is no learning rate search to draw: run learn.lr_find() first, with no validate, get_preds or predict in between, which empty fastai's Recorder.")
+    if len(lrs) < 3: raise DataError(f"What the Recorder holds last has {len(lrs)} batches, too few for a learning rate search. If lr_find stopped at once because the loss grew fourfold, use learn.lr_find(stop_div=False).")
     if not is_lr_search(lrs): raise DataError(f"What the Recorder holds last is a training of {len(lrs)} batches, not a learning rate search: run learn.lr_find(), then plot_lr_find(learn).")
     return np.array([float(v) for v in lrs]), np.array([float(v) for v in r.losses])
 
@@ -221,7 +222,7 @@ def _legend(ax, handles, others):
     ax.legend(handles=handles, prop=dict(family=font_family(), size=8 if out else 9), loc='center left' if out else 'best', bbox_to_anchor=(1.01, .5) if out else None,
               title=f'12 lowest at the end; {others} others grey' if others else None, title_fontsize=8)
 
-# %% ../../nbs/training/73_curves.ipynb #8b597d91
+# %% ../../nbs/training/73_curves.ipynb #c828c00c
 def plot_multi_losses(
     losses_list:'Sequence|dict', # runs: lists, arrays or tensors of losses, histories, learners, paths of CSVs; or name -> run. A plain list of numbers is one run
     labels:'Sequence|None'=None, # a name for each; None: run 1, run 2, …
@@ -239,7 +240,7 @@ def plot_multi_losses(
     names = [f"{n} ({remark or 'no finite loss'})" if remark or not np.isfinite(y).any() else n for n, _, y, remark, _ in runs]
     ax = _draw_runs(new_axes(ax, figsize), names, [(x, y) for _, x, y, *_ in runs], smoothing, log)
     epochs = all(e for *_, e in runs)
-    what = {'valid': 'validation loss', 'train': 'training loss', 'batch': 'training loss, smoothed'}[which] if epochs else 'loss'
+    what = {'valid': 'validation loss', 'train': 'training loss', 'batch': 'training loss of batches'}[which] if epochs else 'loss'
     ax.set(xlabel='epoch' if epochs else 'step or epoch' if any(e for *_, e in runs) else 'step', ylabel=what); ax.margins(x=.02)
     return ax
 

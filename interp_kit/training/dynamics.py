@@ -100,7 +100,7 @@ class TrainingDynamics:
 
     def _repr_html_(self): return self.table.to_html(index=False, float_format='%.4g')
 
-# %% ../../nbs/training/71_dynamics.ipynb #2e4d6c78
+# %% ../../nbs/training/71_dynamics.ipynb #d3c6c494
 def _curve(h, name):
     "(epochs, values) where `name` is finite; empty if the history has none."
     v = h.values.get(name, np.full(len(h), np.nan))
@@ -121,12 +121,14 @@ def _resolve(h, metric):
         if name in h: return name
     raise DataError(f"metric={metric!r}: this history has {', '.join(h.values) or 'no columns'}.")
 
+_CLOCKS = ('runtime', 'time', 'samples_per_second', 'steps_per_second', 'step', 'steps') # what loggers add to measures
+
 def _pick_metric(h, metric):
     "(column, reason): the first validation metric with a known direction and a number, else the validation loss."
     if metric is not None:
         name = _resolve(h, metric)
         return (name, '') if h.direction(name) else (None, _no_direction(name))
-    names = [f'valid_{m}' for m in h.measures if m != 'loss' and f'valid_{m}' in h]
+    names = [f'valid_{m}' for m in h.measures if m not in ('loss', *_CLOCKS) and f'valid_{m}' in h]
     silent = [n for n in names if h.direction(n) is None]
     for n in [*(n for n in names if n not in silent), *(['valid_loss'] if not silent else [])]:
         if len(_curve(h, n)[1]): return n, ''

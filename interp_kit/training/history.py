@@ -66,7 +66,7 @@ def _plain_phase(names):
     phases = {p for p, _ in split.values()}
     return 'train' if 'valid' in phases and 'train' not in phases else None
 
-# %% ../../nbs/training/70_history.ipynb #564382b7
+# %% ../../nbs/training/70_history.ipynb #a4c389b1
 def _number(v, name):
     "(number, whether nothing was recorded)"
     if v is None or isinstance(v, str) and v.strip().lower() in ('', 'none', 'null'): return np.nan, True
@@ -88,7 +88,7 @@ def _column(values, name):
 
 def _up_to(values, name):
     if not all(isinstance(k, (int, np.integer)) and k >= 0 for k in values):
-        raise DataError(f"History {name!r} is a dictionary, whose keys must be epochs counted from 0; it has {list(values)[:3]}.")
+        raise DataError(f"History {name!r} is a dictionary, whose keys must be epochs counted from 0; it has {list(values)[:3]}. Several runs go to compare_dynamics.")
     return range(max(values, default=-1) + 1)
 
 def _pad(values, missing, n):
@@ -99,7 +99,7 @@ def _coded(v, gone):
     "A number for strict JSON: null where nothing was recorded, a word where it was not finite."
     return None if gone else float(v) if np.isfinite(v) else str(float(v))
 
-# %% ../../nbs/training/70_history.ipynb #33aa8b08
+# %% ../../nbs/training/70_history.ipynb #7c709885
 @dataclass
 class TrainingHistory:
     "One number an epoch of each measure, and where known of each batch."
@@ -107,7 +107,7 @@ class TrainingHistory:
     epochs:np.ndarray # (E,) numbers of the epochs, from 0
     missing:dict # name -> (E,) bool: nothing was recorded
     directions:dict # measure without its prefix -> 'min', 'max' or None (not known)
-    batches:dict = field(default_factory=dict) # 'loss', 'lr', 'mom', … -> (B,) float64 of each training batch; empty if not known
+    batches:dict = field(default_factory=dict) # 'loss' (of fastai: its running mean, unless read with smoothed=False), 'lr', 'mom', … -> (B,) float64 of each training batch; empty if not known
     epoch_ends:np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64)) # (E,) training batches seen by the end of each epoch; empty if not known
     starts:list = field(default_factory=lambda: [0]) # index of the first epoch of each call of fit
     notes:list = field(default_factory=list) # what was found while reading, in words
@@ -262,7 +262,7 @@ def __add__(self:TrainingHistory,
     return TrainingHistory({n: _stacked(a, other, n, 'values') for n in names}, np.append(a.epochs, other.epochs + shift), {n: _stacked(a, other, n, 'missing') for n in names}, {**a.directions, **other.directions},
                            batches, ends, starts, list(dict.fromkeys([*a.notes, *other.notes, *notes])), a.source if a.source == other.source else f'{a.source} + {other.source}')
 
-# %% ../../nbs/training/70_history.ipynb #b624dc59
+# %% ../../nbs/training/70_history.ipynb #a1491187
 def _place(row, train, valid):
     "The numbers of a row by name; a row of one of the two parts alone is known by its length, None where that does not tell."
     row = list(row)
@@ -275,9 +275,13 @@ def _scalar(v):
     try: return None if v is None else float(v)
     except (TypeError, ValueError, RuntimeError): return None
 
+def _numbered(names):
+    "Names made different: a second `accuracy` becomes `accuracy_2`."
+    return [n if n not in names[:i] else f'{n}_{names[:i].count(n) + 1}' for i, n in enumerate(names)]
+
 def _phase_names(names, train_metrics, valid_metrics):
     "Our names of the columns that training and validation fill, from fastai's."
-    names = [n for n in names if n not in ('epoch', 'time')]
+    names = _numbered([n for n in names if n not in ('epoch', 'time')])
     if train_metrics and valid_metrics: return [n for n in names if n.startswith('train_')], [n for n in names if n.startswith('valid_')]
     if valid_metrics: return ['train_loss'], ['valid_loss', *(f'valid_{n}' for n in names[2:])]
     return ['train_loss', *(f'train_{n}' for n in names[1:])], []
@@ -318,12 +322,12 @@ def _unsmoothed(losses, beta):
 
 def _use_means(h, smoothed, beta):
     "Say where fastai's running mean reaches back over several epochs, or put the mean of each epoch's own batches in its place."
-    if not len(h): return
-    starts = np.r_[0, h.epoch_ends[:-1]]
+    starts = np.r_[0, h.epoch_ends][:len(h)]
     if not smoothed:
-        means = np.array([h.batches['raw_loss'][a:b].mean() if b > a else np.nan for a, b in zip(starts, h.epoch_ends)])
+        h.batches['loss'] = _unsmoothed(h.batches['loss'], beta)
+        means = np.array([h.batches['loss'][a:b].mean() if b > a else np.nan for a, b in zip(starts, h.epoch_ends)])
         h.values['train_loss'] = np.where(h.missing['train_loss'], np.nan, means)
-    elif (epochs := 1/(1 - beta)/max(np.median(h.epoch_ends - starts), 1)) > 1.5:
+    elif (epochs := 1/(1 - beta)/max(np.median(h.epoch_ends - starts) if len(h) else 1e9, 1)) > 1.5:
         h.notes.append(f"train_loss is fastai's running mean over about {1/(1 - beta):.0f} batches, {epochs:.0f} epochs here, so it lags behind; from_learner(learn, smoothed=False) takes the mean of each epoch's own batches.")
 
 def _batches(r):
@@ -331,15 +335,14 @@ def _batches(r):
     res = dict(loss=np.array([float(v) for v in r.losses]), lr=np.array([float(v) for v in r.lrs]))
     hps = getattr(r, 'hps', None) or {}
     own = 'lr' in hps and len(hps['lr']) == len(r.lrs) and np.array_equal(np.array([float(v) for v in hps['lr']]), res['lr'])
-    res['raw_loss'] = _unsmoothed(res['loss'], r.smooth_loss.beta)
     return {**res, **({k: np.array([float(x) for x in v]) for k, v in hps.items() if k != 'lr' and len(v) == len(r.lrs)} if own else {})}
 
-# %% ../../nbs/training/70_history.ipynb #5552802b
+# %% ../../nbs/training/70_history.ipynb #5bd413ca
 @patch(cls_method=True)
 def from_learner(cls:TrainingHistory,
     learn:'Learner', # a fastai Learner, right after fit
     *,
-    smoothed:bool=True, # training losses as fastai prints them, a running mean; False: the mean over each epoch's own batches
+    smoothed:bool=True, # training losses as fastai prints them, a running mean; False: of epochs the mean over their own batches, of batches their own loss
     directions:'dict|None'=None, # metric -> 'min' or 'max' where its name does not tell
 ) -> TrainingHistory:
     """Read what the Recorder kept of the last `fit`, also of one that was interrupted; add up several with `+`.
@@ -357,7 +360,7 @@ def from_learner(cls:TrainingHistory,
         h.notes.append(f"Training stopped after {skip + len(h)} of {planned} epochs" + (f", {h.unfinished} batches into the next." if h.unfinished else "."))
     return h
 
-# %% ../../nbs/training/70_history.ipynb #51f332f1
+# %% ../../nbs/training/70_history.ipynb #782d2118
 _COMPLETE = re.compile(r'(^|,)\d+:\d\d(:\d\d)?$') # ends with the clock, so nothing is cut off
 
 def _lines(text):
@@ -380,27 +383,43 @@ def _segments(rows):
         else: res[-1][1].append([c.strip() for c in r])
     return res
 
-def _from_logger(head, rows, directions, source):
+def _from_logger(head, rows, source):
     "A part that fastai's CSVLogger wrote, whose rows may be short."
     timed = head[-1] == 'time'
     cells = [r[1:-1] if timed else r[1:] for r in rows]
     both = 'train_loss' in head and 'valid_loss' in head and all(n.startswith(('train_', 'valid_')) for n in head if n not in ('epoch', 'time'))
     train, valid = _phase_names(head, both and len(head) - timed > 3, 'valid_loss' in head)
-    h, skip = _from_rows(cells, train, valid, [int(r[0]) for r in rows], directions, source)
+    h, skip = _from_rows(cells, train, valid, [int(r[0]) for r in rows], None, source)
     clock = [r[-1] if timed and len(r) > 1 else None for r in rows[skip:]]
     if timed: h.values['time'], h.missing['time'] = _column(clock, 'time')
     return h
 
-def _part(head, rows, names, directions, plain, source):
-    if head[:2] == ['epoch', 'train_loss'] and not names and plain is None and (head[-1] == 'time' or 'valid_loss' in head): return _from_logger(head, rows, directions, source)
+def _epoch_rows(rows, at):
+    "Parts of rows that count epochs upwards; rows of one epoch of which one has gaps are put together, the later cell before the earlier."
+    res = []
+    for r in rows:
+        e, last = int(float(r[at])), res and res[-1] and res[-1][-1]
+        if last and e == int(float(last[at])) and ('' in r or '' in last): res[-1][-1] = [b if b != '' else a for a, b in zip(last, r)]
+        elif last and e > int(float(last[at])): res[-1].append(r)
+        else: res.append([r])
+    return res
+
+def _is_logger(head): return head[:2] == ['epoch', 'train_loss'] and (head[-1] == 'time' or 'valid_loss' in head)
+
+def _part(head, rows, names, plain, source):
+    "Histories of what stands under one header."
+    if _is_logger(head) and not names and plain is None: return [_from_logger(head, rows, source)]
     for r in rows:
         if len(r) != len(head): raise DataError(f"{source}: a line holds {len(r)} cells, its header {len(head)}: {','.join(r)[:80]!r}. Mend or delete it.")
-    cols = {n: _column([r[i] for r in rows], n) for i, n in enumerate(head) if n != 'epoch'}
-    h = _from_columns(cols, {k: v for k, v in names.items() if k in cols}, directions, plain, source)
-    if 'epoch' in head and rows: h.epochs = np.array([int(float(r[head.index('epoch')])) for r in rows], dtype=np.int64)
+    at = head.index('epoch') if 'epoch' in head else None
+    return [_table(head, part, at, names, plain, source) for part in (_epoch_rows(rows, at) if at is not None and rows else [rows])]
+
+def _table(head, rows, at, names, plain, source):
+    h = _from_columns({n: _column([r[i] for r in rows], n) for i, n in enumerate(head) if i != at}, {k: v for k, v in names.items() if k in head}, None, plain, source)
+    if at is not None and rows: h.epochs = np.array([int(float(r[at])) for r in rows], dtype=np.int64)
     return h
 
-# %% ../../nbs/training/70_history.ipynb #29b5a840
+# %% ../../nbs/training/70_history.ipynb #7ad8afc3
 @patch(cls_method=True)
 def from_csv(cls:TrainingHistory,
     path:'str|Path', # a file with a header and a line for each epoch
@@ -416,8 +435,13 @@ def from_csv(cls:TrainingHistory,
     parts = _segments([r for r in csv.reader(lines) if r])
     if not parts: raise DataError(f"{path.name} is empty: a header and a line for each epoch are needed.")
     if re.fullmatch(r'[-+.\d]*', parts[0][0][0]): raise DataError(f"{path.name} has no header: its first line is {lines[0][:60]!r}. Name the columns in the first line.")
-    hs = [_part(head, rows, names or {}, directions, plain, path.name) for head, rows in parts]
+    if gone := set(names or {}) - {n for head, _ in parts for n in head}: raise DataError(f"names maps {', '.join(map(repr, sorted(gone)))}, which no header of {path.name} holds.")
+    hs = [h for head, rows in parts for h in _part(head, rows, names or {}, plain, path.name)]
+    if not _is_logger(parts[0][0]) and hs[0].epochs[:1].tolist() == [1]:
+        for h in hs: h.epochs = h.epochs - 1
+        notes.append("The file counts epochs from 1; here they are counted from 0.")
     res = sum(hs[1:], hs[0])
+    res.directions = _known_directions(list(res.values), directions)
     res.notes = list(dict.fromkeys([*notes, *(n for n in res.notes if len(res) == 0 or not n.startswith('No epoch'))]))
     return res
 

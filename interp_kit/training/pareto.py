@@ -130,7 +130,7 @@ def _scaled(v, d):
     res = np.clip((np.clip(v, lo, hi) - lo)/np.where(hi > lo, hi - lo, np.nan), 0, 1)
     return np.where(np.isnan(v), np.nan, np.where(hi > lo, res, .5))
 
-# %% ../../nbs/training/72_pareto.ipynb #2c973861
+# %% ../../nbs/training/72_pareto.ipynb #9a287057
 def plot_pareto(
     values:'DataFrame', # a row for each model (the index holds their names), a column for each measure
     directions:'Sequence|dict', # as for `pareto_table`
@@ -151,6 +151,6 @@ def plot_pareto(
     names = [f"{'★ ' if table.front.iloc[i] else ''}{table.index[i]}" for i in order]
     title = 'Pareto front (★)' if len(order) == len(table) else f'Pareto front (★): {len(order)} of {len(table)} rows, {table.front.sum()} on the front'
     ax = plot_matrix(table.iloc[order, :len(d)].to_numpy(dtype=float), names, [f'{c} ({"↑" if w == "max" else "↓"})' for c, w in zip(table.columns, d)], ax, shade=shade[order],
-                       fmt=lambda x: f'{x:.3g}', label='worst to best', title=title, figsize=figsize or (2.5 + 1.2*len(d), 1.6 + .32*len(order)))
+                       fmt=lambda x: f'{x:.3g}', label='worst to best', title=title, figsize=figsize or (2.5 + 1.2*len(d), 2.6 + .32*len(order)))
     ax.set_facecolor('#c8c8c8') # what is not known
     return ax

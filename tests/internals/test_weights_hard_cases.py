@@ -32,7 +32,7 @@ def row(w, **kw):
 def test_not_finite_layers_are_flagged_and_the_others_measured():
     w = torch.randn(20, 30); w[0, :3] = np.nan; w[1, 0] = np.inf; w[2, 0] = -np.inf
     r = row(w)
-    assert r.finite == 1 - 5/600 and "3 NaN and 2 infinite of 600" in r.reason and np.isnan([r.l2, r.spectral_norm, r.alpha, r.spikes]).all() and r.structure == ""
+    assert r.finite == 595/600 and "3 NaN and 2 infinite of 600" in r.reason and np.isnan([r.l2, r.spectral_norm, r.alpha, r.spikes]).all() and r.structure == ""
     assert all(0 <= r[k] <= 1 for k in HEALTH)
     assert weight_findings({"w": w})[0].type == "not_finite_weights"
     all_nan = row(torch.full((20, 30), np.nan)); assert all_nan.finite == 0 and all_nan.health == 0
@@ -68,6 +68,8 @@ def test_scalars_and_vectors_only_when_asked():
     assert t.name.tolist() == ["temperature", "lin.weight", "lin.bias"] and t["max"][0] == 2 and t.reason[2].endswith("no spectrum") and np.isnan(t.spectral_norm[2])
     assert not weight_findings(weight_table(nn.Sequential(nn.BatchNorm2d(64), nn.LayerNorm(50)), biases=True))
     assert weight_table(nn.Sequential(nn.BatchNorm2d(64)).state_dict(), biases=True).name.tolist() == ["0.weight", "0.bias"]
+    lin = nn.Linear(30, 30); lin.bias.data[3] = np.nan
+    assert weight_findings(weight_table(lin, biases=True))[0].evidence["weights"] == ["bias"]
     assert list(weight_table(nn.ReLU()).columns) == list(weight_table(nn.Linear(2, 2)).columns)
 
 

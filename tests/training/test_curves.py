@@ -65,7 +65,7 @@ def test_runs_of_all_kinds_lengths_and_holes():
     crosses = [l for l in ax.get_lines() if l.get_marker() == "X"]; assert len(crosses) == 1 and crosses[0].get_xydata().tolist() == [[0, 3]]
     ax = plot_multi_losses(torch.rand(3, 5)); assert len(ax.get_lines()) == 3
     ax = plot_multi_losses([[1, None, 3], np.array([])], smoothing=2); assert "no finite loss" in ax.get_legend().get_texts()[0].get_text()
-    assert plot_multi_losses([learn], which="batch").get_ylabel() == "training loss, smoothed" and plot_multi_losses([learn], which="train").get_ylabel() == "training loss"
+    assert plot_multi_losses([learn], which="batch").get_ylabel() == "training loss of batches" and plot_multi_losses([learn], which="train").get_ylabel() == "training loss"
     assert plot_multi_losses([[1e-4, 1]], log=False).get_yscale() == "linear"
 
 

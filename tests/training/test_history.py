@@ -105,7 +105,7 @@ def test_a_second_fit_counts_on_and_leaves_no_old_momentum():
     learn.fit_one_cycle(2, .1, cbs=At(CancelFitException(), epoch=1))
     assert "mom" in TrainingHistory.from_learner(learn).batches
     h = first + second
-    assert h.epochs.tolist() == [0, 1, 2, 3] and sorted(h.batches) == ["loss", "lr", "raw_loss"] and dynamics(h).history.starts == [0, 2]
+    assert h.epochs.tolist() == [0, 1, 2, 3] and sorted(h.batches) == ["loss", "lr"] and dynamics(h).history.starts == [0, 2]
 
 
 def test_training_metrics_and_no_validation_metrics():
@@ -130,7 +130,7 @@ def test_batch_losses_are_found_again_behind_the_running_mean():
         def after_loss(self):
             if self.training: seen.append(self.loss.item())
     learn.fit(30, .1, cbs=Watch()); h = TrainingHistory.from_learner(learn, smoothed=False)
-    assert np.allclose(h.batches["raw_loss"], seen, atol=2e-4) and np.allclose(h["train_loss"], np.reshape(seen, (30, 5)).mean(1), atol=2e-4)
+    assert np.allclose(h.batches["loss"], seen, atol=2e-4) and np.allclose(h["train_loss"], np.reshape(seen, (30, 5)).mean(1), atol=2e-4)
     assert "lags behind" in TrainingHistory.from_learner(learn).notes[0] and "lags behind" in dynamics(learn).about["overfitting_index"]
 
 
@@ -248,3 +248,21 @@ def test_fastai_metric_names_have_a_direction():
 def test_what_is_a_learning_rate_search():
     assert is_lr_search(1e-7*1.2**np.arange(100)) and is_lr_search(1e-7*1.2**np.arange(4))
     assert not is_lr_search([1e-3]*50) and not is_lr_search([]) and not is_lr_search(np.linspace(1e-4, 1, 50)) and not is_lr_search([1, 0, 1.])
+
+
+def test_two_metrics_of_one_name():
+    learn = make((accuracy, accuracy)); learn.fit(2, .1); h = TrainingHistory.from_learner(learn)
+    assert list(h.values) == ["train_loss", "valid_loss", "valid_accuracy", "valid_accuracy_2"] and not any("broken off" in n for n in h.notes); same(h, learn)
+
+
+def test_what_loggers_add_is_no_metric():
+    d = dynamics({"loss": [2., 1], "eval_loss": [2., 1.5], "eval_runtime": [3., 3], "eval_samples_per_second": [9, 9]})
+    assert d.metric == "valid_loss" and d.peak_performance == 1.5
+
+
+def test_a_files_own_names_and_directions(tmp_path):
+    (tmp_path/"a.csv").write_text("epoch,train_loss,valid_loss,reward,time\n0,1.0,1.0,3.0,00:01\nepoch,train_loss,valid_loss,time\n0,1.0,1.0,00:01\n")
+    h = TrainingHistory.from_csv(tmp_path/"a.csv", directions={"reward": "max"})
+    assert dynamics(h).metric == "valid_reward" and h.missing["valid_reward"].tolist() == [False, True]
+    (tmp_path/"b.csv").write_text("epoch,fit,out\n5,1.0,2.0\n6,0.5,1.0\n"); h = TrainingHistory.from_csv(tmp_path/"b.csv", names={"fit": "train_loss", "out": "valid_loss"})
+    assert h.epochs.tolist() == [5, 6] and dynamics(h).best_epoch == 6 and dynamics(h).final_gap == .5
