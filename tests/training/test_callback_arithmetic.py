@@ -1,7 +1,7 @@
 "Forgetting, areas under the margin and the map against slow, literal versions, on random histories."
 import math
 import numpy as np, pytest
-from interp_kit.training.cartography import area_under_margin, cartography, forgetting_events
+from interp_kit.training.cartography import area_under_margin, cartography, forgetting_events, learned_classes
 
 
 def slow(right, probs, margins):
@@ -35,3 +35,9 @@ def test_random_histories(seed):
     events, first = forgetting_events(right)
     np.testing.assert_array_equal(events, want[:, 3]); np.testing.assert_array_equal(first, want[:, 4])
     assert (table.reason[want[:, 6] == 0] == "no epoch visited the row").all()
+
+
+def test_learned_classes():
+    import pandas as pd
+    table = pd.DataFrame(dict(label=["a", "a", "a", "b", "b", "c"], aum=[1., 2, -5, -1, np.nan, 3]))
+    assert learned_classes(table).tolist() == [True, True, True, False, False, True]
