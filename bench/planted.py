@@ -13,10 +13,10 @@ def loud(findings):
 
 
 def planted(case, seeds=SEEDS):
-    "How often the fault of a case is found, and which types were said that do not belong to it."
+    "How often the fault of a case is found, and which types above 'info' were said that do not belong to it."
     make, wanted, may = case
-    said = [loud(make(seed)) for seed in range(seeds)]
-    return sum(wanted in s for s in said), sorted(set().union(*said) - {wanted} - set(may))
+    said = [make(seed) for seed in range(seeds)]
+    return sum(wanted in {f.type for f in fs} for fs in said), sorted(set().union(*map(loud, said)) - {wanted} - set(may))
 
 
 def clean(make, sets):

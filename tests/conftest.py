@@ -1,10 +1,10 @@
 "Fixtures of all tests."
-import os, warnings
+import warnings
 import matplotlib
 matplotlib.use("agg")
 import pytest, torch
 
-torch.set_num_threads(1 if os.environ.get("PYTEST_XDIST_WORKER") else 2) # one thread for each of the processes that share the machine
+torch.set_num_threads(1) # tensors are small: a second thread only waits
 warnings.filterwarnings("ignore", category=FutureWarning)
 
 

@@ -14,11 +14,6 @@ SOME = pytest.mark.parametrize("method", ["gradcam", "layercam", "scorecam", "op
 QUICK = dict(n_steps=2)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    n = torch.get_num_threads(); torch.set_num_threads(1); yield; torch.set_num_threads(n)
-
-
 class Net(nn.Module):
     "Batch norm, dropout, one in-place ReLU used three times."
     def __init__(self, c=3, relu=None):

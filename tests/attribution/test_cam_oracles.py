@@ -8,11 +8,6 @@ from interp_kit.attribution.cam import GradCAM
 from interp_kit.attribution.opticam import opti_weights
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    n = torch.get_num_threads(); torch.set_num_threads(1); yield; torch.set_num_threads(n)
-
-
 @pytest.fixture(scope="module")
 def net():
     torch.manual_seed(0); return resnet18().eval()

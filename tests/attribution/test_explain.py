@@ -14,13 +14,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 FAST = dict(rise=dict(n_masks=60), opticam=dict(n_steps=3), integrated_gradients=dict(n_steps=8, tol=None))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    n = torch.get_num_threads(); torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
-
-
 def batch(learn, n=3):
     dl = learn.dls.valid
     return tuple(x[:n] for x in dl.one_batch()[:dl.n_inp])

@@ -17,13 +17,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 FEW = dict(integrated_gradients=dict(n_steps=8, tol=None), rise=dict(n_masks=60))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    n = torch.get_num_threads(); torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
-
-
 def gen(seed=0): return torch.Generator().manual_seed(seed)
 
 

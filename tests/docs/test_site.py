@@ -28,7 +28,7 @@ class Html(HTMLParser):
 def state_of_tree(): return {f: f.stat().st_mtime_ns for d in ("docs", "nbs") for f in (ROOT/d).rglob("*") if "__pycache__" not in f.parts}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def site(tmp_path_factory):
     needs("sphinx", "myst_nb", "furo")
     out, before = tmp_path_factory.mktemp("site")/"html", state_of_tree()

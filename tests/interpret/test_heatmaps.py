@@ -16,13 +16,6 @@ from interp_kit.predictions.store import Predictions
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    n = torch.get_num_threads(); torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
-
-
 def top(interp): return np.asarray(interp._order[True]) if interp._order else interp.top_losses()[1].numpy()
 
 
