@@ -1,10 +1,11 @@
 "Fixtures of all tests."
-import warnings
+import os, warnings
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"): os.environ[name] = "1" # before NumPy starts its threads, and for the programs that tests run: two that wait for one another cost more than they bring
 import matplotlib
 matplotlib.use("agg")
 import pytest, torch
 
-torch.set_num_threads(1) # tensors are small: a second thread only waits
+torch.set_num_threads(1)
 warnings.filterwarnings("ignore", category=FutureWarning)
 
 
