@@ -6,11 +6,12 @@
 __all__ = ['LabelEvidence', 'two_sided', 'rowwise_p', 'general_p', 'check_rates', 'check_labels', 'check_missed_pairs',
            'check_label_confidence', 'check_label_balance', 'multilabel_findings']
 
-# %% ../../nbs/interpret/36_label_checks.ipynb #0d02b0af
+# %% ../../nbs/interpret/36_label_checks.ipynb #2e888710
 from dataclasses import dataclass
 import numpy as np, torch
 from ..findings import Finding, Findings
-from .checks import ALPHA, check_losses, excess_p, holm
+from .checks import ALPHA, check_losses, excess_p
+from ..predictions.intervals import holm
 from ..predictions.counts import Margins
 from ..predictions.multilabel import label_losses, label_margins
 from ..predictions.scores import as_predictions

@@ -6,12 +6,13 @@
 __all__ = ['FEWEST', 'LEAST', 'MeanFit', 'Residuals', 'check_means', 'check_spread', 'tail_gap', 'check_outliers',
            'check_baseline', 'regression_findings']
 
-# %% ../../nbs/interpret/29_regression_checks.ipynb #a6eea4f6
+# %% ../../nbs/interpret/29_regression_checks.ipynb #954c35bf
 from dataclasses import dataclass
 from functools import cached_property
 import numpy as np
 from ..findings import Finding, Findings
-from .checks import ALPHA, check_losses, holm
+from .checks import ALPHA, check_losses
+from ..predictions.intervals import holm
 from ..predictions.regression import target_names, value_pairs
 from ..predictions.scores import as_predictions
 from ..predictions.store import Predictions

@@ -6,11 +6,12 @@
 __all__ = ['betting_p', 'MaskEvidence', 'check_mask_confidence', 'check_mask_collapse', 'check_mask_classes',
            'check_mask_balance', 'check_void', 'check_mask_values', 'segmentation_findings']
 
-# %% ../../nbs/interpret/36_segmentation_checks.ipynb #2b03ed44
+# %% ../../nbs/interpret/36_segmentation_checks.ipynb #139b6c98
 from dataclasses import dataclass
 import numpy as np
 from ..findings import Finding, Findings
-from .checks import ALPHA, holm
+from .checks import ALPHA
+from ..predictions.intervals import holm
 from ..predictions.scores import as_predictions
 from ..predictions.segmentation import counts_of, mass_of, pixel_confusion
 from ..predictions.store import Predictions

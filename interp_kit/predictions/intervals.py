@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['wilson', 'mean_interval', 'resamples', 'resampled_margins', 'quantile_interval', 'row_groups', 'group_sums',
-           'resampled_sums']
+           'resampled_sums', 'holm']
 
 # %% ../../nbs/predictions/16_intervals.ipynb #63dc999d
 import numpy as np
@@ -121,4 +121,15 @@ def resampled_sums(
         w = rng.multinomial(size, np.full(size, 1/size), size=min(step, n - lo)).astype(np.float64)
         if sizes is not None: w *= np.sum(sizes)/(w @ sizes)[:, None]
         for k in range(0, x.shape[1], 256): res[lo:lo+step, k:k+256] = w @ np.asarray(x[:, k:k+256], dtype=np.float64)
+    return res
+
+# %% ../../nbs/predictions/16_intervals.ipynb #418f35c7
+def holm(
+    p:'np.ndarray|list', # p-values
+) -> np.ndarray: # adjusted p-values
+    "Holm's adjustment (1979): the chance of any false alarm among them stays below the level."
+    p = np.asarray(p, dtype=np.float64)
+    order = np.argsort(p, kind='stable')
+    adjusted = np.maximum.accumulate(p[order]*(len(p) - np.arange(len(p))))
+    res = np.empty(len(p)); res[order] = np.minimum(adjusted, 1)
     return res
