@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/99_all.ipynb #eb3f64a7
+# %% ../nbs/99_all.ipynb #16f33efc
 from .core import DataError, InterpKitError, LabelError, ModelError, NotFoundError, StorageError, TaskError, as_learner, find_layer, untouched
 from .findings import Finding, Findings, rank_findings
 from .predictions.store import Predictions, Slice
@@ -53,6 +53,7 @@ from .interpret.outputs import MultiOutputInterpretation
 from .interpret.analyzer import PredictionAnalyzer
 from .interpret.folder import write_folder
 from .interpret.verbs import interpret, plot_predictions, plot_top_losses, show_batch_predictions, show_results
+from .features.shuffles import correlated_groups
 from .features.importance import FeatureImportance
 from .features.forest import oob_score_importance, rfpimp_importance
 from .features.dependence import partial_dependence, plot_partial_dependence
