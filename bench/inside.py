@@ -31,7 +31,7 @@ def learner(model, train, valid, **kw):
     from fastai.data.core import DataLoaders
     from fastai.learner import Learner
     from fastai.metrics import accuracy
-    dls = DataLoaders.from_dsets(train, valid, bs=64, device="cpu")
+    dls = DataLoaders.from_dsets(train, valid, bs=64, device="cpu", num_workers=0)
     dls.vocab = NAMES
     halves = lambda m: [[p for n, p in m.named_parameters() if not n.startswith("fc.")], list(m.fc.parameters())]
     return Learner(dls, model, loss_func=nn.CrossEntropyLoss(), metrics=accuracy, splitter=halves, **kw)
@@ -46,7 +46,7 @@ def fine_tuned(train, valid, callbacks):
     model = first.model; model.fc = nn.Linear(512, 10)
     before = copy.deepcopy(model)
     learn = learner(model, train, valid, cbs=callbacks)
-    with learn.no_bar(), learn.no_logging(): learn.fine_tune(3, 1e-3)
+    with learn.no_bar(), learn.no_logging(): learn.fine_tune(8, 2e-3)
     return learn, before
 
 
@@ -64,7 +64,7 @@ def run():
     from interp_kit.training import InterpretationCallback, TrainingHistory, dynamics, plot_metrics
     from interp_kit.internals.weight_checks import plot_weights
     train, valid, bad = garments()
-    watch, acts = InterpretationCallback(on="both", plot=False), ActivationStats(with_hist=True)
+    watch, acts = InterpretationCallback(on="both", plot=False), ActivationStats(with_hist=True, every=20)
     learn, before = fine_tuned(train, valid, [watch, acts])
     res = [dict(what="fine-tuned", epochs=len(watch.history)//2, accuracy=float(learn.recorder.values[-1][-1]))]
     c = watch.cartography()
