@@ -46,7 +46,7 @@ def fine_tuned(train, valid, callbacks):
     model = first.model; model.fc = nn.Linear(512, 10)
     before = copy.deepcopy(model)
     learn = learner(model, train, valid, cbs=callbacks)
-    with learn.no_bar(), learn.no_logging(): learn.fine_tune(8, 2e-3)
+    with learn.no_bar(), learn.no_logging(): learn.fine_tune(5, 2e-3)
     return learn, before
 
 
