@@ -1210,6 +1210,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                        'interp_kit/features/shuffles.py'),
                                               'interp_kit.features.shuffles.DropIntervals.of': ( 'features/shuffles.html#dropintervals.of',
                                                                                                  'interp_kit/features/shuffles.py'),
+                                              'interp_kit.features.shuffles._counts': ( 'features/shuffles.html#_counts',
+                                                                                        'interp_kit/features/shuffles.py'),
                                               'interp_kit.features.shuffles._cramer': ( 'features/shuffles.html#_cramer',
                                                                                         'interp_kit/features/shuffles.py'),
                                               'interp_kit.features.shuffles._named': ( 'features/shuffles.html#_named',

@@ -203,26 +203,27 @@ def test_a_constant_column_and_two_rows():
 
 def test_several_chunks_give_the_same():
     learn = learner(frame(300)); a, b = as_table(learn), as_table(learn); b.batch_rows = 32
-    pd.testing.assert_frame_equal(FeatureImportance(a).permutation_importance(random_state=0), FeatureImportance(b).permutation_importance(random_state=0), atol=1e-5)
+    pd.testing.assert_frame_equal(*(FeatureImportance(t).permutation_importance(random_state=0, n_boot=100) for t in (a, b)), atol=1e-5)
 
 
 def top(inp, targ): return fam.top_k_accuracy(inp, targ.flatten(), k=1)
 
 
-METRICS = [("classification", m) for m in (fam.accuracy, AvgMetric(fam.accuracy), fam.F1Score(pos_label=0), fam.RocAucBinary(), fam.error_rate, top)] + [("regression", m) for m in (fam.mae, fam.mse, fam.rmse, fam.R2Score())] + [("two_targets", fam.mae)]
+METRICS = dict(classification=[fam.accuracy, AvgMetric(fam.accuracy), fam.F1Score(pos_label=0), fam.RocAucBinary(), fam.error_rate, top], regression=[fam.mae, fam.mse, fam.rmse, fam.R2Score()], two_targets=[fam.mae])
 
 
 def test_metrics_of_fastai_are_taken_as_fastai_takes_them(learners):
-    for kind, metric in METRICS:
-        learn, kept = learners[kind], dict(vars(metric))
-        r = FeatureImportance(learn).permutation_importance(random_state=0, n_repeats=2, metric=metric, n_boot=50)
-        assert vars(metric) == kept, "a metric object of the caller's is left alone"
-        sign = -1 if r.attrs["metric"] in ("neg_error_rate", "neg_mae", "neg_mse", "neg_rmse") else 1
-        assert np.isfinite(r[["importance", "low", "high"]]).all().all() and r.importance.max() > 0, "more is better: what the model needs has a positive drop"
-        learn.metrics = [metric]
-        with learn.removed_cbs([c for c in learn.cbs if c.name == "progress"]), learn.no_logging(): ref = learn.validate()[1]
-        learn.metrics = []
-        assert abs(sign*r.attrs["base_score"] - ref) < 1e-5, (kind, r.attrs["metric"])
+    for kind, metrics in METRICS.items():
+        learn = learners[kind]; learn.metrics = metrics
+        with learn.removed_cbs([c for c in learn.cbs if c.name == "progress"]), learn.no_logging(): refs = learn.validate()[1:]
+        learn.metrics = []; table = as_table(learn)
+        for metric, ref in zip(metrics, refs, strict=True):
+            kept, fi = dict(vars(metric)), FeatureImportance(table)
+            r = fi.permutation_importance(random_state=0, n_repeats=2, metric=metric, n_boot=50)
+            assert vars(metric) == kept, "a metric object of the caller's is left alone"
+            assert np.isfinite(r[["importance", "low", "high"]]).all().all() and r.importance.max() > 0, "more is better: what the model needs has a positive drop"
+            sign = -1 if r.attrs["metric"] in ("neg_error_rate", "neg_mae", "neg_mse", "neg_rmse") else 1
+            assert abs(sign*r.attrs["base_score"] - ref) < 1e-5, (kind, r.attrs["metric"])
     ours, theirs = (FeatureImportance(learners["classification"]).permutation_importance(random_state=3, metric=m, n_boot=0) for m in (None, fam.accuracy))
     pd.testing.assert_frame_equal(ours, theirs, atol=1e-6)
 
