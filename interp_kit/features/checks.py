@@ -26,7 +26,7 @@ def holm_adjusted(
     res[order] = np.minimum(1, np.maximum.accumulate(np.asarray(p)[order]*np.arange(len(p), 0, -1)))
     return res
 
-# %% ../../nbs/features/61_checks.ipynb #39aab86d
+# %% ../../nbs/features/61_checks.ipynb #ffd2f0ad
 def _chance(table, score):
     "(mean, standard deviation) of the score of the model's own answers on the wrong rows."
     s = [score.of(table, table.base[d]) for d in draw_donors(len(table), 10, 0)]
@@ -64,7 +64,7 @@ def _useless(table, score, frame, skill):
         'useless_columns', f"{_list(names)}: {said} {'it' if len(names) == 1 else 'them'} ({score.name} changes by at most {100*max(found.high.abs().max(), found.low.abs().max())/skill:.1f} % of the skill)",
         'low', float(1 - p[p < ALPHA].max()), dict(columns=len(names), limit=USELESS*skill, largest_high=found.high.max()), classes=tuple(names),
         interpretation=f"The model does not need {'each of these columns as long as it has the others' if given else 'these columns, be it that they say nothing or that others say the same'}.",
-        action='Permute correlated columns as groups (correlated_groups) before dropping any; then train without them and compare.', source='Breiman 2001; Schuirmann 1987')
+        action='Permute columns that go together as one, permutation_importance(groups=correlated_groups(learn)), before dropping any; then train without them and compare.', source='Breiman 2001; Schuirmann 1987')
 
 def _harmful(score, frame):
     "One finding for all columns whose permutation improves the score."
@@ -87,12 +87,17 @@ def importance_findings(
     *,
     metric:'str|Callable|None'=None, # that of the table of importances
 ) -> Findings: # worst first
-    """'leaking_column', 'useless_columns', 'harmful_columns' by the rules above; silent below 30 rows. The first two speak only of a model with skill.
+    """'leaking_column', 'useless_columns', 'harmful_columns' by the rules above; silent below 30 rows and of a model without skill.
 
     Of a function of one's own nobody knows the best value, so leaks are not looked for. Raises `TaskError` for a table without intervals."""
     if frame.low.isna().all(): raise TaskError("The importances have no intervals (n_boot=0, or the score is undefined in the resamples): findings need them.")
     if len(table) < FEWEST_ROWS: return Findings()
-    score, found = pick_score(table, metric), list(_harmful(pick_score(table, metric), frame))
-    chance, spread = _chance(table, score); skill = frame.attrs['base_score'] - chance
-    if skill > 3*spread: found += [*_leaks(table, score, frame, chance, skill), *_useless(table, score, frame, skill)]
-    return rank_findings(found)
+    score = pick_score(table, metric); chance, spread = _chance(table, score); skill = frame.attrs['base_score'] - chance
+    if not skill > 3*spread or not _beats_mean(table): return Findings()
+    return rank_findings([*_harmful(score, frame), *_leaks(table, score, frame, chance, skill), *_useless(table, score, frame, skill)])
+
+def _beats_mean(table):
+    "Whether a regression errs less than the mean of its targets would; True of other tasks."
+    if table.task != 'regression': return True
+    y = table.targs.reshape(len(table), -1); e = table.preds(table.base).reshape(y.shape) - y
+    return bool(((e**2).mean(0) < y.var(0)).any())

@@ -52,28 +52,37 @@ def _units(table, name):
     step = processing_step(table_of(table), 'Normalize')
     return (step.means[name], step.stds[name]) if step is not None and name in step.means else (0., 1.)
 
-# %% ../../nbs/features/63_dependence.ipynb #a69ea59e
+# %% ../../nbs/features/63_dependence.ipynb #e683b6e6
 def partial_dependence(
     learn:'Learner|BaseEstimator|TableModel', # a Learner of a table, or a fitted estimator
-    column:'str|tuple', # name of the column, or a pair of names
+    column:'str|int|tuple', # name of the column or its position, or a pair of them
     *,
     grid:int=50, # values of a number at most
     n_rows:int|None=1000, # rows to average over, drawn by `seed`; None takes all
     seed:int=0, # of the draw
     ice:bool=False, # keep each row's curve
     dl:'DataLoader|pd.DataFrame|tuple|None'=None, # rows: a loader, a frame, or (X, y) of an estimator; None takes the validation set
+    names:'list|None'=None, # of the columns, where the data has none
 ) -> pd.DataFrame: # value (second: value_2), then a column for each class (mean probability) or target; with `ice` first row
     """Mean answers with `column` set to each value of a grid, which is told in the data's own units.
 
     Equal to scikit-learn's brute-force `partial_dependence` on the same rows. `attrs` holds the columns' names, the deciles of the values seen, and the number of rows. Raises `DataError` for an unknown column, a pair with `ice`."""
-    table, names = as_table(learn, dl), (column,) if isinstance(column, str) else tuple(column)
-    if not 1 <= len(names) <= 2 or ice and len(names) > 1: raise DataError(f"column={column!r}: give one column, or a pair without ice.")
+    table = as_table(learn, dl, names=names); asked = _asked(table, column)
+    if not 1 <= len(asked) <= 2 or ice and len(asked) > 1: raise DataError(f"column={column!r}: give one column, or a pair without ice.")
     if grid < 2: raise DataError(f"grid={grid}: at least two values are needed.")
-    grids = [Grid(table, c, grid) for c in names]
+    grids = [Grid(table, c, grid) for c in asked]
     rows = _some_rows(len(table), n_rows, seed)
     points = [(a,) for a in range(len(grids[0]))] if len(grids) == 1 else [(a, b) for a in range(len(grids[0])) for b in range(len(grids[1]))]
     with table.running(): means = [_answers(table, rows, {g.name: g.inner[i] for g, i in zip(grids, p)}, ice) for p in points]
     return _as_frame(table, grids, points, means, rows, ice)
+
+def _asked(table, column):
+    "Names of the columns asked for, by name or position."
+    some = (column,) if isinstance(column, (str, int, np.integer)) else column
+    if not isinstance(some, (tuple, list)) or not all(isinstance(c, (str, int, np.integer)) and not isinstance(c, bool) for c in some): raise DataError(f"column={column!r}: give the name of a column or its position, or a pair of them.")
+    odd = [c for c in some if not isinstance(c, str) and not -len(table.names) <= c < len(table.names)]
+    if odd: raise DataError(f"There is no column at position {odd[0]}: the model reads {len(table.names)} columns.")
+    return tuple(c if isinstance(c, str) else table.names[c] for c in some)
 
 def _some_rows(n, n_rows, seed):
     if n_rows is not None and n_rows < 1: raise DataError(f"n_rows={n_rows}: at least one row is needed.")
@@ -121,10 +130,10 @@ def _deciles(table, name):
     mean, std = _units(table, name)
     return (np.nanquantile(table.values(name).astype(np.float64), np.arange(.1, 1, .1))*std + mean).tolist()
 
-# %% ../../nbs/features/63_dependence.ipynb #35042a24
+# %% ../../nbs/features/63_dependence.ipynb #4741fa85
 def plot_partial_dependence(
     learn:'Learner|BaseEstimator|TableModel|pd.DataFrame', # whose columns, or what `partial_dependence` gave
-    column:'str|tuple|None'=None, # name of the column, or a pair; None with a table that is there already
+    column:'str|int|tuple|None'=None, # name of the column or its position, or a pair; None with a table that is there already
     *,
     outputs:'list|None'=None, # which classes or targets; None takes all, the second of two classes, those that move most of more than seven
     ax:'Axes|None'=None, # Axes; None makes a figure

@@ -17,14 +17,14 @@ from .scores import pick_score
 from .shuffles import DropIntervals, column_groups, donors_within, draw_donors, leaves_of, seeded
 from .tables import EstimatorTable, TableModel, as_table
 
-# %% ../../nbs/features/62_importance.ipynb #288776b7
+# %% ../../nbs/features/62_importance.ipynb #a6796233
 def importance_table(
     table:TableModel, # model and rows
     *,
     n_repeats:int=5, # R permutations of each column
     random_state:'int|np.random.RandomState|None'=None, # seed; None takes fresh entropy
     metric:'str|Callable|None'=None, # see `pick_score`
-    groups:'dict|None'=None, # name -> columns to permute together
+    groups:'dict|list|None'=None, # name -> columns to permute together, or lists of columns
     conditional:bool=False, # permute only among rows that the other columns make alike
     level:float=.95, # coverage of the intervals
     join_na:bool=True, # permute what says that a value was missing along with the column
@@ -60,7 +60,7 @@ def _check(n, n_repeats, level, n_boot, leaf_rows):
     if not 0 < level < 1: raise DataError(f"level={level} is no coverage: it lies between 0 and 1.")
     if n_boot < 0 or leaf_rows < 1: raise DataError(f"n_boot={n_boot} and leaf_rows={leaf_rows}: counts of resamples (0 makes no intervals) and of rows (1 or more) are needed.")
 
-# %% ../../nbs/features/62_importance.ipynb #cdc18147
+# %% ../../nbs/features/62_importance.ipynb #f8d800ca
 class FeatureImportance:
     "Which columns a model of tables leans on, by permuting them."
     def __init__(self,
@@ -77,8 +77,8 @@ class FeatureImportance:
         n_repeats:int=5, # permutations of each column
         random_state:'int|np.random.RandomState|None'=None, # seed; None takes fresh entropy
         *,
-        metric:'str|Callable|None'=None, # None: accuracy, R² of a regression; 'loss'; a name or scorer of scikit-learn; a function (targets, predictions) -> number, more is better
-        groups:'dict|None'=None, # name -> columns to permute together, e.g. `correlated_groups(learn)`
+        metric:'str|Callable|None'=None, # None: accuracy, R² of a regression; 'loss'; a name or scorer of scikit-learn; a metric of fastai; a function (targets, predictions) -> number, more is better: see `pick_score`
+        groups:'dict|list|None'=None, # name -> columns to permute together, or lists of columns; `correlated_groups(learn)` finds those that go together
         conditional:bool=False, # permute within the leaves of a tree of the other columns (Strobl 2008; Molnar 2023): what the column adds to them
         level:float=.95, # coverage of `low` to `high`
         join_na:bool=True, # `age_na`, added by FillMissing, is permuted with `age`; False makes it a column of its own

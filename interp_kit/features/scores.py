@@ -5,21 +5,24 @@
 # %% auto #0
 __all__ = ['Score', 'spread_of', 'pick_score']
 
-# %% ../../nbs/features/61_scores.ipynb #360b6613
+# %% ../../nbs/features/61_scores.ipynb #3564193b
+import copy, inspect, re
 from dataclasses import dataclass
 from functools import lru_cache
+from types import SimpleNamespace
 from typing import Callable
-import numpy as np
+import numpy as np, torch
 from ..core import DataError, TaskError
-from .tables import TableModel
+from .tables import LearnerTable, TableModel
 
-# %% ../../nbs/features/61_scores.ipynb #9f8f3e22
+# %% ../../nbs/features/61_scores.ipynb #ad43b23a
 @dataclass
 class Score:
     "A score of which more is better: by rows where it is a sum over them, else as a whole."
     name:str # e.g. 'accuracy'
     by_row:'Callable|None'=None # (table, raw outputs) -> (N, T): numbers that add up, larger is better
     whole:'Callable|None'=None # (targets, predictions) -> number
+    raw:bool=False # `whole` reads targets and outputs as tensors, before the loss's activation
     spread:bool=False # rows are negative squared errors, and the score is 1 + their sum over that of the targets around their mean
     perfect:float=1. # the best there can be; NaN where nobody knows
 
@@ -36,9 +39,23 @@ class Score:
         out:'Tensor|np.ndarray', # (N, …) raw outputs for all rows
     ) -> float:
         "The score of these outputs."
-        if self.by_row is None: return float(self.whole(table.targs, table.preds(out)))
+        if self.by_row is None: return self.whole(*self.asked(table, out))
         total = self.rows(table, out).sum(0)
         return float(1 + (total/spread_of(table.targs)).mean() if self.spread else total.mean()/len(table))
+
+    def asked(self,
+        table:TableModel, # model and rows
+        out:'Tensor|np.ndarray', # (N, …) raw outputs for all rows
+    ) -> tuple: # (targets, predictions), a row each
+        "What `whole` reads: arrays, or tensors of raw outputs."
+        return _raw(table, out) if self.raw else (table.targs, table.preds(out))
+
+def _raw(table, out):
+    "Targets and raw outputs as a Learner's metrics get them; of an estimator the logarithms of its probabilities."
+    if not isinstance(table, LearnerTable): return torch.as_tensor(table.targs), torch.as_tensor(np.log(np.clip(out, 1e-15, 1)) if table.task == 'classification' else out)
+    y, out = table.raw_targs.cpu(), out.cpu()
+    if not y.is_floating_point(): y = y.long() # fastai shrinks them to a byte
+    return (y[:, 0] if table.task == 'classification' and y.ndim == 2 and y.shape != out.shape else y), out
 
 def spread_of(
     targs:np.ndarray, # (N,) or (N, T)
@@ -61,7 +78,7 @@ _BY_ROW = dict(accuracy=(('classification', 'multilabel'), _hits), r2=(('regress
                neg_mean_squared_error=(('regression',), lambda t, o: -(_errors(t, o)**2).mean(1)), neg_mean_absolute_error=(('regression',), lambda t, o: -np.abs(_errors(t, o)).mean(1)),
                neg_log_loss=(('classification',), _log_likelihood))
 
-# %% ../../nbs/features/61_scores.ipynb #86b0a898
+# %% ../../nbs/features/61_scores.ipynb #ccdc9065
 @lru_cache
 def _answering():
     "Estimators whose answers are what they are asked: scikit-learn's scorers need one."
@@ -82,6 +99,42 @@ def _scorer_score(name, scorer, task):
         return scorer(est, p, y)
     return Score(name, whole=whole, perfect=0. if getattr(scorer, '_sign', 1) < 0 else 1.)
 
+_OUTPUTS = set('inp input inputs pred preds prediction predictions logits output outputs y_pred y_hat yhat'.split())
+_TARGETS = set('targ targs target targets y_true y yb label labels'.split())
+
+def _is_fastai(metric):
+    "Whether this is a metric object of fastai's, or a function of (outputs, targets) by the names of its parameters."
+    if _is_metric(metric): return True
+    try: names = [p.name for p in inspect.signature(metric).parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    except (TypeError, ValueError): return False # built in: it tells no names
+    return len(names) > 1 and names[0] in _OUTPUTS and names[1] in _TARGETS
+
+def _is_metric(o): return not isinstance(o, type) and all(hasattr(o, a) for a in ('reset', 'accumulate')) and hasattr(type(o), 'value')
+
+def _metric_value(metric, y, out):
+    "The value of a copy of a fastai metric after one batch of all rows."
+    from fastai.torch_core import to_detach
+    m = copy.copy(metric); m.reset()
+    m.accumulate(SimpleNamespace(pred=out, y=y, xb=(), yb=(y,), to_detach=to_detach))
+    return m.value
+
+def _fastai_score(metric):
+    "A Score of a metric that reads (outputs, targets); of an error its negative."
+    name = str(_name_of(metric, 'name')).strip('_')
+    sign = -1 if re.search(r'(?<![a-z])(error|loss|entropy|mse|mae|rmse|msle|rmspe|perplexity|brier)(?![a-z])', re.sub('(?<=[a-z])(?=[A-Z])', '_', name).lower()) else 1
+    def f(y, out): return _metric_value(metric, y, out) if _is_metric(metric) else metric(out, y)
+    return Score(name if sign > 0 else f'neg_{name}', whole=_told(name, lambda y, out: sign*float(f(y, out)), 'the raw outputs and the targets, as tensors'), raw=True, perfect=np.nan)
+
+def _name_of(metric, *attrs): return next((o for a in (*attrs, '__name__') if (o := getattr(metric, a, None))), getattr(getattr(metric, 'func', None), '__name__', type(metric).__name__))
+
+def _told(name, f, reads):
+    "`f`, whose failures say whose they are."
+    def whole(y, p):
+        try: return float(f(y, p))
+        except (TypeError, ValueError, AttributeError, IndexError, KeyError, RuntimeError) as e:
+            raise TaskError(f"The metric {name} fails on {len(y)} rows: {type(e).__name__}: {e}. It is called with {reads}, and must return a number. Name the parameters (inp, targ) for fastai's order, else (targets, predictions).") from e
+    return whole
+
 def pick_score(
     table:TableModel, # model and rows
     metric:'str|Callable|None'=None, # see `FeatureImportance.permutation_importance`
@@ -89,10 +142,11 @@ def pick_score(
     """The score meant by `metric`; raises `TaskError` for an unknown name or one of another task.
 
     None: accuracy, or R² of a regression. A name: 'loss' (the Learner's own), or any of `sklearn.metrics.get_scorer_names()`. A scikit-learn scorer. A function `(targets, predictions) -> number`, more is better,
-    of probabilities (N, C) or numbers (N,) or (N, T)."""
+    of probabilities (N, C) or numbers (N,) or (N, T). A metric of fastai, or a function whose parameters are named as there (`inp` or `preds`, then `targ` or `targs`): it gets tensors of raw outputs and targets, and errors count
+    negative. A metric that fails raises `TaskError` with its reason."""
     from sklearn.metrics import get_scorer, get_scorer_names
     if table.task not in ('classification', 'multilabel', 'regression'): raise TaskError(f"Importance is measured for classification, multilabel and regression, not for {table.task}.")
-    metric = metric or ('r2' if table.task == 'regression' else 'accuracy')
+    if metric is None: metric = ('r2' if table.task == 'regression' else 'accuracy')
     if metric in _BY_ROW if isinstance(metric, str) else False:
         tasks, f = _BY_ROW[metric]
         if tasks and table.task not in tasks: raise TaskError(f"metric={metric!r} is one of {' and '.join(tasks)}, but this is a {table.task}: try {'r2' if table.task == 'regression' else 'accuracy'!r} or 'loss'.")
@@ -101,5 +155,7 @@ def pick_score(
         if metric not in get_scorer_names(): raise TaskError(f"There is no metric {metric!r}. Take 'loss', a name of sklearn.metrics.get_scorer_names() such as 'roc_auc', or a function (targets, predictions) -> number.")
         return _scorer_score(metric, get_scorer(metric), table.task)
     if hasattr(metric, '_score_func'): return _scorer_score(getattr(metric._score_func, '__name__', 'score'), metric, table.task)
-    if not callable(metric): raise TaskError(f"metric={metric!r} is no name and no function.")
-    return Score(getattr(metric, '__name__', type(metric).__name__), whole=metric, perfect=np.nan)
+    if not callable(metric) and not _is_metric(metric): raise TaskError(f"metric={metric!r} is no name and no function.")
+    if _is_fastai(metric): return _fastai_score(metric)
+    name = _name_of(metric)
+    return Score(name, whole=_told(name, metric, 'the targets and the predictions, as arrays'), perfect=np.nan)

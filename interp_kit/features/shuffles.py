@@ -35,7 +35,7 @@ def seeded(
     if seed is not None and not isinstance(seed, (int, np.integer)): raise DataError(f"random_state={seed!r} is no seed: give an integer, a RandomState or None.")
     return np.random.RandomState(seed)
 
-# %% ../../nbs/features/61_shuffles.ipynb #24a7e554
+# %% ../../nbs/features/61_shuffles.ipynb #7494ae95
 def association(
     table:TableModel, # model and rows
 ) -> pd.DataFrame: # (K, K) in [0, 1], 1 on the diagonal; a column that does not vary goes with none
@@ -83,25 +83,34 @@ def correlated_groups(
     table:'Learner|TableModel', # a Learner of a table, or `as_table(model, dl)`
     dl:'DataLoader|DataFrame|tuple|None'=None, # the rows, as for `as_table`
     *,
+    names:'list|None'=None, # of the columns, where the data has none
     threshold:float=.7, # association above which columns say the same
 ) -> dict: # name -> list of columns; only groups of two or more
     "Columns of which every pair is associated above `threshold`; give them to `permutation_importance` as `groups`."
     from scipy.cluster.hierarchy import fcluster, linkage
     from scipy.spatial.distance import squareform
-    a = association(as_table(table, dl))
+    a = association(as_table(table, dl, names=names))
     if len(a) < 2: return {}
     of = fcluster(linkage(squareform(1 - a.to_numpy(), checks=False), 'complete'), 1 - threshold, 'distance')
     groups = [[c for c, o in zip(a.columns, of) if o == g] for g in dict.fromkeys(of)]
     return {' + '.join(g): g for g in groups if len(g) > 1}
 
-# %% ../../nbs/features/61_shuffles.ipynb #96b81094
+# %% ../../nbs/features/61_shuffles.ipynb #85a195b7
+def _named(groups):
+    "name -> tuple of columns; of lists the names are the columns'."
+    if isinstance(groups, str) or not (groups is None or isinstance(groups, (dict, list, tuple))): raise DataError(f"groups={groups!r}: give a dict of name -> columns, or a list of lists of columns.")
+    lists = {k: [v] if isinstance(v, str) else list(v) for k, v in (groups.items() if isinstance(groups, dict) else enumerate(groups or ()))}
+    of = {str(k) if isinstance(groups, dict) else ' + '.join(map(str, v)): tuple(v) for k, v in lists.items()}
+    if len(of) < len(lists): raise DataError("Two groups are the same: a column can be permuted only once.")
+    return of
+
 def column_groups(
     table:TableModel, # model and rows
-    groups:'dict|None'=None, # name -> columns to permute together
+    groups:'dict|list|None'=None, # name -> columns to permute together, or lists of columns
     join_na:bool=True, # a column that says where another was missing belongs to it
 ) -> dict: # name -> tuple of columns, in the order of the table
     "What is permuted: the groups given, columns with what says where they were missing, and all other columns alone; raises `DataError` for unknown and repeated columns."
-    of, used = {str(k): tuple([v] if isinstance(v, str) else v) for k, v in (groups or {}).items()}, {}
+    of, used = _named(groups), {}
     for k, cols in of.items():
         for c in cols:
             table.columns(c)
@@ -152,7 +161,12 @@ def donors_within(
     for r in range(n_repeats): res[r, home] = np.lexsort((rs.random_sample(len(leaves)), leaves))
     return res
 
-# %% ../../nbs/features/61_shuffles.ipynb #f80d2af3
+# %% ../../nbs/features/61_shuffles.ipynb #051d2f41
+def _counts(rng, k, n):
+    "(n, k) how often each of k is drawn in k draws; several times as fast as `rng.multinomial`."
+    drawn = rng.integers(k, size=(n, k)) + k*np.arange(n)[:, None]
+    return np.bincount(drawn.ravel(), minlength=n*k).reshape(n, k).astype(np.float64)
+
 class DropIntervals:
     "Intervals of drops of a score: the same resamples of rows and repeats for every column."
     def __init__(self,
@@ -167,9 +181,9 @@ class DropIntervals:
         n, rng = len(table), np.random.default_rng(seed)
         self.table, self.score, self.level = table, score, level
         self.n_boot, self.known, k = n_boot, {}, min(n, 500)
-        if score.by_row is None: self.left_out, self.targs, self.base = rng.permutation(n) % min(16, max(2, n//4)), table.targs, table.preds(table.base); return
+        if score.by_row is None: self.left_out, (self.targs, self.base) = rng.permutation(n) % min(16, max(2, n//4)), score.asked(table, table.base); return
         self.group = rng.permutation(n) % k
-        self.w = rng.multinomial(k, np.full(k, 1/k), size=n_boot).astype(np.float64) # (B, k) how often each group is drawn
+        self.w = _counts(rng, k, n_boot) # (B, k) how often each group is drawn
         self.c = rng.multinomial(n_repeats, np.full(n_repeats, 1/n_repeats), size=n_boot)/n_repeats # (B, R)
         self.base, self.size, self.whole_size = score.rows(table, table.base), self.w @ np.bincount(self.group, minlength=k), float(n)
         if score.spread:
@@ -185,7 +199,7 @@ class DropIntervals:
         t, base = self.table, self.score.of(self.table, self.table.base)
         drops = np.array([base - self.score.of(t, o) for o in outs])
         if not self.n_boot: return drops, np.nan, np.nan, np.nan
-        if self.score.by_row is None: return drops, *self._whole(drops, [t.preds(o) for o in outs], donors)
+        if self.score.by_row is None: return drops, *self._whole(drops, [self.score.asked(t, o)[1] for o in outs], donors)
         boot = self._by_row(outs, donors)
         return drops, float(boot.std()), *quantile_interval(boot, self.level)
 

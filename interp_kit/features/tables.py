@@ -82,7 +82,7 @@ def _join(xs):
 def _stack(copies): return tuple(_join(parts) for parts in zip(*copies))
 def _split(out, k): return [out[i*(len(out)//k):(i + 1)*(len(out)//k)] for i in range(k)]
 
-# %% ../../nbs/features/60_tables.ipynb #c53fddfc
+# %% ../../nbs/features/60_tables.ipynb #ee22d393
 class LearnerTable(TableModel):
     "The processed table of a Learner: categorical codes and numbers as the model gets them. Callbacks do not run; the model is in eval mode."
     def __init__(self,
@@ -208,7 +208,15 @@ def _frame_loader(learn, df):
     if to is None: raise TaskError("Only fastai's tabular learners take a data frame: pass a loader of matrices and targets.")
     missing = [c for c in [*to.y_names, *to.x_names] if c not in df.columns and not str(c).endswith('_na')]
     if missing: raise (LabelError if missing[0] in list(to.y_names) else DataError)(f"The frame has no column {missing[0]!r}.")
-    return learn.dls.test_dl(df, with_labels=True)
+    _no_new_gaps(to, df)
+    with kept_rng(): return learn.dls.test_dl(df, with_labels=True)
+
+def _no_new_gaps(to, df):
+    "Raises `DataError` where a number is missing in a column that was complete in training: `FillMissing` knows nothing to fill in."
+    fill = processing_step(to, 'FillMissing')
+    for c in to.cont_names if fill is not None else ():
+        if c in df.columns and c not in fill.na_dict and (gaps := np.flatnonzero(df[c].isna())).size:
+            raise DataError(f"The column {c!r} has {len(gaps)} missing values (first: row {gaps[0]}), but had none in training: there is no value to fill in. Fill them, or leave these rows out.")
 
 def _batches(dl, step=50_000):
     "All rows, unshuffled, nothing dropped, in large batches."

@@ -1,6 +1,10 @@
 "Permutation importance of tabular learners of every kind: scikit-learn's numbers, nothing encoded twice, nothing touched."
+import random
+from contextlib import contextmanager
+import fastai.metrics as fam
 import numpy as np, pandas as pd, pytest, torch
 from fastai.data.block import CategoryBlock, RegressionBlock
+from fastai.learner import AvgMetric
 from fastai.tabular.core import Categorify, FillMissing, Normalize, ReadTabBatch, TabularPandas
 from fastai.tabular.learner import tabular_learner
 from fastai.torch_core import set_seed
@@ -54,6 +58,26 @@ class BehindRegressor(RegressorMixin, Behind):
     def predict(self, X): return self._preds(X)
 
 
+def rng_states():
+    "Random states of Python, NumPy (with the position in its block) and torch."
+    name, block, *rest = np.random.get_state()
+    return dict(python=random.getstate(), numpy=(name, block.tobytes(), *rest), torch=torch.get_rng_state().numpy().tobytes())
+
+
+@contextmanager
+def unchanged(learn):
+    "Nothing of the learner, its tables and the random states is different after the block."
+    state, frames = {k: v.clone() for k, v in learn.model.state_dict().items()}, [dl.dataset.items.copy() for dl in learn.dls.loaders]
+    training, cbs, names, attrs = [m.training for m in learn.model.modules()], list(learn.cbs), list(learn.dls.valid.dataset.cat_names), set(vars(learn))
+    before = rng_states()
+    yield
+    after = rng_states()
+    assert [k for k in before if before[k] != after[k]] == [], "random states moved"
+    assert [m.training for m in learn.model.modules()] == training and all(torch.equal(v, state[k]) for k, v in learn.model.state_dict().items())
+    assert list(learn.cbs) == cbs and list(learn.dls.valid.dataset.cat_names) == names and set(vars(learn)) == attrs
+    for dl, old in zip(learn.dls.loaders, frames): pd.testing.assert_frame_equal(dl.dataset.items, old)
+
+
 KINDS = dict(classification={}, regression=dict(y="amount"), two_targets=dict(y=("amount", "half")), only_categorical=dict(conts=()), only_continuous=dict(cats=(), conts=("age", "fare")), one_column=dict(cats=(), conts=("fare",)))
 
 
@@ -82,20 +106,23 @@ def test_equals_scikit_learn_on_the_same_permutations(learners, kind, metric):
 def test_every_verb_runs_on_every_kind_of_table_and_leaves_the_learner(learners, kind):
     import matplotlib.pyplot as plt
     learn = learners[kind]; learn.model.train()
-    before = dict(state={k: v.clone() for k, v in learn.model.state_dict().items()}, rng=torch.get_rng_state(), np=np.random.get_state()[1].copy(), frames=[dl.dataset.items.copy() for dl in learn.dls.loaders],
-                  cbs=list(learn.cbs), names=list(learn.dls.valid.dataset.cat_names), attrs=set(vars(learn)))
-    fi = FeatureImportance(learn)
-    r = fi.permutation_importance(random_state=0, n_repeats=2, n_boot=50)
-    assert np.isfinite(r[["importance", "low", "high", "se"]]).all().all() and set(r.feature) <= set(fi.table.names)
-    fi.plot_importance(); fi.findings(); fi.to_dict()
-    fi.permutation_importance(random_state=0, n_repeats=2, conditional=True, metric="loss")
-    assert len(rfpimp_importance(learn)) == len(r) == len(oob_score_importance(learn, n_trees=5))
-    for c in fi.table.names[:2]: assert len(plot_partial_dependence(learn, c, grid=4).get_xlabel())
+    with unchanged(learn):
+        fi = FeatureImportance(learn)
+        r = fi.permutation_importance(random_state=0, n_repeats=2, n_boot=50)
+        assert np.isfinite(r[["importance", "low", "high", "se"]]).all().all() and set(r.feature) <= set(fi.table.names)
+        fi.plot_importance(); fi.findings(); fi.to_dict()
+        fi.permutation_importance(random_state=0, n_repeats=2, conditional=True, metric="loss", n_boot=50)
+        assert len(rfpimp_importance(learn)) == len(r) == len(oob_score_importance(learn, n_trees=5))
+        for c in fi.table.names[:2]: assert len(plot_partial_dependence(learn, c, grid=4).get_xlabel())
     plt.close("all")
-    assert all(m.training for m in learn.model.modules()) and all(torch.equal(v, before["state"][k]) for k, v in learn.model.state_dict().items())
-    assert torch.equal(torch.get_rng_state(), before["rng"]) and (np.random.get_state()[1] == before["np"]).all()
-    assert list(learn.cbs) == before["cbs"] and list(learn.dls.valid.dataset.cat_names) == before["names"] and set(vars(learn)) == before["attrs"]
-    for dl, old in zip(learn.dls.loaders, before["frames"]): pd.testing.assert_frame_equal(dl.dataset.items, old)
+
+
+def test_the_snapshot_notices_every_generator(learners):
+    "A draw that leaves NumPy's block as it is moves only the position."
+    for draw in (random.random, np.random.rand, lambda: torch.rand(1)):
+        draw() # NumPy makes a new block now if the old one was used up
+        with pytest.raises(AssertionError, match="random states"):
+            with unchanged(learners["classification"]): draw()
 
 
 def test_flags_of_missing_values_go_with_their_column(learners):
@@ -126,10 +153,10 @@ def test_categories_unseen_in_training_and_frames_given_as_they_are(learners):
     learn, df = learners["classification"], frame(60, 5)
     df.loc[df.index[:9], "deck"] = "Z"; df.loc[df.index[9:14], "age"] = np.nan
     kept = df.copy()
-    a = FeatureImportance(learn).permutation_importance(df, random_state=0, n_repeats=3)
+    with unchanged(learn): a = FeatureImportance(learn).permutation_importance(df, random_state=0, n_repeats=3)
     b = FeatureImportance(learn).permutation_importance(learn.dls.test_dl(df, with_labels=True), random_state=0, n_repeats=3)
     pd.testing.assert_frame_equal(a, b); pd.testing.assert_frame_equal(df, kept); assert a.n.iloc[0] == 60
-    pd_deck = partial_dependence(learn, "deck", dl=df)
+    with unchanged(learn): pd_deck = partial_dependence(learn, "deck", dl=df)
     assert pd_deck["value"].tolist() == ["#na#", "A", "B", "C"]
     ages = partial_dependence(learn, "age", dl=df, grid=5, n_rows=None)
     assert ages["value"].min() >= 18 and ages["value"].max() <= 80, "years, not standard deviations"
@@ -176,4 +203,50 @@ def test_a_constant_column_and_two_rows():
 
 def test_several_chunks_give_the_same():
     learn = learner(frame(300)); a, b = as_table(learn), as_table(learn); b.batch_rows = 32
-    pd.testing.assert_frame_equal(FeatureImportance(a).permutation_importance(random_state=0), FeatureImportance(b).permutation_importance(random_state=0), atol=1e-5)
+    pd.testing.assert_frame_equal(*(FeatureImportance(t).permutation_importance(random_state=0, n_boot=100) for t in (a, b)), atol=1e-5)
+
+
+def top(inp, targ): return fam.top_k_accuracy(inp, targ.flatten(), k=1)
+
+
+METRICS = dict(classification=[fam.accuracy, AvgMetric(fam.accuracy), fam.F1Score(pos_label=0), fam.RocAucBinary(), fam.error_rate, top], regression=[fam.mae, fam.mse, fam.rmse, fam.R2Score()], two_targets=[fam.mae])
+
+
+def test_metrics_of_fastai_are_taken_as_fastai_takes_them(learners):
+    for kind, metrics in METRICS.items():
+        learn = learners[kind]; learn.metrics = metrics
+        with learn.removed_cbs([c for c in learn.cbs if c.name == "progress"]), learn.no_logging(): refs = learn.validate()[1:]
+        learn.metrics = []; table = as_table(learn)
+        for metric, ref in zip(metrics, refs, strict=True):
+            kept, fi = dict(vars(metric)), FeatureImportance(table)
+            r = fi.permutation_importance(random_state=0, n_repeats=2, metric=metric, n_boot=50)
+            assert vars(metric) == kept, "a metric object of the caller's is left alone"
+            assert np.isfinite(r[["importance", "low", "high"]]).all().all() and r.importance.max() > 0, "more is better: what the model needs has a positive drop"
+            sign = -1 if r.attrs["metric"] in ("neg_error_rate", "neg_mae", "neg_mse", "neg_rmse") else 1
+            assert abs(sign*r.attrs["base_score"] - ref) < 1e-5, (kind, r.attrs["metric"])
+    ours, theirs = (FeatureImportance(learners["classification"]).permutation_importance(random_state=3, metric=m, n_boot=0) for m in (None, fam.accuracy))
+    pd.testing.assert_frame_equal(ours, theirs, atol=1e-6)
+
+
+def test_a_metric_that_fails_is_named_with_its_reason(learners):
+    class Failing:
+        def __call__(self, y, p): raise ValueError("of its own")
+    with pytest.raises(TaskError, match="The metric Failing fails on 80 rows: ValueError: of its own"): FeatureImportance(learners["classification"]).permutation_importance(metric=Failing())
+
+
+def test_gaps_in_a_column_that_had_none_in_training_are_named(learners):
+    df = frame(40); df.loc[df.index[[7, 9]], "fare"] = np.nan
+    with pytest.raises(DataError, match=r"'fare' has 2 missing values \(first: row 7\)"): FeatureImportance(learners["classification"]).permutation_importance(df)
+
+
+def test_groups_as_lists_and_columns_by_position_or_given_names(learners):
+    fi = FeatureImportance(learners["classification"])
+    pd.testing.assert_frame_equal(fi.permutation_importance(random_state=0, groups=[["age", "fare"]]), fi.permutation_importance(random_state=0, groups={"age + fare": ["age", "fare"]}))
+    from interp_kit.core import as_learner
+    data = torch.utils.data.TensorDataset(torch.randn(60, 3), torch.randint(0, 2, (60,)))
+    learn = as_learner(torch.nn.Linear(3, 2), torch.utils.data.DataLoader(data, batch_size=20), torch.nn.CrossEntropyLoss())
+    named = dict(names=["a", "b", "c"], grid=3)
+    for column in ("b", 1, -2, np.int64(1)): pd.testing.assert_frame_equal(partial_dependence(learn, column, **named), partial_dependence(learn, "x1", grid=3), check_flags=False)
+    assert partial_dependence(learn, 1, **named).attrs["columns"] == ["b"]
+    for bad in (3, -4, 1.5, None, [["b"]]):
+        with pytest.raises(DataError): partial_dependence(learn, bad, **named)
