@@ -89,7 +89,7 @@ def _plot_shares(ax, t, size):
         if np.isfinite(y).any(): ax.plot(np.arange(len(t)), y, m, ms=size + (m != 'o')*2, color=c, label=label, alpha=.85, ls='')
     ax.set_ylim(-.03, 1.03); _depth_axis(ax, t, 'shares'); ax.legend(fontsize=8, framealpha=.8)
 
-# %% ../../nbs/internals/52_activation_charts.ipynb #882b9f54
+# %% ../../nbs/internals/52_activation_charts.ipynb #36865c46
 def dead_chart(
     activs:'ActivationStats|ActivationSums|dict', # statistics, or name -> (B, C, …) array
     figsize:tuple=(10, 5), # inches
@@ -102,7 +102,7 @@ def dead_chart(
     t = table[table.dead_fraction.notna()]
     ax = new_axes(ax, figsize)
     if not len(t):
-        ax.text(.5, .5, 'No rectifier among the calls seen. What is called as a\nfunction (F.relu) is no layer and is not seen here.', ha='center', va='center', transform=ax.transAxes); ax.set_axis_off()
+        ax.text(.5, .5, 'No rectifier among the calls seen. What is called as a\nfunction (F.relu) is no layer; dead_neurons sees it.', ha='center', va='center', transform=ax.transAxes); ax.set_axis_off()
         return ax
     if sort: t = t.sort_values('dead_fraction', ascending=False, kind='stable')
     (_few_bars if len(t) <= 30 else _many_bars)(ax, t)
