@@ -12,7 +12,8 @@ from interp_kit.internals.activation_charts import dead_chart, draw_hists, hist_
 from interp_kit.internals.activation_rules import collapsed_layers, dead_units, exploding_activations, not_finite_activations, saturated_layers
 from interp_kit.internals.activation_sums import ActivationSums
 from interp_kit.internals.activations import ActivationStats
-from interp_kit.internals.calls import ChannelSums, first_float, input_batches, run_model
+from interp_kit.internals.calls import Call, ChannelSums, first_float, input_batches, kept_order, run_model
+from interp_kit.internals.flow import per_sample, pooled, square_sum
 from interp_kit.predictions import Features, capture
 from interp_kit.predictions.cache import pack_state, unpack_state
 
@@ -334,7 +335,7 @@ def test_a_callback_knows_its_learner_after_the_fit_and_draws_its_training():
 
 
 def test_numbers_that_do_not_fit_are_told():
-    for every in (0, -1, 2.5): 
+    for every in (0, -1, 2.5):
         with pytest.raises(DataError, match="whole number from 1"): ActivationStats(every=every)
     s = ActivationStats(nn.Linear(3, 2)); s.stats_by_layer(torch.randn(4, 3))
     with pytest.raises(ModelError, match="No call 99"): s.channel_table(99)
@@ -368,3 +369,16 @@ def test_pieces_below():
     net = nn.Linear(3, 2).double()
     assert [b[0].dtype for b in input_batches(net, torch.randn(70, 3))] == [torch.float64]*2
     with pytest.raises(ModelError, match="Linear fails"): run_model(net, (torch.randn(2, 5).double(),))
+
+
+def test_what_other_notebooks_share():
+    x = torch.randn(6, 4, 5)
+    call = lambda module, dim: Call("m", "m", "M", 0, dim, module)
+    assert per_sample(x, call(nn.ReLU(), 1), 6) is x and per_sample(x, call(nn.ReLU(), 1), 3) is x # two rows a sample
+    assert torch.equal(per_sample(x, call(nn.LSTM(2, 2), -1), 4), x.transpose(0, 1)) and per_sample(x, call(nn.ReLU(), 1), 5) is None
+    assert torch.allclose(pooled(x, 1), x.mean(2)) and torch.allclose(pooled(x, -1), x.mean(1))
+    v = torch.randn(5001)
+    assert square_sum(v) == pytest.approx(float((v.double()**2).sum()), rel=1e-6) and square_sum(v[:0]) == 0
+    dl = demo_learner().dls.train; state, rng = dl.rng.getstate(), dl.rng
+    with kept_order(dl): next(iter(dl)); assert dl.rng is not rng
+    assert dl.rng is rng and rng.getstate() == state
