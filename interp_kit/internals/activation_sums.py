@@ -5,12 +5,14 @@
 # %% auto #0
 __all__ = ['HIST_BINS', 'is_rectifier', 'output_bounds', 'hist_edges', 'count_values', 'CallStats', 'ActivationSums']
 
-# %% ../../nbs/internals/51_activation_sums.ipynb #b5b79862
+# %% ../../nbs/internals/51_activation_sums.ipynb #70679181
 import math, re
 from contextlib import ExitStack
 import numpy as np, torch
 from torch import Tensor, nn
-from ..core import DataError, ModelError
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from ..core import DataError, ModelError, get_model
 from ..findings import plain
 from .calls import Call, ChannelSums, run_batches, watching
 
@@ -215,16 +217,31 @@ class CallStats:
         self.apart = self.apart + other.apart + n*d
         self.size += other.size; self.compared += n
 
-# %% ../../nbs/internals/51_activation_sums.ipynb #cbfa901e
+# %% ../../nbs/internals/51_activation_sums.ipynb #3544ed5f
+_AS_FUNCTIONS = {F.relu, F.relu_, F.relu6, F.gelu, F.silu, F.mish, F.hardswish, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
+
+class _Functions(TorchFunctionMode):
+    "Tells `see` of rectifiers that are called as functions, but for those within a module that is one."
+    def __init__(self, see): super().__init__(); self.see, self.inside = see, 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if not self.inside and func in _AS_FUNCTIONS: self.see(func.__name__.strip('_'), out)
+        return out
+
+    def enter(self, *_): self.inside += 1
+    def leave(self, *_): self.inside -= 1
+
 class ActivationSums:
     "Statistics of every call of a model, streamed; an observer of the one pass, or `run` by itself. `calls` is a dict layer -> CallStats."
     def __init__(self, *,
         layers:'list|str|None'=None, # which layers, see `watching`
         near_zero:float=.05, # |x| below it is near zero
         with_hist:bool=False, # histograms too
+        functions:bool=False, # rectifiers that are called as functions (F.relu, x.relu()) too, as 'relu after conv1'
     ):
-        self.layers, self.near_zero, self.with_hist = layers, near_zero, with_hist
-        self.calls, self.watch = {}, None
+        self.layers, self.near_zero, self.with_hist, self.functions = layers, near_zero, with_hist, functions
+        self.calls, self.watch, self.last = {}, None, None
 
     def see(self,
         call:Call, # which call
@@ -233,6 +250,24 @@ class ActivationSums:
         "Take in the output of one call."
         if call.layer not in self.calls: self.calls[call.layer] = CallStats.of(call, near_zero=self.near_zero, with_hist=self.with_hist)
         self.calls[call.layer].add(x, call.channel_dim)
+        self.last = call, x.shape
+
+    def _see_function(self, name, x):
+        "A rectifier that is no module: its channels are where the last call had them, if the shape is the same."
+        call, shape = self.last or (None, None)
+        layer = f'{name} after {call.layer}' if call else f'{name} of the input'
+        if layer not in self.calls: self.calls[layer] = CallStats(layer, name, call.order + .5 if call else -.5, rectifies=True, near_zero=self.near_zero, with_hist=self.with_hist)
+        self.calls[layer].add(x.as_subclass(Tensor), call.channel_dim if x.shape == shape else -1 if x.ndim == 3 else 1)
+
+    def _forget_last(self, *_): self.last = None
+
+    def _watch_functions(self, model):
+        mode = _Functions(self._see_function)
+        hooks = [model.register_forward_pre_hook(self._forget_last)]
+        for m in model.modules():
+            if is_rectifier(m): hooks += [m.register_forward_pre_hook(mode.enter), m.register_forward_hook(mode.leave, always_call=True)]
+        for h in hooks: self.watch.callback(h.remove)
+        self.watch.enter_context(mode)
 
     def attach(self,
         learn:'Learner|nn.Module', # what is about to run
@@ -241,6 +276,7 @@ class ActivationSums:
         self.detach()
         self.calls, self.watch = {}, ExitStack()
         self.watch.enter_context(watching(learn, self.see, self.layers))
+        if self.functions: self._watch_functions(get_model(learn))
 
     def on_batch(self,
         rows:np.ndarray, # (B,) rows of the data set
@@ -252,7 +288,7 @@ class ActivationSums:
     def detach(self):
         "Watch no more."
         if self.watch is not None: self.watch.close()
-        self.watch = None
+        self.watch = self.last = None
 
     def columns(self) -> dict:
         "No facts of single rows are kept."
@@ -285,8 +321,9 @@ class ActivationSums:
     def __len__(self): return len(self.calls)
     def __getitem__(self, layer):
         "The `CallStats` of a call, by name or by number."
-        if isinstance(layer, (int, np.integer)): return self.ordered()[layer]
-        if layer not in self.calls: raise ModelError(f"No call {layer!r} was seen. There are {', '.join(list(self.calls)[:8])}{', …' if len(self.calls) > 8 else ''}.")
+        n = len(self.calls)
+        if isinstance(layer, (int, np.integer)) and -n <= layer < n: return self.ordered()[layer]
+        if layer not in self.calls: raise ModelError(f"No call {layer!r} was seen. There are {n}: {', '.join(list(self.calls)[:8])}{', …' if len(self.calls) > 8 else ''}.")
         return self.calls[layer]
 
     def ordered(self) -> list:

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['TrainingSteps', 'ActivationStats']
 
-# %% ../../nbs/internals/52_activations.ipynb #d1f4eb8a
+# %% ../../nbs/internals/52_activations.ipynb #81d4ee0d
 from contextlib import ExitStack
-import math
+import math, weakref
 import numpy as np, torch
 from fastai.callback.core import Callback
 from fastcore.foundation import L
@@ -61,12 +61,16 @@ class TrainingSteps:
             if b[which] is not None: res[i, [at[n] for n in b[0]]] = b[which]
         return res
 
-# %% ../../nbs/internals/52_activations.ipynb #5792330b
+# %% ../../nbs/internals/52_activations.ipynb #5fb850c9
 class ActivationStats(Callback):
     """What comes out of each call of a model.
 
     With a Learner or a model: `stats_by_layer`, `plot_layer_stats`, `findings`. Without: a callback for training (`cbs=ActivationStats(with_hist=True)`), with fastai's `stats`, `layer_stats`, `hist`, `color_dim` and
-    `plot_layer_stats(idx)`, where `idx` is the number or the name of a call (fastai counts modules that have parameters). As an observer it rides on a `capture`; take a fresh one for each."""
+    `plot_layer_stats(idx)`, where `idx` is the number or the name of a call (fastai counts modules that have parameters). As an observer it rides on a `capture`; take a fresh one for each.
+
+    Rectifiers that are called as functions (F.relu) are no layers, and not seen; `dead_neurons` sees them.
+
+    What a callback keeps goes on over several fits (fastai's starts anew with each): take a new one to start anew."""
     order, run_valid = 1000, False # last before the model runs
     def __init__(self,
         learn:'Learner|nn.Module|None'=None, # what to look into; None: a callback or an observer
@@ -77,9 +81,10 @@ class ActivationStats(Callback):
         near_zero:float=.05, # |x| below it is near zero (fastai's own counts every negative value too)
     ):
         if learn is not None: get_model(learn)
+        if every is not None and not (isinstance(every, (int, np.integer)) and every > 0): raise DataError(f"every counts training batches: a whole number from 1 on, or None for all, got {every!r}.")
         self.with_hist, self.layers, self.every, self.near_zero = with_hist, layers, every, near_zero
         self.seen, self.steps = ActivationSums(layers=layers, near_zero=near_zero, with_hist=with_hist), TrainingSteps()
-        self.source, self.observed, self.on = learn, False, ExitStack()
+        self.source, self.observed, self.watch = learn, False, ExitStack()
 
     # --- one pass
     def stats_by_layer(self,
@@ -88,7 +93,7 @@ class ActivationStats(Callback):
     ) -> 'DataFrame': # see `ActivationSums.table`
         "Run the data once, in eval mode, and sum up each call; what a `capture` saw is given without another pass, unless `dl` or `n_batches` ask for one."
         if self.observed and dl is None and n_batches is None: return self.table
-        source = self.source if self.source is not None else self.learn
+        source = next((o for o in (self.source, self.learn, self.trained() if self.trained else None) if o is not None), None)
         if source is None: raise TaskError("ActivationStats has no model to run: ActivationStats(learn).stats_by_layer(), or pass it to capture as an observer.")
         new = ActivationSums(layers=self.layers, near_zero=self.near_zero, with_hist=self.with_hist).run(source, dl, n_batches)
         self.seen.calls, self.__dict__['observed'] = new.calls, False
@@ -152,25 +157,32 @@ class ActivationStats(Callback):
         self.seen.merge(state)
 
     # --- a callback
+    trained = None # of the Learner that was last trained, a weak reference
+    def __getstate__(self): return {k: v for k, v in vars(self).items() if k != 'trained'}
+
+    def before_fit(self):
+        "Remember whose training this is: fastai takes callbacks of one fit off its Learner afterwards."
+        self.__dict__['trained'] = weakref.ref(self.learn)
+
     def _due(self):
         busy = hasattr(self.learn, 'lr_finder') or hasattr(self.learn, 'gather_preds')
         return self.learn.training and not busy and (self.every is None or self.learn.train_iter % self.every == 0)
 
     def before_batch(self):
         "Watch the model, if this is a training batch to be watched."
-        self.on.close(); self.steps.pending = []
+        self.watch.close(); self.steps.pending = []
         if not self._due(): return
-        self.on.enter_context(watching(self.learn.model, lambda c, x: self.steps.see(c.layer, x, self.near_zero, self.with_hist), self.layers))
-        done = self.learn.model.register_forward_hook(lambda *_: self.on.close(), always_call=True) # also when it fails
-        self.on.callback(done.remove)
+        self.watch.enter_context(watching(self.learn.model, lambda c, x: self.steps.see(c.layer, x, self.near_zero, self.with_hist), self.layers))
+        done = self.learn.model.register_forward_hook(lambda *_: self.watch.close(), always_call=True) # also when it fails
+        self.watch.callback(done.remove)
 
     def after_batch(self):
         "Keep what was seen."
-        self.on.close(); self.steps.close_batch()
+        self.watch.close(); self.steps.close_batch()
 
     def after_fit(self):
         "Watch no more."
-        self.on.close()
+        self.watch.close()
 
     @property
     def layer_names(self) -> list:
@@ -187,7 +199,9 @@ class ActivationStats(Callback):
         if isinstance(idx, str):
             if idx not in self.steps.names: raise DataError(f"No call {idx!r} was seen in training. There are {', '.join(self.steps.names[:8])}{', …' if len(self.steps.names) > 8 else ''}.")
             return self.steps.names.index(idx)
-        return range(len(self.steps.names))[idx]
+        n = len(self.steps.names)
+        if not isinstance(idx, (int, np.integer)) or not -n <= idx < n: raise DataError(f"There is no call {idx!r}: {n} calls were seen in training, numbered from 0.")
+        return range(n)[idx]
 
     def layer_stats(self,
         idx:'int|str', # number or name of a call
@@ -226,10 +240,12 @@ class ActivationStats(Callback):
         idx:'int|str|tuple|None'=None, # a call seen in training; None: all calls (a tuple here is taken as figsize)
         figsize:tuple|None=None, # inches; None: (15, 5), or (12, 3) for one call
     ) -> np.ndarray: # of three Axes
-        "Mean, std and share near zero: of all calls along the net, of one call along the training, or of all calls along the training, if this is a callback that ran; returns three Axes."
+        """Mean, std and share near zero; returns three Axes.
+
+        Of a callback that watched a training: of all calls, or of one, along the training (`plot_layers(cb.table)` draws one pass after it). Else of all calls along the net."""
         if isinstance(idx, tuple): idx, figsize = None, idx
         if idx is not None: return self._plot_call(idx, figsize or (12, 3))
-        if len(self.steps) and not len(self.seen): return self._plot_training(figsize or (15, 5))
+        if len(self.steps): return self._plot_training(figsize or (15, 5))
         return plot_layers(self.table, figsize or (15, 5))
 
     def _plot_call(self, idx, figsize):

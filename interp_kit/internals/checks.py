@@ -6,7 +6,7 @@
 __all__ = ['STATUSES', 'START_WARN', 'START_FAIL', 'FALL', 'STEPS', 'Check', 'ModelCheck', 'print_checks', 'plot_checks',
            'check_model']
 
-# %% ../../nbs/internals/57_checks.ipynb #c16ffced
+# %% ../../nbs/internals/57_checks.ipynb #ced8faf2
 import html, math, time, warnings
 from dataclasses import dataclass, field
 import numpy as np, pandas as pd, torch
@@ -15,6 +15,7 @@ from ..core import DataError, InterpKitError, ModelError, TaskError, are_probabi
 from ..findings import Finding, Findings, plain, rank_findings
 from ..plots import NEUTRAL, RIGHT, WRONG, PALETTE, bare, font_family, new_axes
 from .gradients import GradientFlow, freezing_findings, gradient_flow, labelled_batches, loss_of, outputs_of, trial
+from .activation_sums import output_bounds
 from .calls import watching
 
 # %% ../../nbs/internals/57_checks.ipynb #d2b3ea2a
@@ -240,7 +241,7 @@ def _row_losses(case, out):
     if len(case.ys) != 1 or not _broadcast(out, case.ys[0]): return None
     return float(torch.stack([case.loss(out[i:i+1], (case.ys[0][i:i+1],)) for i in range(len(out))]).mean())
 
-# %% ../../nbs/internals/57_checks.ipynb #7936510b
+# %% ../../nbs/internals/57_checks.ipynb #5c8cc5a2
 def _misfit(name, out, y, last):
     "What is wrong between a loss of this name, outputs (of the layer `last`) and targets, and what to do; None for nothing that is known."
     z = out.detach().float()
@@ -268,7 +269,7 @@ def _regression_misfit(case, name, y, last):
     "A regression loss on class numbers, or targets that a last sigmoid or tanh never reaches."
     if not any(o in name for o in ('mse', 'l1', 'huber')): return None
     if not y.is_floating_point() and case.classes and case.classes > 2: return f"It compares outputs with the numbers of {case.classes} classes, as if class 2 were twice class 1.", "Use cross-entropy with an output for each class."
-    bounds = _output_bounds(last)
+    bounds = None if last is None else (0, math.inf) if isinstance(last, nn.ReLU) else (0, 6) if isinstance(last, nn.ReLU6) else output_bounds(last)
     if bounds is None or not y.is_floating_point(): return None
     out_of = float(((y < bounds[0]) | (y > bounds[1])).float().mean())
     if out_of > .05: return f"{out_of:.0%} of the targets lie outside {bounds[0]:g} to {bounds[1]:g}, which the last layer cannot leave.", "Widen the range (y_range), or scale the targets."
@@ -280,11 +281,6 @@ def _last_layer(case):
         model.eval(); _reset(model)
         with watching(model, lambda call, x: called.append(call.module)): outputs_of(case.learn, case.xs, case.ys)
     return called[-1]
-
-def _output_bounds(m):
-    "The range of a layer, if it has one."
-    if type(m).__name__ == 'SigmoidRange' and not isinstance(m.low, Tensor): return m.low, m.high
-    return {nn.Sigmoid: (0, 1), nn.Tanh: (-1, 1), nn.Hardtanh: (-1, 1), nn.ReLU: (0, math.inf)}.get(type(m))
 
 # %% ../../nbs/internals/57_checks.ipynb #81bb6a13
 START_WARN, START_FAIL = 3., 10. # times the loss of chance

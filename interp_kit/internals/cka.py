@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['linear_cka', 'CKA', 'plot_cka', 'cka']
 
-# %% ../../nbs/internals/55_cka.ipynb #2b7518f3
+# %% ../../nbs/internals/55_cka.ipynb #79ef5948
 from contextlib import ExitStack
 from dataclasses import dataclass
 import numpy as np, torch
 from torch import Tensor, nn
 from ..core import DataError, get_model, map_nested, untouched
 from ..findings import Findings, plain
-from .calls import _ready, input_batches, run_model, watching
+from .calls import count_rows, input_batches, moved_to, run_model, watching
 from .ranks import CONSTANT
-from .flow import _first_len, _per_sample, _pool, _square_sum, shuffled_loader
+from .flow import per_sample, pooled, shuffled_loader, square_sum
 from ..plots import elide, plot_matrix
 
 # %% ../../nbs/internals/55_cka.ipynb #c6ff961a
@@ -51,13 +51,13 @@ def linear_cka(
     xy, xx, yy = (_hsic_sums(*o, unbiased) for o in ((x, y), (x, x), (y, y)))
     return xy/(xx*yy)**.5 if xx > 0 and yy > 0 else float('nan')
 
-# %% ../../nbs/internals/55_cka.ipynb #b02aa113
+# %% ../../nbs/internals/55_cka.ipynb #7c20936b
 _PART, _COLUMNS, _FOLDS = 256, 2**16, 10 # rows compared at once; columns of a product in single precision; groups of the jackknife
 
 def _gram(x):
     "(n, n) float64 inner products of the rows of (n, D) around the first; zeros where rows differ by rounding only."
     x = x if x.dtype in (torch.float32, torch.float64) else x.float()
-    energy, g = _square_sum(x.reshape(-1)), 0.
+    energy, g = square_sum(x.reshape(-1)), 0.
     for b in x.split(_COLUMNS, 1): b = b - b[:1]; g = g + (b @ b.T).double().cpu()
     return g*0. if bool(g.isfinite().all()) and g.trace() <= CONSTANT*energy else g
 
@@ -76,9 +76,9 @@ class _Side:
 
     def see(self, call, x):
         self.times[call.layer] = self.times.get(call.layer, 0) + 1
-        y = None if x.is_meta else _per_sample(x.detach(), call, self.n)
+        y = None if x.is_meta else per_sample(x.detach(), call, self.n)
         if y is None or not y.numel(): self.why.setdefault(call.layer, 'it holds no values' if x.is_meta or not x.numel() else f'{len(x)} rows for {self.n} samples'); return
-        if self.features == 'pooled': y = _pool(y, call.channel_dim)
+        if self.features == 'pooled': y = pooled(y, call.channel_dim)
         y = y.reshape(self.n, -1)
         self.now[call.layer] = [_centred(_gram(p)).reshape(-1) for p in y.tensor_split(-(-self.n//_PART))]
 
@@ -190,14 +190,14 @@ def plot_cka(
     ax.set_facecolor('#cccccc'); ax.title.set_fontsize(10)
     return ax
 
-# %% ../../nbs/internals/55_cka.ipynb #65c1d0c9
+# %% ../../nbs/internals/55_cka.ipynb #a354f9e3
 def _run(side, xs, others):
     "Run a batch through the model of `side`, watched by it and by the `others` on the same model."
     with ExitStack() as stack:
         for s in (side, *others):
-            s.now, s.n = {}, _first_len(xs)
+            s.now, s.n = {}, count_rows(xs)
             stack.enter_context(watching(s.model, s.see, s.layers))
-        run_model(side.model, map_nested(_ready(side.model), xs))
+        run_model(side.model, map_nested(moved_to(side.model), xs))
 
 def _loader(learn_a, learn_b, seed):
     "The data of whoever has some, in random order."
@@ -231,7 +231,7 @@ def cka(
     with ExitStack() as stack, torch.no_grad():
         for o in (learn_a,) if one else (learn_a, learn_b): stack.enter_context(untouched(o)); get_model(o).eval()
         for xs in raw:
-            n = _first_len(xs)
+            n = count_rows(xs)
             if n < 4: out += n; continue
             _run(a, xs, [b] if one and b is not a else [])
             if not one: _run(b, xs, [])

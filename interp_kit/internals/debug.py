@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['LayerOutputs', 'layer_outputs', 'DeadNeurons', 'dead_neurons', 'WeightDistribution', 'ModelDebugger']
 
-# %% ../../nbs/internals/58_debug.ipynb #d4e762b8
+# %% ../../nbs/internals/58_debug.ipynb #05a12175
 from dataclasses import dataclass
 import numpy as np, pandas as pd
 from torch import Tensor, nn
-from ..core import DataError, InterpKitError, TaskError, get_model
+from ..core import DataError, InterpKitError, TaskError, get_model, kept_rng
 from ..findings import Findings, plain, rank_findings
 from .activation_charts import dead_chart, plot_layers
 from .activation_rules import activation_findings, dead_units
@@ -20,24 +20,31 @@ from .sizes import ModelSummary, example_inputs, summary
 from .weight_checks import plot_weights, weight_findings
 from .weights import weight_table
 
-# %% ../../nbs/internals/58_debug.ipynb #cb2d1d4e
+# %% ../../nbs/internals/58_debug.ipynb #5ff25b4f
 def _as_batch(learn, x):
     "`x` as `input_batches` takes it: tensors as they are, items through the Learner's transforms."
-    if isinstance(x, (Tensor, np.ndarray)): return _with_batch(learn, x)
-    if isinstance(x, dict) or isinstance(x, tuple) and x and all(isinstance(t, (Tensor, np.ndarray)) for t in x): return x
+    if isinstance(x, (Tensor, np.ndarray)): return _with_batch(learn, (x,))[0]
+    if isinstance(x, dict): return x
     dls = getattr(learn, 'dls', None)
-    if dls is None or not hasattr(dls, 'test_dl') or not hasattr(dls[0], 'after_batch'): raise TaskError(f"A {type(x).__name__} was given, but {type(learn).__name__} has no transforms that would make an input of it: pass a tensor, as the model takes it.")
+    transforms = dls is not None and hasattr(dls, 'test_dl') and hasattr(dls[0], 'after_batch')
+    if isinstance(x, tuple if transforms else (tuple, list)) and len(x) and all(isinstance(t, (Tensor, np.ndarray)) for t in x): return _with_batch(learn, tuple(x))
+    if not transforms: raise TaskError(f"A {type(x).__name__} was given, but {type(learn).__name__} has no transforms that would make an input of it: pass a tensor, as the model takes it.")
     items = x if isinstance(x, (list, pd.DataFrame)) or type(x).__name__ == 'L' else x.to_frame().T.infer_objects() if isinstance(x, pd.Series) else [x]
-    try: return [next(iter(dls.test_dl(items, num_workers=0)))]
+    try:
+        with kept_rng(): return _Batches(dls.test_dl(items, num_workers=0), dls.n_inp)
     except InterpKitError: raise
     except Exception as e: raise DataError(f"{str(x)[:80]!r} cannot be turned into an input by the Learner's transforms: {type(e).__name__}: {e}") from e
 
-def _with_batch(learn, x):
-    "A single sample, told by its shape from a batch of the Learner's, as a batch of one."
-    if isinstance(learn, nn.Module): return x[None] if x.ndim == 3 and any(isinstance(m, nn.Conv2d) for m in learn.modules()) else x
-    xs = example_inputs(learn)
-    want = next(iter(xs.values()) if isinstance(xs, dict) else iter(xs)).ndim
-    return x[None] if x.ndim == want - 1 else x
+class _Batches(list):
+    "Batches, and how many inputs each begins with."
+    def __init__(self, batches, n_inp): super().__init__(batches); self.n_inp = n_inp
+
+def _with_batch(learn, xs):
+    "The inputs of a Learner among tensors, targets left out; a single sample, told by its shapes from a batch of the Learner's, as a batch of one."
+    if isinstance(learn, nn.Module): return tuple(x[None] for x in xs) if len(xs) == 1 and xs[0].ndim == 3 and any(isinstance(m, nn.Conv2d) for m in learn.modules()) else xs
+    own = example_inputs(learn)
+    own = tuple(own.values() if isinstance(own, dict) else own)
+    return tuple(x[None] if x.ndim == o.ndim - 1 else x for x, o in zip(xs, own))
 
 _OUTPUTS = ['layer', 'type', 'shape', 'rows', 'mean', 'std', 'min', 'max', 'zero', 'not_finite', 'row_spread', 'reason']
 
@@ -69,14 +76,14 @@ def _only_missing(reason):
 
 def layer_outputs(
     learn:'Learner|nn.Module', # the model
-    x:'object', # an item (file, picture, text, row of a table), a sample or a batch as a tensor, a tuple of tensors (several inputs) or a dict of them
+    x:'object', # an item (file, picture, text, row of a table) or a list of items; a sample or a batch as a tensor, a tuple of tensors (several inputs; a Learner's targets are left out) or a dict of them
 ) -> LayerOutputs:
-    "Run one input or batch in eval mode and describe what every call of a layer gives; the model is left as found."
-    sums = ActivationSums(near_zero=1e-12).run(learn, _as_batch(learn, x), 1)
+    "Run an input, or all rows of a batch, in eval mode and describe what every call of a layer gives; the model is left as found."
+    sums = ActivationSums(near_zero=1e-12).run(learn, _as_batch(learn, x))
     table = sums.table.rename(columns=dict(near_zero='zero'))
     return LayerOutputs(sums, table.assign(reason=table.reason.map(_only_missing))[_OUTPUTS])
 
-# %% ../../nbs/internals/58_debug.ipynb #603a60c1
+# %% ../../nbs/internals/58_debug.ipynb #f0ff46eb
 _DEAD = ['layer', 'type', 'channels', 'rows', 'dead', 'dead_fraction', 'dead_channels', 'reason']
 
 @dataclass
@@ -113,8 +120,10 @@ def dead_neurons(
     dl:'DataLoader|Tensor|tuple|dict|None'=None, # data; None: the Learner's validation set
     n_batches:'int|None'=None, # stop after so many
 ) -> DeadNeurons:
-    "Which channels of which rectifier (ReLU and kin) never fire; one pass in eval mode, the model is left as found."
-    sums = ActivationSums().run(learn, dl, n_batches)
+    """Which channels of which rectifier (ReLU and kin) never fire; one pass in eval mode, the model is left as found.
+
+    Rectifiers that are called as functions (`F.relu(x)`, `x.relu()`) are seen too, and named after the call before them; `x.clamp(0)` and the like are not."""
+    sums = ActivationSums(functions=True).run(learn, dl, n_batches)
     return DeadNeurons(sums, pd.DataFrame([_dead_row(c) for c in sums.ordered() if c.rectifies], columns=_DEAD))
 
 # %% ../../nbs/internals/58_debug.ipynb #d5f48166

@@ -6,7 +6,7 @@
 __all__ = ['VANISH_BELOW', 'EXPLODE_ABOVE', 'trial', 'labelled_batches', 'outputs_of', 'loss_of', 'GradientFlow', 'gradient_flow',
            'freezing_findings', 'plot_gradient_flow']
 
-# %% ../../nbs/internals/56_gradients.ipynb #d6beb65d
+# %% ../../nbs/internals/56_gradients.ipynb #317136a5
 import math
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..core import DataError, ModelError, TaskError, get_model, logits_of, loss_name, map_nested, untouched
 from ..findings import Finding, Findings, plain, rank_findings
 from ..plots import NEUTRAL, PALETTE, WRONG, name_ticks, new_axes
-from .calls import _kept_order, _ready, run_model, watching
+from .calls import count_rows, kept_order, moved_to, run_model, watching
 
 # %% ../../nbs/internals/56_gradients.ipynb #7f617d15
 def _plain_attrs(m): return {k: v for k, v in vars(m).items() if k not in ('_parameters', '_buffers', '_modules', 'training') and '_hooks' not in k}
@@ -52,7 +52,7 @@ def trial(
 
 def _real(params): return [p for p in params if not isinstance(p, nn.parameter.UninitializedParameter)]
 
-# %% ../../nbs/internals/56_gradients.ipynb #35c85f38
+# %% ../../nbs/internals/56_gradients.ipynb #528f129c
 def _loaders(learn): return [dl for dl in (learn.dls[i] for i in range(len(learn.dls.loaders)))]
 
 def labelled_batches(
@@ -62,15 +62,15 @@ def labelled_batches(
 ): # of (inputs, targets), two tuples on the model's device and in its floating type
     "Yield batches with targets, leaving the loader's order as it was; raises `TaskError` for a plain module, `DataError` without batches or targets."
     if isinstance(learn, nn.Module): raise TaskError(f"{type(learn).__name__} comes without data and loss. Wrap it: as_learner(model, dl, loss_func).")
-    ready, n = _ready(get_model(learn)), 0
+    move, n = moved_to(get_model(learn)), 0
     if dl is None: dl = next((o for o in _loaders(learn) if len(o)), ())
     n_inp = getattr(dl, 'n_inp', None) or getattr(learn.dls, 'n_inp', None)
-    with _kept_order(dl):
+    with kept_order(dl):
         for b in dl:
             if n_batches is not None and n >= n_batches: return
             k = n_inp or max(1, len(b) - 1)
             if not isinstance(b, (tuple, list)) or len(b) <= k: raise DataError("The batches hold no targets: gradients are those of the loss, pass a loader of (inputs, targets).")
-            yield map_nested(ready, tuple(b[:k])), _as_they_are(tuple(b[k:]), get_model(learn))
+            yield map_nested(move, tuple(b[:k])), _as_they_are(tuple(b[k:]), get_model(learn))
             n += 1
     if not n: raise DataError("There is no batch: the loaders are empty, or drop_last=True dropped the only one.")
 
@@ -104,7 +104,7 @@ def loss_of(
         raise ModelError(f"The loss {loss_name(learn.loss_func)} fails on outputs of shape {shape(out)} with targets of shape {shape(ys[0] if len(ys) == 1 else ys)}: {e}") from e
     return loss.mean() if isinstance(loss, Tensor) and loss.ndim else loss
 
-# %% ../../nbs/internals/56_gradients.ipynb #752a8905
+# %% ../../nbs/internals/56_gradients.ipynb #7e74a6e9
 VANISH_BELOW, EXPLODE_ABOVE = 1e-5, 1e4 # of the largest relative gradient; times the signal at the last layer
 
 def _values(g):
@@ -132,7 +132,7 @@ class _Flow:
 
     def step(self, xs, ys):
         "One batch, forward and back."
-        model = self.model.train(_rows_of(xs) > 1)
+        model = self.model.train(count_rows(xs) != 1)
         with watching(model, self.see): loss = loss_of(self.learn, outputs_of(self.learn, xs, ys), ys)
         if not isinstance(loss, Tensor) or not loss.requires_grad: raise ModelError(f"The loss {loss_name(self.learn.loss_func)} has no gradient: nothing in {type(model).__name__} is trainable, or its output is detached from its parameters (.detach(), .data, torch.no_grad(), argmax or NumPy on the way).")
         for p in model.parameters(): p.grad = None
@@ -141,7 +141,6 @@ class _Flow:
         for name, p in model.named_parameters():
             if p.requires_grad and p.grad is not None: self.add(self.params, name, p.grad)
 
-def _rows_of(xs): return next((len(t) for t in xs if isinstance(t, Tensor) and t.ndim), 2)
 
 def _flow(learn, model, batches):
     f = _Flow(learn, model)

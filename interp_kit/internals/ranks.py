@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['CONSTANT', 'effective_rank', 'StreamedCovariance']
 
-# %% ../../nbs/internals/54_ranks.ipynb #40f97481
+# %% ../../nbs/internals/54_ranks.ipynb #86cf2ef2
 import numpy as np, torch
 from torch import Tensor
 from ..core import DataError
+from .spectra import entropy_rank
 
-# %% ../../nbs/internals/54_ranks.ipynb #cf108362
+# %% ../../nbs/internals/54_ranks.ipynb #f2620d15
 _BLOCK = 2**22 # values of a block in double precision: 32 MB
 
 def _roots(gram, size):
@@ -36,17 +37,16 @@ def _centred_spectrum(x):
 
 CONSTANT = 1e-12 # variance below this share of the mean square is rounding
 
-def _entropy_rank(s, entropy='singular', energy=0.):
+def _rank_of(s, energy=0., entropy='singular'):
     "The effective rank of singular values `s`, NaN if they say that nothing varies."
     s = s.double()
     if entropy == 'eigen': s = s**2
     elif entropy != 'singular': raise DataError(f"effective_rank knows entropy='singular' and 'eigen', got {entropy!r}.")
     var = s.sum() if entropy == 'eigen' else (s**2).sum()
     if not bool(s.isfinite().all()) or not s.sum() > 0 or var <= CONSTANT*energy: return float('nan')
-    p = s/s.sum()
-    return float(torch.special.entr(p).sum().exp())
+    return entropy_rank(s.numpy())
 
-# %% ../../nbs/internals/54_ranks.ipynb #761f1bac
+# %% ../../nbs/internals/54_ranks.ipynb #238ebe85
 def effective_rank(
     x:'Tensor|np.ndarray', # (n, D) features of n samples; or a (D, D) covariance; or (k,) singular values
     *,
@@ -63,14 +63,12 @@ def effective_rank(
     if not shape[kind]: raise DataError(f"An array of shape {tuple(x.shape)} is no {kind}: features are (n, D), a covariance (D, D), singular values (k,).")
     if kind == 'singular':
         if (x < 0).any(): raise DataError("Singular values are not negative: for eigenvalues of a covariance pass their square roots.")
-        return _entropy_rank(x, entropy)
+        return _rank_of(x, entropy=entropy)
     if not x.numel() or kind == 'features' and len(x) < 2 or not bool(x.isfinite().all()): return float('nan')
-    if kind == 'covariance': return _entropy_rank(_roots(x.double(), len(x)), entropy)
-    return _entropy_rank(*_swap(_centred_spectrum(x), entropy))
+    if kind == 'covariance': return _rank_of(_roots(x.double(), len(x)), entropy=entropy)
+    return _rank_of(*_centred_spectrum(x), entropy)
 
-def _swap(pair, entropy): return pair[0], entropy, pair[1]
-
-# %% ../../nbs/internals/54_ranks.ipynb #f61e8bfa
+# %% ../../nbs/internals/54_ranks.ipynb #c2f82128
 def _sketch(x, dim):
     "(n, D) -> (n, dim): each column is added to one of `dim` buckets with a random sign, the same each time."
     g = torch.Generator().manual_seed(0)
@@ -169,7 +167,7 @@ class StreamedCovariance:
         entropy:str='singular', # see `effective_rank`
     ) -> float: # NaN for fewer than 2 rows, or where nothing varies
         "The effective rank of the rows seen."
-        return float('nan') if self.n < 2 else _entropy_rank(*_swap(self._spectrum(), entropy))
+        return float('nan') if self.n < 2 else _rank_of(*self._spectrum(), entropy)
 
     def state(self) -> dict:
         "What was seen, as arrays and numbers."

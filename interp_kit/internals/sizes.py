@@ -15,14 +15,14 @@ from ..findings import plain
 from ..plots import PALETTE, name_ticks, new_grid
 from .calls import input_batches, run_model, watching
 
-# %% ../../nbs/internals/56_sizes.ipynb #b777d6d7
+# %% ../../nbs/internals/56_sizes.ipynb #f05f6021
 def _shapes_of(input_size):
     "The shapes of all inputs of a model, each without the batch."
-    if isinstance(input_size, int): return [(input_size,)]
+    if isinstance(input_size, (int, np.integer)): return [(int(input_size),)]
     if all(isinstance(n, (int, np.integer)) for n in input_size): return [tuple(input_size)]
     return [tuple(s) if np.ndim(s) else (int(s),) for s in input_size]
 
-def _is_shape(o): return isinstance(o, int) or isinstance(o, (tuple, list)) and len(o) > 0 and not any(isinstance(x, (Tensor, np.ndarray)) for x in o)
+def _is_shape(o): return isinstance(o, (int, np.integer)) or isinstance(o, (tuple, list)) and len(o) > 0 and not any(isinstance(x, (Tensor, np.ndarray)) for x in o)
 
 def _made_inputs(model, shapes):
     "The first choice of numbers and indices of these shapes that `model` runs on, with noise that leaves no trace."

@@ -3,16 +3,17 @@ import pickle, types
 from collections import OrderedDict
 from dataclasses import dataclass
 import fastai.callback.progress, fastai.callback.schedule # give Learner its verbs
-import numpy as np, pandas as pd, pytest, torch
+import matplotlib.pyplot as plt, numpy as np, pandas as pd, pytest, torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from interp_kit.core import DataError, ModelError, as_learner
 from interp_kit.demo import demo_learner
-from interp_kit.internals.activation_charts import dead_chart, draw_hists, hist_chart, sums_of
+from interp_kit.internals.activation_charts import dead_chart, draw_hists, hist_chart, plot_by_type, sums_of, type_colors
 from interp_kit.internals.activation_rules import collapsed_layers, dead_units, exploding_activations, not_finite_activations, saturated_layers
 from interp_kit.internals.activation_sums import ActivationSums
 from interp_kit.internals.activations import ActivationStats
-from interp_kit.internals.calls import ChannelSums, first_float, input_batches, run_model
+from interp_kit.internals.calls import Call, ChannelSums, first_float, input_batches, kept_order, run_model
+from interp_kit.internals.flow import per_sample, pooled, square_sum
 from interp_kit.predictions import Features, capture
 from interp_kit.predictions.cache import pack_state, unpack_state
 
@@ -305,7 +306,9 @@ def test_each_rule_reads_only_its_columns_and_keeps_to_its_threshold():
     t = pd.DataFrame(dict(layer=list("abcd"), type="X", rows=200, channels=20, dead_fraction=[.5, .9, np.nan, 1.], saturated_fraction=[.89, .9, np.nan, 1.], not_finite=[0, 0, 3, 0],
                           mean=0., std=[1., 1e4, 1.1e4, np.nan], min=-1., max=1., row_spread=[.1, 1e-3, 9e-4, 1.]))
     assert [(f.evidence["layer"], f.severity) for f in dead_units(t)] == [("b", "high"), ("d", "critical")]
-    assert dead_units(t.assign(rows=99))[0].evidence["layer"] == "d" and len(dead_units(t.assign(rows=99))) == 1
+    assert [(f.evidence["layer"], f.severity) for f in dead_units(t.assign(rows=99))] == [("d", "critical")]
+    small = t.assign(channels=4, dead_fraction=[0., .5, np.nan, 1.])
+    assert [[f.severity for f in dead_units(o)] for o in (t.assign(rows=15), small.assign(rows=99), small.assign(rows=100))] == [["info"], ["info"], ["critical"]]
     assert [f.evidence["layer"] for f in saturated_layers(t)] == ["b"] # the last call is the output
     assert [f.evidence["layer"] for f in not_finite_activations(t)] == ["c"]
     assert [(f.evidence["first_beyond"], f.severity) for f in exploding_activations(t)] == [("c", "medium")] and not exploding_activations(t.iloc[:2])
@@ -320,8 +323,62 @@ def test_charts_take_statistics_and_arrays():
     with pytest.raises(DataError, match="with_hist=True"): hist_chart(ActivationSums().run(nn.Linear(3, 2), torch.randn(4, 3)))
 
 
+def test_a_callback_knows_its_learner_after_the_fit_and_draws_its_training():
+    learn, cb = demo_learner("tabular"), ActivationStats(with_hist=True)
+    train(learn, cb)
+    assert cb.learn is None and cb.plot_layer_stats()[0].get_xlabel() == "training batch"
+    table = cb.stats_by_layer(); dead_chart(cb)
+    pd.testing.assert_frame_equal(table, ActivationStats(learn).stats_by_layer())
+    assert cb.plot_layer_stats()[0].get_xlabel() == hist_chart(cb)[-1].get_xlabel() == "training batch"
+    again = pickle.loads(pickle.dumps(cb))
+    assert len(again.steps) == len(cb.steps) and again.trained is None
+
+
+def test_numbers_that_do_not_fit_are_told():
+    for every in (0, -1, 2.5):
+        with pytest.raises(DataError, match="whole number from 1"): ActivationStats(every=every)
+    s = ActivationStats(nn.Linear(3, 2)); s.stats_by_layer(torch.randn(4, 3))
+    with pytest.raises(ModelError, match="No call 99"): s.channel_table(99)
+    learn, cb = demo_learner("tabular"), ActivationStats(every=np.int64(3)); train(learn, cb)
+    for wrong in (99, -99, 1.5):
+        with pytest.raises(DataError, match="no call"): cb.layer_stats(wrong)
+    for chart in (dead_chart, hist_chart):
+        with pytest.raises(DataError, match="single number"): chart(dict(a=np.float32(3)))
+
+
+def test_colours_by_type_leave_the_rare_ones_grey():
+    kinds = pd.Series(["A"]*3 + ["B"]*2 + ["C"])
+    colors = type_colors(kinds, 2)
+    ax = plot_by_type(plt.figure().gca(), kinds, np.arange(6), colors)
+    assert list(colors) == ["A", "B"] and ax.get_legend_handles_labels()[1] == ["A", "B", "other"]
+    assert [len(c.get_offsets()) for c in ax.collections] == [3, 2, 1]
+
+
+def test_parts_that_compute_a_weight_are_no_calls():
+    torch.manual_seed(0)
+    def net(wrap): torch.manual_seed(0); return nn.Sequential(wrap(nn.Conv2d(1, 4, 3)), nn.ReLU(), nn.Flatten(), wrap(nn.Linear(64, 2)))
+    x = torch.randn(9, 1, 6, 6)
+    plain = ActivationStats(net(lambda m: m)).stats_by_layer(x)
+    for wrap in (nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm):
+        t = ActivationStats(net(wrap)).stats_by_layer(x)
+        assert t.layer.tolist() == plain.layer.tolist() and t.type.tolist() == plain.type.tolist() and t["shape"].tolist() == plain["shape"].tolist()
+
+
 def test_pieces_below():
     assert first_float((None, dict(a=torch.ones(2).long(), b=[torch.zeros(3)]))).shape == (3,) and first_float("text") is None
     net = nn.Linear(3, 2).double()
     assert [b[0].dtype for b in input_batches(net, torch.randn(70, 3))] == [torch.float64]*2
     with pytest.raises(ModelError, match="Linear fails"): run_model(net, (torch.randn(2, 5).double(),))
+
+
+def test_what_other_notebooks_share():
+    x = torch.randn(6, 4, 5)
+    call = lambda module, dim: Call("m", "m", "M", 0, dim, module)
+    assert per_sample(x, call(nn.ReLU(), 1), 6) is x and per_sample(x, call(nn.ReLU(), 1), 3) is x # two rows a sample
+    assert torch.equal(per_sample(x, call(nn.LSTM(2, 2), -1), 4), x.transpose(0, 1)) and per_sample(x, call(nn.ReLU(), 1), 5) is None
+    assert torch.allclose(pooled(x, 1), x.mean(2)) and torch.allclose(pooled(x, -1), x.mean(1))
+    v = torch.randn(5001)
+    assert square_sum(v) == pytest.approx(float((v.double()**2).sum()), rel=1e-6) and square_sum(v[:0]) == 0
+    dl = demo_learner().dls.train; state, rng = dl.rng.getstate(), dl.rng
+    with kept_order(dl): next(iter(dl)); assert dl.rng is not rng
+    assert dl.rng is rng and rng.getstate() == state

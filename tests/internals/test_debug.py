@@ -1,13 +1,15 @@
 "Gradients, checks and the debugger: oracles, odd models, and everything left as found."
-import contextlib, json, random
-import numpy as np, pytest, torch
+import json, random
+import numpy as np, pandas as pd, pytest, torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from interp_kit.core import DataError, InterpKitError, ModelError, TaskError, as_learner
 from interp_kit.demo import demo_learner
 from interp_kit.internals import checks
 from interp_kit.internals.checks import check_model, plot_checks
-from interp_kit.internals.debug import ModelDebugger
+from interp_kit.internals.cka import cka
+from interp_kit.internals.debug import ModelDebugger, dead_neurons
+from interp_kit.internals.flow import information_flow, shuffled_loader
 from interp_kit.internals.gradients import freezing_findings, gradient_flow, plot_gradient_flow
 
 TASKS = ("classification", "multilabel", "segmentation", "regression", "tabular", "tabular_regression", "text")
@@ -19,6 +21,11 @@ def learner(model, x=None, y=None, loss=None, bs=8):
     return as_learner(model, DataLoader(TensorDataset(*xs, torch.randint(0, 3, (len(xs[0]),)) if y is None else y), bs), loss or nn.CrossEntropyLoss())
 
 
+def random_states():
+    "Of torch, NumPy (with its position) and Python."
+    return torch.get_rng_state().tolist(), [o.tolist() if isinstance(o, np.ndarray) else o for o in np.random.get_state()], random.getstate()
+
+
 def snapshot(learn):
     "What must be the same afterwards, and a function that compares."
     model = learn.model
@@ -28,7 +35,7 @@ def snapshot(learn):
     attrs, cbs, opt = set(vars(learn)), list(learn.cbs), learn.opt
     state = None if opt is None else (opt.frozen_idx, [dict(h) for h in opt.hypers], {id(p): dict(s) for p, s in opt.state.items()})
     dl_rng = getattr(learn.dls[0], "rng", None); dl_state = dl_rng.getstate() if dl_rng is not None else None
-    rng = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    rng = random_states()
     def compare():
         for (p, at, v, needs, grad), q in zip(params, model.parameters(), strict=True):
             assert p is q and q.data_ptr() == at and torch.equal(q, v) and q.requires_grad == needs and (q.grad is None) == (grad is None) and (grad is None or torch.equal(grad, q.grad))
@@ -38,8 +45,14 @@ def snapshot(learn):
         assert attrs == set(vars(learn)) and cbs == list(learn.cbs) and learn.opt is opt
         if opt is not None: assert state == (opt.frozen_idx, [dict(h) for h in opt.hypers], {id(p): dict(s) for p, s in opt.state.items()})
         assert dl_rng is getattr(learn.dls[0], "rng", None) and (dl_rng is None or dl_rng.getstate() == dl_state)
-        assert torch.equal(rng[0], torch.get_rng_state()) and (rng[1] == np.random.get_state()[1]).all() and rng[2] == random.getstate()
+        assert rng == random_states()
     return compare
+
+
+def item(learn, task):
+    "Something as the data set has it."
+    items = learn.dls[1].items if task.startswith("tabular") else learn.dls.valid_ds.items
+    return "the film was a joy." if task == "text" else items.iloc[0] if isinstance(items, pd.DataFrame) else items[0]
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -54,8 +67,66 @@ def test_demo_learners_are_silent_and_left_alone(task):
     same()
     assert [f for f in debugger.check_gradient_flow().findings() if f.severity != "info"] == [] and debugger.detect_dead_neurons().findings() == []
     debugger.analyze_layer_outputs(tuple(x) if len(x) > 1 else x[0])
-    assert debugger.weight_distribution_analysis().findings() is not None
+    debugger.analyze_layer_outputs(item(learn, task))
+    assert [f for f in debugger.weight_distribution_analysis().findings() if f.severity != "info"] == []
     same()
+    shuffled_loader(learn); information_flow(learn, n_batches=1); cka(learn, n_batches=1)
+    same()
+
+
+def test_all_rows_of_a_batch_are_looked_at():
+    net, x = nn.Sequential(nn.Linear(6, 4), nn.ReLU()), torch.zeros(200, 6)
+    x[150:] = float("nan")
+    table = ModelDebugger(net).analyze_layer_outputs(x).table
+    assert table.rows.tolist() == [200, 200] and table.not_finite.tolist() == [200, 200]
+    digits = demo_learner()
+    assert ModelDebugger(digits).analyze_layer_outputs(list(digits.dls.valid_ds.items[:70])).table.rows[0] == 70
+
+
+@pytest.mark.parametrize("task", ["classification", "tabular"])
+def test_batches_with_targets_and_single_samples_are_inputs(task):
+    learn = demo_learner(task); debugger, n = ModelDebugger(learn), learn.dls.n_inp
+    batch = tuple(learn.dls[1].one_batch())
+    pd.testing.assert_frame_equal(debugger.analyze_layer_outputs(batch).table, debugger.analyze_layer_outputs(batch[:n]).table)
+    one = tuple(t[0] for t in batch)
+    for x in (one, one[:n]): assert debugger.analyze_layer_outputs(x).table.rows[0] == 1
+    if task == "tabular":
+        row = learn.dls[1].items.iloc[0]
+        new = row.drop(list(learn.dls[1].y_names)) # no target, as a new row
+        pd.testing.assert_frame_equal(debugger.analyze_layer_outputs(new).table, debugger.analyze_layer_outputs(row).table)
+    else:
+        plain = learner(nn.Sequential(nn.Linear(4, 3)))
+        assert ModelDebugger(plain).analyze_layer_outputs(next(iter(plain.dls[0]))).table.rows[0] == 8
+
+
+def test_functional_rectifiers_are_seen_once_and_in_their_place():
+    class Net(nn.Module):
+        def __init__(self): super().__init__(); self.a, self.act, self.b, self.c = nn.Conv2d(1, 4, 3), nn.ReLU(inplace=True), nn.Conv2d(4, 5, 3), nn.Linear(5, 6)
+        def forward(self, x): return nn.functional.gelu(self.c(torch.relu_(self.b(self.act(self.a(x.relu())))).mean((2, 3))))
+    torch.manual_seed(0)
+    net, x = Net().eval(), torch.randn(130, 1, 6, 6)
+    with torch.no_grad():
+        net.b.bias[:2] = -50
+        want = (net.b(net.a(x.relu()).relu()).amax((0, 2, 3)) <= 0).tolist()
+    table = dead_neurons(net, x).table
+    assert table.layer.tolist() == ["relu of the input", "act", "relu after b", "gelu after c"] and table.rows.tolist() == [130]*4
+    assert table.dead_channels[2] == tuple(i for i, d in enumerate(want) if d) and want[:2] == [True, True]
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
+
+
+def test_no_check_is_skipped_where_all_can_run():
+    "A bug in a check shows itself as 'skip', so count them."
+    torch.manual_seed(0)
+    for model in (nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)), nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(), nn.Linear(8, 3))):
+        assert {c.name: c.status for c in check_model(learner(model)).checks} == dict.fromkeys(checks._CHECKS, "pass")
+    out = check_model(learner(nn.Sequential(nn.Linear(4, 1), nn.Flatten(0)), y=torch.randn(24), loss=nn.MSELoss()))
+    assert [c.name for c in out.checks if c.status == "skip"] == ["first_loss"] and not [c for c in out.checks if "Could not be run" in c.said]
+
+
+@pytest.mark.parametrize("last,seen", [(nn.Sigmoid(), True), (nn.Hardtanh(-1, 1), True), (nn.ReLU6(), True), (nn.Softsign(), True), (nn.Hardtanh(-99, 99), False), (nn.LeakyReLU(), False)])
+def test_targets_beyond_the_last_layers_bounds(last, seen):
+    learn = learner(nn.Sequential(nn.Linear(4, 1), last, nn.Flatten(0)), y=torch.linspace(-5, 9, 24), loss=nn.MSELoss())
+    assert (check_model(learn, seconds=.1)["loss_fits"].status != "pass") == seen
 
 
 def test_fresh_resnet18_is_silent():
@@ -232,7 +303,7 @@ def test_a_check_that_raises_is_told_and_leaves_no_trace(monkeypatch):
 def test_interrupt_leaves_everything_as_found(monkeypatch):
     learn = demo_learner("text"); same = snapshot(learn)
     monkeypatch.setattr(checks, "_fell", lambda losses: (_ for _ in ()).throw(KeyboardInterrupt()))
-    with contextlib.suppress(KeyboardInterrupt): check_model(learn)
+    with pytest.raises(KeyboardInterrupt): check_model(learn)
     same()
 
 
