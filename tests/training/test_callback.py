@@ -296,3 +296,58 @@ def test_inputs_of_the_worst_training_rows_are_those_that_the_model_saw(tmp_path
     whole = cb.interpretation.losses
     torch.testing.assert_close(worst.losses, whole.sort(descending=True).values[:5])
     assert len(cb.plot_worst(k=2)) == 2 and len(cb.plot_aum().patches) > 0 and cb.plot_cartography().get_title().startswith("45 rows")
+
+
+def test_files_do_not_need_the_shell_that_matplotlib_was_told_of(tmp_path, monkeypatch):
+    "A long process may hold several IPython shells; pyplot's ioff() fails in all but the first."
+    import matplotlib; matplotlib.use("agg")
+    import matplotlib.pyplot as plt, IPython
+    from IPython.core.events import EventManager, available_events
+    monkeypatch.setattr(IPython, "get_ipython", lambda: type("Shell", (), dict(kernel=None, events=EventManager(None, available_events))))
+    monkeypatch.setattr(plt, "_REPL_DISPLAYHOOK", plt._ReplDisplayHook.IPYTHON)
+    with pytest.raises(ValueError, match="not registered"): plt.ioff()
+    fit(learner(), 1, [InterpretationCallback(k=2, path=tmp_path)])
+    assert sorted(f.suffix for f in tmp_path.iterdir()) == [".csv", ".png"]
+
+
+def images(n, kind):
+    "Tiny images with targets of one task, and how a net for it is made: (rows, outputs, loss)."
+    g = torch.Generator().manual_seed(0); x = torch.rand(n, 3, 8, 8, generator=g)
+    if kind == "segmentation": return x, torch.randint(0, C, (n, 8, 8), generator=g), nn.Conv2d(3, C, 1), CrossEntropyLossFlat(axis=1)
+    flat = lambda c: nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, c))
+    if kind == "multilabel": return x, (torch.rand(n, C, generator=g) > .5).float(), flat(C), nn.BCEWithLogitsLoss()
+    if kind == "regression": return x, torch.randn(n, 1, generator=g), flat(1), nn.MSELoss()
+    return x, torch.randint(0, C, (n,), generator=g), flat(C), CrossEntropyLossFlat()
+
+
+@pytest.mark.parametrize("kind", ["classification", "segmentation", "multilabel", "regression"])
+def test_every_task_is_drawn_and_written(kind, tmp_path):
+    import matplotlib; matplotlib.use("agg")
+    import matplotlib.pyplot as plt, pandas as pd
+    x, y, net, loss = images(12, kind)
+    cb = InterpretationCallback(on="both", k=2, path=tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        fit(Learner(DataLoaders(DataLoader(TensorDataset(x, y), 4, shuffle=True), DataLoader(TensorDataset(x[:8], y[:8]), 4)), net, loss_func=loss), 1, [cb])
+    assert cb.interpretation.predictions.task == kind and sorted(f.name for f in tmp_path.iterdir()) == [f"epoch_000_{on}.{e}" for on in ("train", "valid") for e in ("csv", "png")]
+    assert len(pd.read_csv(tmp_path/"epoch_000_train.csv")) == 12
+    assert "worst validation rows" in np.ravel(cb.plot_worst("valid"))[0].figure.get_suptitle(); plt.close("all")
+
+
+def test_the_table_is_written_though_the_picture_fails(tmp_path, monkeypatch):
+    import matplotlib; matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+    def half(self, on): plt.figure(); raise ValueError("no font")
+    monkeypatch.setattr(InterpretationCallback, "plot_worst", half)
+    with pytest.warns(UserWarning, match="not drawn: ValueError: no font"): fit(learner(), 1, [InterpretationCallback(path=tmp_path)])
+    assert [f.name for f in tmp_path.iterdir()] == ["epoch_000_valid.csv"] and plt.get_fignums() == []
+
+
+class Leaves(Callback):
+    def before_validate(self): raise CancelFitException()
+def test_a_fit_that_ends_before_its_first_validation():
+    cb = InterpretationCallback(on="both", k=3, plot=False)
+    fit(learner(), 1, [cb, Leaves()])
+    assert len(cb.interpretation) == N and len(cb.worst()) == 3 and cb.worst().predictions.meta["on"] == "train" and cb.findings() == []
+    with pytest.raises(DataError, match="No valid pass was kept"): cb.interpretation_of("valid")
+    with pytest.raises(DataError, match="train first"): InterpretationCallback(on="both").findings()
