@@ -4515,6 +4515,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                               'interp_kit/training/passes.py'),
                                             'interp_kit.training.passes._bare': ( 'training/passes.html#_bare',
                                                                                   'interp_kit/training/passes.py'),
+                                            'interp_kit.training.passes._length': ( 'training/passes.html#_length',
+                                                                                    'interp_kit/training/passes.py'),
                                             'interp_kit.training.passes._modules_of': ( 'training/passes.html#_modules_of',
                                                                                         'interp_kit/training/passes.py'),
                                             'interp_kit.training.passes._own': ( 'training/passes.html#_own',

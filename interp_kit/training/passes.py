@@ -80,13 +80,14 @@ class TopInputs:
         if len(parts) < len(rows) or not all(isinstance(t, Tensor) for p in parts for t in p) or len({tuple(t.shape for t in p) for p in parts}) != 1: return None
         return tuple(torch.stack(ts) for ts in zip(*parts))
 
-# %% ../../nbs/training/74_passes.ipynb #78ea6454
+# %% ../../nbs/training/74_passes.ipynb #a4f91ad1
 _BLOCK = 2**20 # numbers of output that are worked on together
 
 def _bare(t): return t if type(t) is Tensor or not isinstance(t, Tensor) else t.as_subclass(Tensor)
 def _own(o): return map_nested(lambda t: _bare(t).detach().clone() if isinstance(t, Tensor) else t, o)
 def _plain(o): return map_nested(_bare, o)
-def _size(o): return sum(map(_size, o)) if isinstance(o, tuple) else o.numel()
+def _size(o): return o.numel() if isinstance(o, Tensor) else sum(map(_size, o))
+def _length(o): return o.shape[0] if type(o) is Tensor and o.ndim else n_rows(o)
 
 def _taken(pred, yb):
     "(outputs, targets) of a batch as plain tensors or tuples of them, the outputs safe from later changes."
@@ -131,7 +132,7 @@ class Pass:
     ):
         "Take what the model said of a batch; raises `ModelError` if that is not one output a row."
         out, y = _taken(pred, yb)
-        n, m = (len(a) if type(a) is Tensor and a.ndim else n_rows(a) for a in (y, out))
+        n, m = _length(y), _length(out)
         if m != n: raise ModelError(f"A batch of {n} rows gave outputs of {m} rows: the model must return one output a row.")
         self.held.append((self.notes.take(i, n), out, y, type(yb[0]).__name__)); self.size += _size(out)
         if self.size >= _BLOCK or self.top.k: self.settle(xb)
