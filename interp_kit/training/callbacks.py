@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['InterpretationCallback']
 
-# %% ../../nbs/training/76_callbacks.ipynb #149851b5
+# %% ../../nbs/training/76_callbacks.ipynb #4089ab34
 import io, warnings
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 import numpy as np, torch
@@ -26,7 +26,7 @@ from .passes import Pass
 # %% ../../nbs/training/76_callbacks.ipynb #aced5d02
 if TYPE_CHECKING: from pandas import DataFrame
 
-# %% ../../nbs/training/76_callbacks.ipynb #00665cb3
+# %% ../../nbs/training/76_callbacks.ipynb #fca1a08c
 _BATCH = ('before_batch', 'after_loss', 'after_batch') # what is listened to of each batch
 _OTHERS = frozenset('after_pred before_backward after_cancel_backward after_backward before_step after_cancel_step after_step after_cancel_batch'.split())
 
@@ -42,6 +42,19 @@ def _is_kernel():
     import sys
     shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
     return getattr(shell, 'kernel', None) is not None
+
+@contextmanager
+def _closed_figures():
+    "Close the figures that were opened inside, also after an exception."
+    import matplotlib.pyplot as plt
+    before = set(plt.get_fignums())
+    try: yield
+    finally:
+        for n in set(plt.get_fignums()) - before: plt.close(n)
+
+def _png(fig):
+    png = io.BytesIO(); fig.savefig(png, format='png', dpi=80)
+    return png.getvalue()
 
 def _check_every(every):
     if isinstance(every, int) and every > 0: return every
@@ -197,28 +210,22 @@ class InterpretationCallback(Callback):
         return (self.watch.epoch + 1) % self.every == 0 if isinstance(self.every, int) else self.watch.epoch in self.every
 
     def _show(self):
-        import matplotlib.pyplot as plt
+        from matplotlib import rc_context
         for on in self.watched:
             last = self.watch.passes[on][-1:]
             if not last or last[0].epoch != self.watch.epoch or on in self.watch.stopped: continue
             try:
-                with nullcontext() if _is_kernel() else plt.ioff(), kept_rng(): self._show_one(on, last[0], plt) # a notebook's first figure must be made with showing on
+                with nullcontext() if _is_kernel() else rc_context({'interactive': False}), kept_rng(): self._show_one(on, last[0]) # a notebook's first figure must be made with showing on
             except Exception as e: warnings.warn(f"The {on} rows of epoch {self.watch.epoch} are not drawn: {type(e).__name__}: {e}", stacklevel=2)
 
-    def _show_one(self, on, p, plt):
-        fig = self.plot_worst(on)[0].figure if self.plot else None
-        try:
-            if self.path is not None: self._write(p, fig)
-            if fig is not None and _is_kernel(): self._display(on, fig)
-        finally:
-            if fig is not None: plt.close(fig)
-
-    def _write(self, p, fig):
+    def _show_one(self, on, p):
         name = f'epoch_{p.epoch:03d}_{p.on}'
-        write_atomic(self.path/f'{name}.csv', p.to_frame(self._names(p)).to_csv(index=False).encode())
-        if fig is None: return
-        png = io.BytesIO(); fig.savefig(png, format='png', dpi=80)
-        write_atomic(self.path/f'{name}.png', png.getvalue())
+        if self.path is not None: write_atomic(self.path/f'{name}.csv', p.to_frame(self._names(p)).to_csv(index=False).encode()) # the table comes first: a picture may fail
+        if not self.plot: return
+        with _closed_figures():
+            fig = np.ravel(self.plot_worst(on))[0].figure
+            if self.path is not None: write_atomic(self.path/f'{name}.png', _png(fig))
+            if _is_kernel(): self._display(on, fig)
 
     def _display(self, on, fig):
         "Show a picture where the earlier ones of the same cell were."
@@ -239,7 +246,9 @@ class InterpretationCallback(Callback):
         if not res: raise DataError(f"No {on} pass was kept: {self.watch.stopped.get(on, 'train first, with the callback among cbs')}.")
         return res
 
-    def _main(self): return 'valid' if 'valid' in self.watched else 'train'
+    def _main(self):
+        "Which rows are meant where none are named: validation rows, if such a pass was kept."
+        return next((on for on in ('valid', 'train') if on in self.watched and self.watch.passes[on]), self.watched[-1])
 
     @property
     def history(self) -> list: # of DataFrame
@@ -257,7 +266,7 @@ class InterpretationCallback(Callback):
 
     @property
     def interpretation(self) -> Interpretation:
-        "The interpretation of the last validation pass, or of the last training pass if only those are watched."
+        "The interpretation of the last validation pass, or of the last training pass if only such were kept."
         return self.interpretation_of(self._main())
 
     def worst(self,
@@ -282,7 +291,8 @@ class InterpretationCallback(Callback):
         worst, p = self.worst(on, k), self._passes(on or self._main())[-1]
         axs = worst.plot_top_losses(len(worst), **kwargs)
         inputs = ', as the model saw them' if p.on == 'train' and worst.inputs is not None else ', not augmented' if p.on == 'train' else ''
-        axs[0].figure.suptitle(f'epoch {p.epoch}, worst {"training" if p.on == "train" else "validation"} rows{inputs}\n{axs[0].figure.get_suptitle()}', fontsize=10)
+        fig = np.ravel(axs)[0].figure
+        fig.suptitle(f'epoch {p.epoch}, worst {"training" if p.on == "train" else "validation"} rows{inputs}\n{fig.get_suptitle()}', fontsize=10)
         return axs
 
     # how rows were learned
@@ -340,8 +350,8 @@ class InterpretationCallback(Callback):
         return plot_aum(self.cartography('train'), ax, **kwargs)
 
     def findings(self) -> Findings:
-        "Training rows whose labels may be wrong, and rows that were lost again, see `check_mislabelled` and `check_forgotten`; none for other tasks than classifications."
-        res, passes = [], {on: self._passes(on) for on in self.watched}
+        "Training rows whose labels may be wrong, and rows that were lost again, see `check_mislabelled` and `check_forgotten`, of the passes that were kept; none for other tasks than classifications."
+        res, passes = [], {on: self._passes(on) for on in self.watched if self.watch.passes[on] or on == self._main()}
         for on, ps in passes.items():
             if any(p.reason or 'prob' not in p.fields for p in ps): continue
             n = self._rows(ps)

@@ -360,7 +360,7 @@ def from_learner(cls:TrainingHistory,
         h.notes.append(f"Training stopped after {skip + len(h)} of {planned} epochs" + (f", {h.unfinished} batches into the next." if h.unfinished else "."))
     return h
 
-# %% ../../nbs/training/70_history.ipynb #782d2118
+# %% ../../nbs/training/70_history.ipynb #96dfe2a3
 _COMPLETE = re.compile(r'(^|,)\d+:\d\d(:\d\d)?$') # ends with the clock, so nothing is cut off
 
 def _lines(text):
@@ -374,6 +374,10 @@ def _lines(text):
         if at > 0 and line[:at].strip(): notes.append(f"A line was cut off before a header ({line[:at]!r}): left out."); line = line[at:]
         if line.strip(): res.append(line)
     return res, notes
+
+def _text_of(path):
+    try: return path.read_text(encoding='utf-8-sig')
+    except UnicodeDecodeError as e: raise DataError(f"{path.name} is not text in UTF-8: byte {e.start} is 0x{e.object[e.start]:02x}. Save it again as CSV in UTF-8.") from e
 
 def _segments(rows):
     "(header, rows) of each part of a file; a header is a line whose first cell is no number."
@@ -419,7 +423,7 @@ def _table(head, rows, at, names, plain, source):
     if at is not None and rows: h.epochs = np.array([int(float(r[at])) for r in rows], dtype=np.int64)
     return h
 
-# %% ../../nbs/training/70_history.ipynb #7ad8afc3
+# %% ../../nbs/training/70_history.ipynb #e3144a5f
 @patch(cls_method=True)
 def from_csv(cls:TrainingHistory,
     path:'str|Path', # a file with a header and a line for each epoch
@@ -428,10 +432,10 @@ def from_csv(cls:TrainingHistory,
     directions:'dict|None'=None, # as for `from_dict`
     plain:'str|None'=None, # as for `from_dict`; in a file of fastai's logger it is known
 ) -> TrainingHistory:
-    "Read the file of fastai's or Keras' `CSVLogger`, or one like it; several fits in one file follow each other. Raises `NotFoundError`, and `DataError` for a file without header."
+    "Read the file of fastai's or Keras' `CSVLogger`, or one like it; several fits in one file follow each other. Raises `NotFoundError`, and `DataError` for a file without header or one that is no text."
     path = Path(path)
     if not path.is_file(): raise NotFoundError(f"There is no file {path}: fastai writes history.csv to learn.path with cbs=CSVLogger().")
-    lines, notes = _lines(path.read_text(encoding='utf-8-sig'))
+    lines, notes = _lines(_text_of(path))
     parts = _segments([r for r in csv.reader(lines) if r])
     if not parts: raise DataError(f"{path.name} is empty: a header and a line for each epoch are needed.")
     if re.fullmatch(r'[-+.\d]*', parts[0][0][0]): raise DataError(f"{path.name} has no header: its first line is {lines[0][:60]!r}. Name the columns in the first line.")

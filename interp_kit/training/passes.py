@@ -80,13 +80,22 @@ class TopInputs:
         if len(parts) < len(rows) or not all(isinstance(t, Tensor) for p in parts for t in p) or len({tuple(t.shape for t in p) for p in parts}) != 1: return None
         return tuple(torch.stack(ts) for ts in zip(*parts))
 
-# %% ../../nbs/training/74_passes.ipynb #7641e527
+# %% ../../nbs/training/74_passes.ipynb #a4f91ad1
 _BLOCK = 2**20 # numbers of output that are worked on together
 
 def _bare(t): return t if type(t) is Tensor or not isinstance(t, Tensor) else t.as_subclass(Tensor)
-def _own(o): return o.detach().clone() if type(o) is Tensor else map_nested(lambda t: _bare(t).detach().clone() if isinstance(t, Tensor) else t, o)
+def _own(o): return map_nested(lambda t: _bare(t).detach().clone() if isinstance(t, Tensor) else t, o)
 def _plain(o): return map_nested(_bare, o)
-def _size(o): return sum(map(_size, o)) if isinstance(o, tuple) else o.numel()
+def _size(o): return o.numel() if isinstance(o, Tensor) else sum(map(_size, o))
+def _length(o): return o.shape[0] if type(o) is Tensor and o.ndim else n_rows(o)
+
+def _taken(pred, yb):
+    "(outputs, targets) of a batch as plain tensors or tuples of them, the outputs safe from later changes."
+    if len(yb) == 1 and isinstance(pred, Tensor) and isinstance(yb[0], Tensor) and pred.ndim: return _bare(pred).detach().clone(), _bare(yb[0]) # nearly always, and quick
+    out, y = _own(logits_of(pred)), _plain(tuple(yb))
+    out = tuple(out) if isinstance(out, list) else out[None] if isinstance(out, Tensor) and out.ndim == 0 else out
+    y = y[0] if len(y) == 1 else y
+    return out, tuple(y) if isinstance(y, list) else y
 
 def _modules_of(loss):
     while loss is not None:
@@ -122,12 +131,9 @@ class Pass:
         yb:tuple, # its targets
     ):
         "Take what the model said of a batch; raises `ModelError` if that is not one output a row."
-        out, y = _own(pred if type(pred) is Tensor else logits_of(pred)), _plain(tuple(yb))
-        out = tuple(out) if isinstance(out, list) else out[None] if isinstance(out, Tensor) and out.ndim == 0 else out
-        y = y[0] if len(y) == 1 else y
-        y = tuple(y) if isinstance(y, list) else y
-        n = n_rows(y)
-        if n_rows(out) != n: raise ModelError(f"A batch of {n} rows gave outputs of {n_rows(out)} rows: the model must return one output a row.")
+        out, y = _taken(pred, yb)
+        n, m = _length(y), _length(out)
+        if m != n: raise ModelError(f"A batch of {n} rows gave outputs of {m} rows: the model must return one output a row.")
         self.held.append((self.notes.take(i, n), out, y, type(yb[0]).__name__)); self.size += _size(out)
         if self.size >= _BLOCK or self.top.k: self.settle(xb)
 

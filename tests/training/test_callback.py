@@ -55,6 +55,9 @@ def fit(learn, epochs=2, cbs=(), **kw):
     with learn.no_bar(), learn.no_logging(): learn.fit(epochs, 1e-2, cbs=list(cbs), **kw)
 
 
+def close(a, b, tol=1e-6): np.testing.assert_allclose(a.detach(), b.detach(), rtol=1e-4, atol=tol) # torch.testing imports sympy, which is slow
+
+
 def weights(learn): return torch.cat([p.detach().flatten() for p in learn.model.parameters()])
 
 
@@ -114,7 +117,7 @@ def test_losses_of_rows(kind):
     learn = learner(make()); fit(learn, 1, [spy, cb])
     check(cb, spy, loss=by_row); check(cb, spy, "valid", by_row)
     again = capture(learn, progress=False)
-    torch.testing.assert_close(cb.interpretation.losses, again.losses, atol=1e-5, rtol=1e-5)
+    close(cb.interpretation.losses, again.losses, 1e-5)
 
 
 @pytest.mark.parametrize("smoothing", [0., .1])
@@ -122,7 +125,7 @@ def test_class_weights_are_those_of_capture(smoothing):
     learn, cb = learner(nn.CrossEntropyLoss(weight=torch.tensor([1., 5, .2]), label_smoothing=smoothing)), InterpretationCallback(plot=False)
     fit(learn, 2, [cb])
     again = capture(learn, progress=False)
-    torch.testing.assert_close(cb.interpretation.losses, again.losses, atol=1e-5, rtol=1e-4); assert cb.interpretation.predictions.meta["loss"] == again.meta["loss"]
+    close(cb.interpretation.losses, again.losses, 1e-5); assert cb.interpretation.predictions.meta["loss"] == again.meta["loss"]
 
 
 @pytest.mark.parametrize("c,loss", [(1, BCEWithLogitsLossFlat), (2, CrossEntropyLossFlat)])
@@ -135,7 +138,7 @@ def test_one_output_for_two_classes(c, loss):
     want = (2*t - 1)*z[:, 0] if c == 1 else (2*t - 1)*(z[:, 1] - z[:, 0])
     np.testing.assert_allclose(p.fields["margin"], want, atol=1e-6)
     np.testing.assert_allclose(cb.cartography().confidence, np.mean([torch.sigmoid(torch.tensor(q.fields["margin"])).numpy() for q in cb.watch.passes["train"]], 0), atol=1e-6)
-    torch.testing.assert_close(cb.interpretation.preds, capture(learn, progress=False).preds, atol=1e-6, rtol=1e-5)
+    close(cb.interpretation.preds, capture(learn, progress=False).preds, 1e-6)
 
 
 class Cancels(Callback):
@@ -246,7 +249,7 @@ def test_other_tasks_keep_losses_and_refuse_the_map():
         learn = as_learner(Net(), DataLoader(TensorDataset(x, y), 8), loss); cb = InterpretationCallback(on="both", plot=False)
         fit(learn, 2, [cb])
         again = capture(learn, progress=False)
-        torch.testing.assert_close(cb.interpretation.losses, again.losses, atol=1e-5, rtol=1e-4)
+        close(cb.interpretation.losses, again.losses, 1e-5)
         assert type(cb.interpretation).__name__.startswith(("Regression", "Multilabel")) and ("correct" in cb.history[0]) == (cb.interpretation.predictions.task == "multilabel")
         with pytest.raises(TaskError, match="one label a row"): cb.cartography()
         assert cb.findings() == []
@@ -292,7 +295,62 @@ def test_inputs_of_the_worst_training_rows_are_those_that_the_model_saw(tmp_path
     fit(learner(), 2, [Noise(), saw, cb])
     worst = cb.worst()
     assert len(worst) == 5 and (np.diff(worst.losses.numpy()) <= 0).all()
-    for r, x in zip(worst.predictions.rows, worst.inputs[0]): torch.testing.assert_close(x, saw.x[int(r)])
+    for r, x in zip(worst.predictions.rows, worst.inputs[0]): close(x, saw.x[int(r)])
     whole = cb.interpretation.losses
-    torch.testing.assert_close(worst.losses, whole.sort(descending=True).values[:5])
+    close(worst.losses, whole.sort(descending=True).values[:5])
     assert len(cb.plot_worst(k=2)) == 2 and len(cb.plot_aum().patches) > 0 and cb.plot_cartography().get_title().startswith("45 rows")
+
+
+def test_files_do_not_need_the_shell_that_matplotlib_was_told_of(tmp_path, monkeypatch):
+    "A long process may hold several IPython shells; pyplot's ioff() fails in all but the first."
+    import matplotlib; matplotlib.use("agg")
+    import matplotlib.pyplot as plt, IPython
+    from IPython.core.events import EventManager, available_events
+    monkeypatch.setattr(IPython, "get_ipython", lambda: type("Shell", (), dict(kernel=None, events=EventManager(None, available_events))))
+    monkeypatch.setattr(plt, "_REPL_DISPLAYHOOK", plt._ReplDisplayHook.IPYTHON)
+    with pytest.raises(ValueError, match="not registered"): plt.ioff()
+    fit(learner(), 1, [InterpretationCallback(k=2, path=tmp_path)])
+    assert sorted(f.suffix for f in tmp_path.iterdir()) == [".csv", ".png"]
+
+
+def images(n, kind):
+    "Tiny images with targets of one task, and how a net for it is made: (rows, outputs, loss)."
+    g = torch.Generator().manual_seed(0); x = torch.rand(n, 3, 8, 8, generator=g)
+    if kind == "segmentation": return x, torch.randint(0, C, (n, 8, 8), generator=g), nn.Conv2d(3, C, 1), CrossEntropyLossFlat(axis=1)
+    flat = lambda c: nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, c))
+    if kind == "multilabel": return x, (torch.rand(n, C, generator=g) > .5).float(), flat(C), nn.BCEWithLogitsLoss()
+    if kind == "regression": return x, torch.randn(n, 1, generator=g), flat(1), nn.MSELoss()
+    return x, torch.randint(0, C, (n,), generator=g), flat(C), CrossEntropyLossFlat()
+
+
+@pytest.mark.parametrize("kind", ["classification", "segmentation", "multilabel", "regression"])
+def test_every_task_is_drawn_and_written(kind, tmp_path):
+    import matplotlib; matplotlib.use("agg")
+    import matplotlib.pyplot as plt, pandas as pd
+    x, y, net, loss = images(12, kind)
+    cb = InterpretationCallback(on="both", k=2, path=tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        fit(Learner(DataLoaders(DataLoader(TensorDataset(x, y), 4, shuffle=True), DataLoader(TensorDataset(x[:8], y[:8]), 4)), net, loss_func=loss), 1, [cb])
+    assert cb.interpretation.predictions.task == kind and sorted(f.name for f in tmp_path.iterdir()) == [f"epoch_000_{on}.{e}" for on in ("train", "valid") for e in ("csv", "png")]
+    assert len(pd.read_csv(tmp_path/"epoch_000_train.csv")) == 12
+    assert "worst validation rows" in np.ravel(cb.plot_worst("valid"))[0].figure.get_suptitle(); plt.close("all")
+
+
+def test_the_table_is_written_though_the_picture_fails(tmp_path, monkeypatch):
+    import matplotlib; matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+    def half(self, on): plt.figure(); raise ValueError("no font")
+    monkeypatch.setattr(InterpretationCallback, "plot_worst", half)
+    with pytest.warns(UserWarning, match="not drawn: ValueError: no font"): fit(learner(), 1, [InterpretationCallback(path=tmp_path)])
+    assert [f.name for f in tmp_path.iterdir()] == ["epoch_000_valid.csv"] and plt.get_fignums() == []
+
+
+class Leaves(Callback):
+    def before_validate(self): raise CancelFitException()
+def test_a_fit_that_ends_before_its_first_validation():
+    cb = InterpretationCallback(on="both", k=3, plot=False)
+    fit(learner(), 1, [cb, Leaves()])
+    assert len(cb.interpretation) == N and len(cb.worst()) == 3 and cb.worst().predictions.meta["on"] == "train" and cb.findings() == []
+    with pytest.raises(DataError, match="No valid pass was kept"): cb.interpretation_of("valid")
+    with pytest.raises(DataError, match="train first"): InterpretationCallback(on="both").findings()

@@ -46,7 +46,7 @@ def test_all_measures_with_the_best_epoch():
     assert len(plot_metrics({f"val_m{i}": [1., 2] for i in range(17)})) == 17
 
 
-@pytest.mark.parametrize("n", [1, 2, 7, 8, 25, 40, 300])
+@pytest.mark.parametrize("n", [1, 7, 8, 40, 300])
 def test_many_runs(n):
     r = np.random.default_rng(n); runs = [2*np.exp(-np.arange(3 + i % 20)/4) + .2 + r.random() for i in range(n)]
     names = [f"Lauf {i}: sehr langer Name mit $\\alpha_{i}$ — 学習率 {i}, größer als alle anderen Namen zuvor" for i in range(n)]
