@@ -5,7 +5,7 @@ from scipy.stats import binomtest
 
 PARTS = sorted(m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)]) if m.name.startswith("planted_"))
 SEEDS, SETS = 20, 400 # of each planted fault; of sound sets of a part together
-RANDOM = ("activations", "features", "history", "watch") # parts with rules that test; the others have thresholds, and 20 seeds of each kind of network
+RANDOM = ("activations", "debug", "features", "history", "watch") # parts with rules that test; the others have thresholds, and 20 seeds of each kind of network
 
 
 def loud(findings):
@@ -34,9 +34,10 @@ def run_part(part):
         yield dict(part=name, planted=case, seeds=SEEDS, found=found, also_said=", ".join(more) or "nothing")
     sets = max(SEEDS, -(-SETS//len(mod.CLEAN))) if name in RANDOM else SEEDS
     for case, make in mod.CLEAN.items():
-        spoke, what = clean(make, sets)
-        spoken, total = spoken + spoke, total + sets
-        if spoke: yield dict(part=name, sound=case, sets=sets, spoke=spoke, said=", ".join(what))
+        n = getattr(mod, "SETS", {}).get(case, sets)
+        spoke, what = clean(make, n)
+        spoken, total = spoken + spoke, total + n
+        if spoke: yield dict(part=name, sound=case, sets=n, spoke=spoke, said=", ".join(what))
     yield dict(part=name, sound=f"all {len(mod.CLEAN)} kinds", sets=total, spoke=spoken, upper_99=binomtest(spoken, total).proportion_ci(.98).high)
 
 

@@ -1060,8 +1060,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'interp_kit/features/checks.py'),
                                             'interp_kit.features.checks._useless': ( 'features/checks.html#_useless',
                                                                                      'interp_kit/features/checks.py'),
-                                            'interp_kit.features.checks.holm_adjusted': ( 'features/checks.html#holm_adjusted',
-                                                                                          'interp_kit/features/checks.py'),
                                             'interp_kit.features.checks.importance_findings': ( 'features/checks.html#importance_findings',
                                                                                                 'interp_kit/features/checks.py')},
             'interp_kit.features.dependence': { 'interp_kit.features.dependence.Grid': ( 'features/dependence.html#grid',
