@@ -1188,6 +1188,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'interp_kit/features/scores.py'),
                                             'interp_kit.features.scores._scorer_score': ( 'features/scores.html#_scorer_score',
                                                                                           'interp_kit/features/scores.py'),
+                                            'interp_kit.features.scores._sign_of': ( 'features/scores.html#_sign_of',
+                                                                                     'interp_kit/features/scores.py'),
                                             'interp_kit.features.scores._told': ( 'features/scores.html#_told',
                                                                                   'interp_kit/features/scores.py'),
                                             'interp_kit.features.scores.pick_score': ( 'features/scores.html#pick_score',

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['Grid', 'partial_dependence', 'plot_partial_dependence']
 
-# %% ../../nbs/features/63_dependence.ipynb #af684add
+# %% ../../nbs/features/63_dependence.ipynb #e49169c9
 import numpy as np, pandas as pd, torch
 from torch import Tensor
 from ..core import DataError
 from ..plots import NEUTRAL, as_label, color_for, font_family, name_ticks, new_axes
 from .shuffles import is_categorical
-from .tables import EstimatorTable, TableModel, as_table, processing_step, table_of
+from .tables import TableModel, as_table, processing_step, table_of
 
 # %% ../../nbs/features/63_dependence.ipynb #bbdf3a56
 class Grid:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['importance_table', 'FeatureImportance', 'plot_importance_table']
 
-# %% ../../nbs/features/62_importance.ipynb #e68f3f1c
+# %% ../../nbs/features/62_importance.ipynb #a22b9c0d
 import numpy as np, pandas as pd
 from fastcore.basics import patch
 from fastai.learner import Learner
@@ -15,7 +15,7 @@ from ..plots import NEUTRAL, PALETTE, as_label, font_family, new_axes
 from .checks import importance_findings
 from .scores import pick_score
 from .shuffles import DropIntervals, column_groups, donors_within, draw_donors, leaves_of, seeded
-from .tables import EstimatorTable, TableModel, as_table
+from .tables import TableModel, as_table
 
 # %% ../../nbs/features/62_importance.ipynb #a6796233
 def importance_table(

@@ -78,7 +78,7 @@ _BY_ROW = dict(accuracy=(('classification', 'multilabel'), _hits), r2=(('regress
                neg_mean_squared_error=(('regression',), lambda t, o: -(_errors(t, o)**2).mean(1)), neg_mean_absolute_error=(('regression',), lambda t, o: -np.abs(_errors(t, o)).mean(1)),
                neg_log_loss=(('classification',), _log_likelihood))
 
-# %% ../../nbs/features/61_scores.ipynb #ccdc9065
+# %% ../../nbs/features/61_scores.ipynb #3843c2e8
 @lru_cache
 def _answering():
     "Estimators whose answers are what they are asked: scikit-learn's scorers need one."
@@ -118,10 +118,14 @@ def _metric_value(metric, y, out):
     m.accumulate(SimpleNamespace(pred=out, y=y, xb=(), yb=(y,), to_detach=to_detach))
     return m.value
 
+def _sign_of(name):
+    "-1 for the name of an error, of which less is better."
+    return -1 if re.search(r'(?<![a-z])(error|loss|deviance|entropy|mse|mae|rmse|msle|rmspe|perplexity|brier)(?![a-z])', re.sub('(?<=[a-z])(?=[A-Z])', '_', name).lower()) else 1
+
 def _fastai_score(metric):
     "A Score of a metric that reads (outputs, targets); of an error its negative."
     name = str(_name_of(metric, 'name')).strip('_')
-    sign = -1 if re.search(r'(?<![a-z])(error|loss|entropy|mse|mae|rmse|msle|rmspe|perplexity|brier)(?![a-z])', re.sub('(?<=[a-z])(?=[A-Z])', '_', name).lower()) else 1
+    sign = _sign_of(name)
     def f(y, out): return _metric_value(metric, y, out) if _is_metric(metric) else metric(out, y)
     return Score(name if sign > 0 else f'neg_{name}', whole=_told(name, lambda y, out: sign*float(f(y, out)), 'the raw outputs and the targets, as tensors'), raw=True, perfect=np.nan)
 
@@ -142,7 +146,7 @@ def pick_score(
     """The score meant by `metric`; raises `TaskError` for an unknown name or one of another task.
 
     None: accuracy, or R² of a regression. A name: 'loss' (the Learner's own), or any of `sklearn.metrics.get_scorer_names()`. A scikit-learn scorer. A function `(targets, predictions) -> number`, more is better,
-    of probabilities (N, C) or numbers (N,) or (N, T). A metric of fastai, or a function whose parameters are named as there (`inp` or `preds`, then `targ` or `targs`): it gets tensors of raw outputs and targets, and errors count
+    of probabilities (N, C) or numbers (N,) or (N, T); scikit-learn's own errors and losses count negative. A metric of fastai, or a function whose parameters are named as there (`inp` or `preds`, then `targ` or `targs`): it gets tensors of raw outputs and targets, and errors count
     negative. A metric that fails raises `TaskError` with its reason."""
     from sklearn.metrics import get_scorer, get_scorer_names
     if table.task not in ('classification', 'multilabel', 'regression'): raise TaskError(f"Importance is measured for classification, multilabel and regression, not for {table.task}.")
@@ -158,4 +162,5 @@ def pick_score(
     if not callable(metric) and not _is_metric(metric): raise TaskError(f"metric={metric!r} is no name and no function.")
     if _is_fastai(metric): return _fastai_score(metric)
     name = _name_of(metric)
+    if str(getattr(metric, '__module__', '')).startswith('sklearn.') and _sign_of(name) < 0: return Score(f'neg_{name}', whole=_told(name, lambda y, p: -metric(y, p), 'the targets and the predictions, as arrays'), perfect=np.nan)
     return Score(name, whole=_told(name, metric, 'the targets and the predictions, as arrays'), perfect=np.nan)

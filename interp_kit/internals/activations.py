@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TrainingSteps', 'ActivationStats']
 
-# %% ../../nbs/internals/52_activations.ipynb #81d4ee0d
+# %% ../../nbs/internals/52_activations.ipynb #407b14f2
 from contextlib import ExitStack
 import math, weakref
 import numpy as np, torch
@@ -14,7 +14,7 @@ from fastcore.foundation import L
 from torch import Tensor
 from ..core import DataError, TaskError, get_model
 from ..findings import Findings
-from ..plots import as_label, name_ticks, new_axes
+from ..plots import as_label, name_ticks
 from .activation_charts import draw_hists, plot_layers, wide_scale
 from .activation_rules import LEVEL, activation_findings
 from .activation_sums import HIST_BINS, ActivationSums, count_values

@@ -6,15 +6,15 @@
 __all__ = ['STATUSES', 'START_WARN', 'START_FAIL', 'FALL', 'STEPS', 'Check', 'ModelCheck', 'print_checks', 'plot_checks',
            'check_model']
 
-# %% ../../nbs/internals/57_checks.ipynb #ced8faf2
+# %% ../../nbs/internals/57_checks.ipynb #fd89ac49
 import html, math, time, warnings
 from dataclasses import dataclass, field
 import numpy as np, pandas as pd, torch
 from torch import Tensor, nn
-from ..core import DataError, InterpKitError, ModelError, TaskError, are_probabilities, infer_task, loss_name, map_nested
+from ..core import DataError, ModelError, TaskError, are_probabilities, infer_task, loss_name, map_nested
 from ..findings import Finding, Findings, plain, rank_findings
 from ..plots import NEUTRAL, RIGHT, WRONG, PALETTE, bare, font_family, new_axes
-from .gradients import GradientFlow, freezing_findings, gradient_flow, labelled_batches, loss_of, outputs_of, trial
+from .gradients import freezing_findings, gradient_flow, labelled_batches, loss_of, outputs_of, trial
 from .activation_sums import output_bounds
 from .calls import watching
 
@@ -176,7 +176,7 @@ def _check_outputs(case):
     if same: return 'warn', f"The output is the same for all {case.rows} rows.", "The model ignores its input: look for dead units with ModelDebugger(learn).detect_dead_neurons().", dict(rows=case.rows)
     return 'pass', f"Outputs of {', '.join(' × '.join(map(str, t.shape)) for t in out)}, all finite.", '', {}
 
-# %% ../../nbs/internals/57_checks.ipynb #6374b7c3
+# %% ../../nbs/internals/57_checks.ipynb #066d6432
 def _of_loss(loss, name, default):
     "An attribute of a loss, or of the one it wraps, or a keyword of a partial."
     while loss is not None:
@@ -230,7 +230,7 @@ def _check_loss(case):
         loss = float(loss)
         if not math.isfinite(loss): return 'fail', f"The loss is {loss}.", "Look at logarithms and divisions in the loss, at targets outside the classes, and at half precision.", {}
         rows = _row_losses(case, out)
-    if rows is not None and _broadcast(out, case.ys[0]) and abs(rows - loss) > 1e-3*max(abs(rows), abs(loss)):
+    if rows is not None and _broadcast(out, case.ys[0]) and abs(rows - loss) > 1e-5*max(abs(rows), abs(loss)):
         return 'fail', f"Outputs {_text(out.shape)} and targets {_text(case.ys[0].shape)} are broadcast against each other: the loss is {loss:.4g}, that of the rows one by one {rows:.4g}.", "Squeeze the output or unsqueeze the target; fastai's MSELossFlat does.", dict(loss=loss, row_by_row=rows)
     return 'pass', f"{loss_name(case.learn.loss_func)} gives {loss:.4g}.", '', dict(loss=loss)
 

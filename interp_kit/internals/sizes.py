@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['example_inputs', 'model_sizes', 'plot_sizes', 'print_summary', 'ModelSummary', 'summary']
 
-# %% ../../nbs/internals/56_sizes.ipynb #be7b8b21
+# %% ../../nbs/internals/56_sizes.ipynb #1e560ea5
 import html, itertools
 from dataclasses import dataclass
 import numpy as np, pandas as pd, torch
 from torch import Tensor, nn
-from ..core import DataError, InterpKitError, ModelError, get_model, loss_name, map_nested, model_device, untouched
+from ..core import DataError, ModelError, get_model, loss_name, map_nested, model_device, untouched
 from ..findings import plain
 from ..plots import PALETTE, name_ticks, new_grid
 from .calls import input_batches, run_model, watching

@@ -6,14 +6,14 @@
 __all__ = ['HEALTH', 'KERAS_TYPES', 'weight_moments', 'looks_like', 'health_score', 'weight_table', 'critical_weights',
            'weight_quantiles']
 
-# %% ../../nbs/internals/53_weights.ipynb #74054ed8
+# %% ../../nbs/internals/53_weights.ipynb #ea37d5c8
 import math, numbers
 import numpy as np, torch
 from torch import Tensor, nn
 from ..core import DataError
-from .matrices import LayerWeight, as_blocks, weights_of
+from .matrices import as_blocks, weights_of
 from .noise import Spectrum, noise_of
-from .spectra import entropy_rank, gini, operator_norm, singular_values, stable_rank
+from .spectra import entropy_rank, gini, operator_norm, stable_rank
 
 # %% ../../nbs/internals/53_weights.ipynb #489d98a2
 _NUMBERS = 'l1', 'l2', 'rms', 'max', 'mean', 'std', 'median', 'skew', 'kurtosis', 'sparsity', 'zeros'

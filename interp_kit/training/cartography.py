@@ -6,13 +6,13 @@
 __all__ = ['NOT_VISITED', 'ALPHA', 'forgetting_events', 'area_under_margin', 'cartography', 'plot_cartography', 'LowGroup',
            'low_group', 'learned_classes', 'plot_aum', 'check_mislabelled', 'check_forgotten']
 
-# %% ../../nbs/training/75_cartography.ipynb #7cdb26e9
+# %% ../../nbs/training/75_cartography.ipynb #93ae611f
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 import numpy as np
 from ..core import DataError
 from ..findings import Finding
-from ..plots import NEUTRAL, PALETTE, RIGHT, WRONG, new_axes, short_count
+from ..plots import NEUTRAL, RIGHT, WRONG, new_axes, short_count
 
 # %% ../../nbs/training/75_cartography.ipynb #aced5d02
 if TYPE_CHECKING: from pandas import DataFrame

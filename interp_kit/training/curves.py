@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['lr_suggestions', 'plot_lr_find', 'plot_metrics', 'plot_multi_losses', 'RunComparison', 'compare_dynamics']
 
-# %% ../../nbs/training/73_curves.ipynb #302c13cd
+# %% ../../nbs/training/73_curves.ipynb #8ff5637b
 import math, os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ import numpy as np
 from ..core import DataError, InterpKitError
 from ..findings import Findings, plain, rank_findings
 from ..plots import NEUTRAL, PALETTE, as_label, class_colors, color_for, elide, font_family, new_axes, new_grid
-from .dynamics import TrainingDynamics, dynamics, smooth
+from .dynamics import dynamics, smooth
 from .history import TrainingHistory, as_history, is_lr_search
 from .pareto import pareto_table
 

@@ -6,7 +6,6 @@ import pytest
 from helpers import needs
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.xdist_group("site") # built once
 NOTEBOOKS = sorted(f.relative_to(ROOT) for f in (ROOT/"nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in f.parts)
 LOADING = dict(script="src", img="src", iframe="src", source="src", video="src", audio="src", embed="src", object="data", link="href")
 
