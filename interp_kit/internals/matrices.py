@@ -112,7 +112,7 @@ def _ask(name, f, m, key, trainable):
     "The record of a computed weight; what went wrong becomes its reason."
     try:
         with _evaluating(m): return _record(name, f(), m, key, trainable=trainable)
-    except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError) as e:
+    except (RuntimeError, ValueError, TypeError, AttributeError) as e: # of a foreign layer: named in its row of the table, the others are measured
         return LayerWeight(name, _type_name(m), None, reason=f'computed by the layer, which failed: {e}', layer=m)
 
 # %% ../../nbs/internals/53_matrices.ipynb #4112450f
