@@ -454,7 +454,7 @@ def _run(name, check, case):
             warnings.simplefilter('ignore')
             return Check(name, *check(case))
     except ModelError as e: return Check(name, 'fail' if name in ('outputs', 'shapes', 'loss') else 'skip', f"{e}"[:400], '' if name not in ('outputs', 'loss') else 'Mend this first: other checks need it.')
-    except Exception as e: return Check(name, 'skip', f"Could not be run: {type(e).__name__}: {e}"[:400])
+    except Exception as e: return Check(name, 'warn', f"Could not be run: {type(e).__name__}: {e}"[:400])
 
 def check_model(
     learn:'Learner', # model, loss and data
