@@ -1,6 +1,6 @@
 """What watching costs a training (plot=False), and what it finds: paired alternations in CPU seconds, one thread; precision of the ranking by area under the margin; false alarms.
 
-The small nets are so cheap that much of their time is fastai's loop, and 1,280 rows are a short epoch, in which the 2 ms at the end of a pass show; ResNet-18 is at 64 pixels, batches of 16."""
+The perceptron is so cheap that nearly all of its time is fastai's loop; the segmentation's net is one of a few thousand weights, so that its many pixels show. ResNet-18 is at 64 pixels, batches of 16."""
 import random, statistics, time
 import numpy as np, torch
 from torch import nn
@@ -73,9 +73,20 @@ def cost(make, on, epochs, pairs):
     return dict(ratio=statistics.median(ratios), least=min(ratios), most=max(ratios), inside=inside(learn, on, epochs), plain_s=statistics.median(plain), ms_a_batch=1000*statistics.median(plain)/batches, added_us_a_batch=1e6*(statistics.median(ratios) - 1)*statistics.median(plain)/batches, alternations=pairs)
 
 
+def trainings():
+    "(name, maker of a Learner, epochs, pairs)"
+    from bench.features import titanic, titanic_learner
+    from interp_kit.demo import demo_learner
+    yield "ResNet-18, 64 px, batches of 16", resnet, 1, 9
+    yield "two convolutions on 8×8 digits, 12,800 rows and 2,560 of validation, batches of 64", lambda: cnn(12800, 2560), 2, 9
+    yield "the same net, 1,280 rows and 256 of validation", cnn, 8, 21
+    yield "64-64-10 perceptron, batches of 64", mlp, 12, 31
+    for task, epochs, pairs in (("classification", 2, 7), ("tabular", 12, 15), ("tabular_regression", 12, 9), ("multilabel", 1, 5), ("segmentation", 1, 5)): yield f"demo learner, {task}", lambda: demo_learner(task), epochs, pairs
+    if titanic() is not None: yield "Titanic, fastai's tabular learner", lambda: titanic_learner(titanic())[0], 4, 9
+
+
 def costs():
-    for name, make, epochs, pairs in (("ResNet-18, 64 px, batches of 16", resnet, 1, 9), ("two convolutions on 8×8 digits, 12,800 rows and 2,560 of validation, batches of 64", lambda: cnn(12800, 2560), 2, 9),
-                                      ("the same net, 1,280 rows and 256 of validation", cnn, 8, 31), ("64-64-10 perceptron, batches of 64", mlp, 12, 31)):
+    for name, make, epochs, pairs in trainings():
         for on in ("valid", "both"): yield dict(what=f"training watched (on={on!r}, plot=False) against plain: {name}", **cost(make, on, epochs, pairs))
 
 

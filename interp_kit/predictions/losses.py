@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['scaled_losses', 'PerSampleLoss']
 
-# %% ../../nbs/predictions/12_losses.ipynb #374d2091
+# %% ../../nbs/predictions/12_losses.ipynb #995d7ccf
 import inspect
 from contextlib import contextmanager
-import numpy as np, torch
+import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor, nn
 from ..core import ModelError, loss_name, map_nested
 from .store import each, n_rows
 
-# %% ../../nbs/predictions/12_losses.ipynb #08ad24cc
+# %% ../../nbs/predictions/12_losses.ipynb #15b54f09
 def _unwrap(loss):
     "`loss`, and the functions it wraps, outermost first."
     while loss is not None: yield loss; loss = getattr(loss, 'func', None)
@@ -55,7 +55,22 @@ def _row_by_row(loss, pred, yb, n):
 
 def _is_dense(y): return isinstance(y, Tensor) and y.ndim > 2 and not y.is_floating_point()
 
-# %% ../../nbs/predictions/12_losses.ipynb #65ff851a
+def _is_pixelwise(loss):
+    "Whether this is torch's mean cross entropy, alone or flattened by fastai along the classes: the usual losses of segmentations."
+    base = getattr(loss, 'func', loss)
+    flat = f'{type(loss).__module__}.{type(loss).__name__}' == 'fastai.losses.CrossEntropyLossFlat' and loss.axis == 1
+    return type(base) is nn.CrossEntropyLoss and base.reduction == 'mean' and (base is loss or flat)
+
+def _image_means(loss, pred, y):
+    "Losses (n,) of images as a pixelwise loss gives them for each image alone, worked out together; None for other losses and shapes."
+    if not (_is_pixelwise(loss) and isinstance(pred, Tensor) and pred.shape[:1] + pred.shape[2:] == y.shape): return None
+    pred, y, base = pred.as_subclass(Tensor), y.as_subclass(Tensor).long(), getattr(loss, 'func', loss)
+    each = F.cross_entropy(pred, y, base.weight, ignore_index=base.ignore_index, reduction='none', label_smoothing=base.label_smoothing)
+    void = y == base.ignore_index
+    share = (~void).float() if base.weight is None else base.weight[y.masked_fill(void, 0)].masked_fill(void, 0).float()
+    return each.detach().float().flatten(1).sum(1)/share.flatten(1).sum(1)
+
+# %% ../../nbs/predictions/12_losses.ipynb #787c770b
 def scaled_losses(
     losses:Tensor, # (N,) as the loss gives them row by row
     fixed:Tensor, # (N,) the part that weights do not touch
@@ -81,8 +96,9 @@ class PerSampleLoss:
     def __call__(self, pred, *yb):
         n = n_rows(tuple(yb[0]) if isinstance(yb[0], (tuple, list)) else yb[0])
         try:
-            res = None if _is_dense(yb[0]) else _unreduced(self.loss_func, pred, yb, n)
-            self.how = "reduction='none'" if res is not None else 'row by row'
+            dense = _is_dense(yb[0])
+            res = _image_means(self.loss_func, pred, yb[0]) if dense else _unreduced(self.loss_func, pred, yb, n)
+            self.how = "reduction='none'" if res is not None and not dense else 'row by row'
             if res is None: res = _row_by_row(self.loss_func, pred, yb, n)
         except Exception as e:
             shapes = map_nested(lambda t: tuple(t.shape), (pred, yb[0] if len(yb) == 1 else yb))

@@ -50,13 +50,13 @@ def row_index(
     if len(bad): raise DataError(f"Row {bad[0]} does not exist: there are {n} rows (0 to {n-1}).")
     return np.where(idx < 0, idx + n, idx)
 
-# %% ../../nbs/predictions/10_store.ipynb #75330608
+# %% ../../nbs/predictions/10_store.ipynb #08735162
 def decode(
     preds:Tensor, # (N, C, …) after the activation
     task:str, # as `infer_task` names them
 ) -> Tensor: # (N, …)
     "The decision: the most probable class (the first of equals), labels above ½, or the value itself."
-    if task in ('classification', 'segmentation'): return preds.argmax(1)
+    if task in ('classification', 'segmentation'): return preds.max(1).indices # argmax(1) takes three times as long over masks
     return preds > .5 if task == 'multilabel' else preds
 
 def standard_losses(

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['InterpretationCallback']
 
-# %% ../../nbs/training/76_callbacks.ipynb #4089ab34
+# %% ../../nbs/training/76_callbacks.ipynb #bbe29a33
 import io, warnings
 from contextlib import contextmanager, nullcontext
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 import numpy as np, torch
@@ -21,20 +22,63 @@ from ..predictions.capture import _items_of
 from ..predictions.loaders import is_fastai
 from .batch_rows import BatchRows
 from .cartography import cartography, check_forgotten, check_mislabelled, plot_aum, plot_cartography
-from .passes import Pass
+from .passes import _BLOCK, Pass
 
 # %% ../../nbs/training/76_callbacks.ipynb #aced5d02
 if TYPE_CHECKING: from pandas import DataFrame
 
-# %% ../../nbs/training/76_callbacks.ipynb #fca1a08c
-_BATCH = ('before_batch', 'after_loss', 'after_batch') # what is listened to of each batch
-_OTHERS = frozenset('after_pred before_backward after_cancel_backward after_backward before_step after_cancel_step after_step after_cancel_batch'.split())
+# %% ../../nbs/training/76_callbacks.ipynb #9cef7643
+_BATCH = ('before_batch', 'after_loss') # what is listened to of each batch
+_OTHERS = frozenset('after_pred after_batch before_backward after_cancel_backward after_backward before_step after_cancel_step after_step after_cancel_batch'.split())
 
 _SEARCHES = frozenset(('LRFinder', 'GatherPredsCallback'))
 
 class _Watch:
-    "All that a callback has seen."
-    def __init__(self): self.learn, self.passes, self.notes, self.stopped, self.current, self.batch, self.targets, self.epoch, self.fresh, self.handles = None, dict(train=[], valid=[]), {}, {}, None, None, None, -1, True, {}
+    "All that a callback has seen. Passes wait as the model said them until somebody asks, or until that is much: a training is not kept waiting for them."
+    def __init__(self):
+        self.learn, self.current, self.targets, self.epoch, self.fresh = None, None, None, -1, True
+        self.notes, self.stopped, self.handles, self.waiting, self.finished = {}, {}, {}, [], dict(train=[], valid=[])
+
+    def take(self, p):
+        "Take over a pass. The first over a loader is finished at once, so that what is wrong with it is said while there is time; so is one whose loss may change."
+        try: p.end()
+        except Exception as e: return self.stop(p.on, f'{type(e).__name__}: {e}') # whatever a model returns: the training goes on
+        self.waiting.append(p)
+        if not p.may_wait or sum(q.size for q in self.waiting) >= _BLOCK: self.finish()
+
+    def finish(self):
+        "Finish the passes that wait. One that an interrupt stops here waits again."
+        while self.waiting:
+            p = self.waiting[0]
+            try: self._keep(copy(p).finish(next(iter(self.finished[p.on][-1:]), None)))
+            except Exception as e: # whatever a loss raises: the training goes on
+                self.waiting = [p, *(q for q in self.waiting if q.on != p.on)]
+                self.stop(p.on, f'{type(e).__name__}: {e}')
+            self.waiting.pop(0)
+
+    def _keep(self, p):
+        before = self.finished[p.on]
+        if not len(p): return
+        if before and p.reason == '': p.reason = _contradiction(before[-1], p)
+        if before: before[-1].drop_arrays()
+        before.append(p)
+
+    @property
+    def passes(self) -> dict: # of 'train' and 'valid': list of Pass
+        "All passes that were kept."
+        self.finish()
+        return self.finished
+
+    def leave(self):
+        "Let go of a pass that was not finished."
+        if self.current is not None: self.current.notes.release()
+        self.current = self.targets = None
+
+    def stop(self, on, why):
+        "Watch these rows no longer."
+        if self.current is not None and self.current.on == on: self.leave()
+        self.stopped[on] = why
+        warnings.warn(f"InterpretationCallback no longer watches the {on} rows: {why}", stacklevel=2)
 
 def _mixer(learn): return next((type(c).__name__ for c in learn.cbs if any(k.__name__ == 'MixHandler' for k in type(c).__mro__)), '')
 def _is_kernel():
@@ -65,7 +109,7 @@ class InterpretationCallback(Callback):
     """Keeps losses, predictions and margins of each row during `fit`, from the passes that fastai runs anyway, and draws the worst rows.
 
     Epochs are counted from 0 over all fits. An epoch that was cut short by an interrupt is left out; one that a callback ended early counts with the rows that came.
-    A row that a sampler draws several times in an epoch counts as it came last. Memory: the probabilities of the last pass, and about 20 bytes a row and epoch.
+    A row that a sampler draws several times in an epoch counts as it came last. Memory: the probabilities of the last pass, about 20 bytes a row and epoch, and up to 4 MB of outputs of which nothing was asked yet.
     Learning-rate searches, `get_preds` and `validate` are not epochs and leave no trace."""
     order, remove_on_fetch = -60, True # targets are seen before others mix them
     def __init__(self,
@@ -110,7 +154,7 @@ class InterpretationCallback(Callback):
         w, d = self.watch, torch.distributed
         w.learn, w.current, w.stopped, w.aside = self.learn, None, {}, False
         if d.is_available() and d.is_initialized() and d.get_world_size() > 1:
-            for on in self.watched: self._stop(on, 'several processes train together, and each sees only a part of the rows')
+            for on in self.watched: w.stop(on, 'several processes train together, and each sees only a part of the rows')
         if self.path is not None:
             with storage_errors(self.path): self.path.mkdir(parents=True, exist_ok=True)
 
@@ -129,45 +173,28 @@ class InterpretationCallback(Callback):
     def _begin(self, on):
         w = self.watch
         if w.learn is not self.learn or self._aside() or self.learn.dl is not self.learn.dls[int(on == 'valid')]: return
-        self._leave()
+        w.leave()
         if w.fresh: w.epoch, w.fresh = w.epoch + 1, False
         if on not in self.watched or on in w.stopped: return
         dl = self.learn.dl
         if on not in w.notes or w.notes[on].dl is not dl: w.notes[on] = BatchRows(dl)
         w.notes[on].listen()
-        w.current = Pass(self.learn, w.notes[on], on, w.epoch, k=self.k if on == 'train' and self._due() else 0, mixed=_mixer(self.learn) if on == 'train' else '', before=next(iter(w.passes[on][-1:]), None))
-
-    def _leave(self):
-        "Let go of a pass that was not finished."
-        w = self.watch
-        if w.current is not None: w.current.notes.release()
-        w.current = w.batch = w.targets = None
-
-    def _stop(self, on, why):
-        self._leave()
-        self.watch.stopped[on] = why
-        warnings.warn(f"InterpretationCallback no longer watches the {on} rows: {why}", stacklevel=2)
+        w.current = Pass(self.learn, w.notes[on], on, w.epoch, k=self.k if on == 'train' and self._due() else 0, mixed=_mixer(self.learn) if on == 'train' else '', before=next(iter(w.finished[on][-1:]), None))
 
     # batches
 
     def before_batch(self):
         "Remember the targets before other callbacks mix them."
-        w = self.watch
-        w.batch, w.targets = None, None if self.learn.lock.locked() else self.learn.yb
+        self.watch.targets = None if self.learn.lock.locked() else self.learn.yb
 
     def after_loss(self):
-        "Remember what the model said."
-        w = self.watch
-        if w.targets is not None: w.batch = self.learn.xb, self.learn.pred
-
-    def after_batch(self):
-        "Hand the batch to the pass."
-        w = self.watch
-        if w.batch is None: return
-        (xb, pred), yb, w.batch, w.targets = w.batch, w.targets, None, None
-        if not len(yb): return self._stop(w.current.on, 'its batches have no targets')
-        try: w.current.add(self.learn.iter, xb, pred, yb)
-        except Exception as e: self._stop(w.current.on, f'{type(e).__name__}: {e}') # whatever a model or a loss raises: the training goes on
+        "Hand to the pass what the model said."
+        w, learn = self.watch, self.learn
+        yb, w.targets = w.targets, None
+        if yb is None: return
+        if not len(yb): return w.stop(w.current.on, 'its batches have no targets')
+        try: w.current.add(learn.iter, learn.xb, learn.pred, yb)
+        except Exception as e: w.stop(w.current.on, f'{type(e).__name__}: {e}') # whatever a model or a loss raises: the training goes on
 
     # ends of passes
 
@@ -195,13 +222,8 @@ class InterpretationCallback(Callback):
         p = w.current
         if p is None or self._aside(): return
         p.notes.release()
-        w.current, before = None, w.passes[p.on]
-        try: p.finish(before[-1] if before else None)
-        except Exception as e: return self._stop(p.on, f'{type(e).__name__}: {e}')
-        if not len(p): return
-        if before and p.reason == '': p.reason = _contradiction(before[-1], p)
-        if before: before[-1].drop_arrays()
-        before.append(p)
+        w.current = None
+        w.take(p)
 
     # pictures while training
 

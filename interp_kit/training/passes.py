@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['logits_behind', 'row_margins', 'TopInputs', 'Pass']
 
-# %% ../../nbs/training/74_passes.ipynb #403bcd87
+# %% ../../nbs/training/74_passes.ipynb #78a541c2
 from contextlib import ExitStack
+from copy import copy
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 import numpy as np, torch
@@ -80,19 +81,18 @@ class TopInputs:
         if len(parts) < len(rows) or not all(isinstance(t, Tensor) for p in parts for t in p) or len({tuple(t.shape for t in p) for p in parts}) != 1: return None
         return tuple(torch.stack(ts) for ts in zip(*parts))
 
-# %% ../../nbs/training/74_passes.ipynb #a4f91ad1
+# %% ../../nbs/training/74_passes.ipynb #f2d1820b
 _BLOCK = 2**20 # numbers of output that are worked on together
 
-def _bare(t): return t if type(t) is Tensor or not isinstance(t, Tensor) else t.as_subclass(Tensor)
-def _own(o): return map_nested(lambda t: _bare(t).detach().clone() if isinstance(t, Tensor) else t, o)
-def _plain(o): return map_nested(_bare, o)
+def _copied(t): return (t if type(t) is Tensor else t.as_subclass(Tensor)).detach().clone()
+def _own(o): return map_nested(lambda t: _copied(t) if isinstance(t, Tensor) else t, o)
 def _size(o): return o.numel() if isinstance(o, Tensor) else sum(map(_size, o))
 def _length(o): return o.shape[0] if type(o) is Tensor and o.ndim else n_rows(o)
 
 def _taken(pred, yb):
-    "(outputs, targets) of a batch as plain tensors or tuples of them, the outputs safe from later changes."
-    if len(yb) == 1 and isinstance(pred, Tensor) and isinstance(yb[0], Tensor) and pred.ndim: return _bare(pred).detach().clone(), _bare(yb[0]) # nearly always, and quick
-    out, y = _own(logits_of(pred)), _plain(tuple(yb))
+    "(outputs, targets) of a batch as plain tensors or tuples of them, safe from later changes."
+    if len(yb) == 1 and isinstance(pred, Tensor) and isinstance(yb[0], Tensor) and pred.ndim: return _copied(pred), _copied(yb[0]) # nearly always, and quick
+    out, y = _own(logits_of(pred)), _own(tuple(yb))
     out = tuple(out) if isinstance(out, list) else out[None] if isinstance(out, Tensor) and out.ndim == 0 else out
     y = y[0] if len(y) == 1 else y
     return out, tuple(y) if isinstance(y, list) else y
@@ -102,8 +102,21 @@ def _modules_of(loss):
         if isinstance(loss, nn.Module): yield loss
         loss = getattr(loss, 'func', None)
 
+def _is_torchs(loss):
+    "Whether a loss is torch's or fastai's: what it says of a row depends on its own few attributes only, so a copy of it says the same later."
+    return (loss if hasattr(loss, '__name__') else type(loss)).__module__ in ('torch.nn.functional', 'torch.nn.modules.loss', 'fastai.losses') and (not hasattr(loss, 'func') or _is_torchs(loss.func))
+
+def _as_now(loss):
+    "A copy of one of torch's losses that later changes do not reach."
+    new = copy(loss)
+    if isinstance(new, nn.Module): new._buffers = {k: None if b is None else b.clone() for k, b in loss._buffers.items()}
+    if hasattr(new, 'func'): new.func = _as_now(new.func)
+    return new
+
 class Pass:
-    "What one pass said of each row. Feed it with `add`, then call `finish` once."
+    """What one pass said of each row. Feed it with `add`, then call `finish` once.
+
+    `add` only keeps what the model said, until that is much (`size` numbers of output so far); `finish` may come later, when nobody waits."""
     def __init__(self,
         learn:'Learner', # the Learner, whose loss function is that of the rows
         notes:BatchRows, # who knows the rows of each batch
@@ -116,10 +129,11 @@ class Pass:
     ):
         self.dl, self.notes, self.on, self.epoch, self.mixed = notes.dl, notes, on, epoch, mixed
         self.as_learn = SimpleNamespace(loss_func=learn.loss_func, dls=learn.dls, task=getattr(learn, 'task', None))
-        self.loss, self.top, self.facts = PerSampleLoss(learn.loss_func), TopInputs(k), _facts(learn)
-        self.how = before.how if before is not None and before.dl is self.dl and before.loss_func is learn.loss_func else None
-        self.loss_func, self.held, self.size, self.blocks, self.no_loss, self.reason = learn.loss_func, [], 0, [], '', ''
-        self.rows, self.fields, self.arrays, self._predictions = None, {}, None, None
+        self.loss, self.top, self.facts = None, TopInputs(k), _facts(learn)
+        self.how = before.how if before is not None and before.dl is self.dl and before.watched_loss is learn.loss_func else None
+        self.watched_loss = self.loss_func = learn.loss_func
+        self.held, self.named, self.waiting, self.size, self.blocks, self.no_loss = [], [], 0, 0, [], ''
+        self.reason, self.rows, self.fields, self.arrays, self._predictions = '', None, {}, None, None
 
     def __len__(self): return 0 if self.rows is None else len(self.rows)
     def __repr__(self): return f'Pass(epoch {self.epoch}, {self.on}, {len(self):,} rows)'
@@ -130,29 +144,50 @@ class Pass:
         pred:object, # what the model returned
         yb:tuple, # its targets
     ):
-        "Take what the model said of a batch; raises `ModelError` if that is not one output a row."
+        "Take what the model said of a batch."
         out, y = _taken(pred, yb)
-        n, m = _length(y), _length(out)
-        if m != n: raise ModelError(f"A batch of {n} rows gave outputs of {m} rows: the model must return one output a row.")
-        self.held.append((self.notes.take(i, n), out, y, type(yb[0]).__name__)); self.size += _size(out)
-        if self.size >= _BLOCK or self.top.k: self.settle(xb)
+        self.held.append((i, out, y, type(yb[0])))
+        size = _size(out); self.size += size; self.waiting += size
+        if self.waiting >= _BLOCK or self.top.k: self.settle(xb)
+
+    def end(self) -> 'Pass':
+        "The pass is over: take over what may have changed when `finish` comes. Raises `ModelError` if a batch did not get one output a row."
+        self.name_rows()
+        self.reason = self.notes.reason
+        if self.may_wait: self.as_learn.loss_func = self.loss_func = _as_now(self.loss_func)
+        return self
+
+    @property
+    def may_wait(self) -> bool:
+        "Whether `finish` would say the same later: it is decided how outputs become predictions, and the loss will not change."
+        return self.how is not None and _is_torchs(self.watched_loss)
+
+    def name_rows(self):
+        "Find the rows of the batches that wait."
+        for i, out, y, _ in self.held[len(self.named):]:
+            n, m = _length(y), _length(out)
+            if m != n: raise ModelError(f"A batch of {n} rows gave outputs of {m} rows: the model must return one output a row.")
+            self.named.append(self.notes.take(i, n))
 
     def settle(self,
         xb:tuple=(), # inputs of the batch, if only one is waiting
     ):
         "Work out losses and the rest for the batches that wait."
         if not self.held: return
-        rows, outs, ys, types = zip(*self.held); self.held, self.size = [], 0
-        rows, out, y = np.concatenate(rows), _join(list(outs)), _join(list(ys))
-        with kept_rng(), torch.no_grad(), ExitStack() as stack:
-            for m in _modules_of(self.as_learn.loss_func): stack.enter_context(untouched(m))
+        self.name_rows()
+        _, outs, ys, types = zip(*self.held)
+        rows, out, y = np.concatenate(self.named), _join(list(outs)), _join(list(ys))
+        self.held, self.named, self.waiting = [], [], 0
+        if self.loss is None: self.loss = PerSampleLoss(self.loss_func)
+        with torch.no_grad(), ExitStack() as stack:
+            for c in list(map(untouched, _modules_of(self.loss_func))) or [kept_rng()]: stack.enter_context(c) # a module's loss keeps the random states too
             losses = self._losses(out, y)
             out, y = _to_cpu(out), _to_cpu(y)
-            keeper = _Keeper(self.as_learn, self.dl, self.as_learn.loss_func, None, self.how, False, len(rows))
-            keeper.add(out, y, types[0]); a = keeper.arrays()
+            keeper = _Keeper(self.as_learn, self.dl, self.loss_func, None, self.how, False, len(rows))
+            keeper.add(out, y, types[0].__name__); a = keeper.arrays()
         self.how = keeper.how
         a['decoded'] = a['preds'] if a.get('decoded') is None else a['decoded']
-        self.blocks.append(dict(rows=rows, losses=losses, **a, **{f'={k}': v for k, v in _row_facts(self.how, out, a).items()}))
+        self.blocks = [*self.blocks, dict(rows=rows, losses=losses, **a, **{f'={k}': v for k, v in _row_facts(self.how, out, a).items()})]
         self.top.add(rows, losses, xb)
 
     def _losses(self, out, y):
@@ -167,15 +202,15 @@ class Pass:
     ) -> 'Pass':
         "Put the rows in order; a row that came several times is kept as it came last."
         self.settle()
-        self.reason = self.notes.reason
-        rows = np.concatenate([b.pop('rows') for b in self.blocks]) if self.blocks else np.zeros(0, dtype=np.int64)
-        losses = torch.cat([b.pop('losses') for b in self.blocks]) if self.blocks else torch.zeros(0)
+        if not self.blocks: self.rows = np.zeros(0, dtype=np.int64); return self
+        rows = np.concatenate([b.pop('rows') for b in self.blocks])
+        losses = torch.cat([b.pop('losses') for b in self.blocks])
         losses, self.said = self.loss.finish(losses) if not self.no_loss else (losses, f'none: {self.no_loss}')
-        own, last = np.unique(rows[::-1], return_index=True)
+        at = np.full(int(rows.max()) + 1, -1); at[rows] = np.arange(len(rows)) # where each row came last
+        own = np.flatnonzero(at >= 0); last = at[own]
         self.rows = like.rows if like is not None and np.array_equal(like.rows, own) else own
-        last = len(rows) - 1 - last
         to = np.full(len(rows), -1); to[last] = np.arange(len(last))
-        arrays = {k: _scattered([b.pop(k) for b in self.blocks], to, len(last)) for k in list(self.blocks[0] if self.blocks else ())}
+        arrays = {k: _scattered([b.pop(k) for b in self.blocks], to, len(last)) for k in list(self.blocks[0])}
         self.fields = {k[1:]: v.numpy() for k, v in arrays.items() if k.startswith('=')}
         self.fields['loss'] = losses.numpy()[last]
         self.arrays, self.blocks = {k: v for k, v in arrays.items() if not k.startswith('=')}, []
@@ -220,6 +255,7 @@ class Pass:
 def _scattered(blocks, to, n):
     "Blocks put to their places in an array of n rows; -1 leaves an entry out. Blocks are let go as they are used."
     if isinstance(blocks[0], tuple): return tuple(_scattered(list(b), to, n) for b in zip(*blocks))
+    if len(blocks) == 1 and len(to) == n and (to[:-1] < to[1:]).all(): return blocks[0] # in order already
     res, lo = torch.empty(n, *blocks[0].shape[1:], dtype=blocks[0].dtype), 0
     while blocks:
         b = blocks.pop(0); at = to[lo:lo+len(b)]; lo += len(b)

@@ -354,3 +354,84 @@ def test_a_fit_that_ends_before_its_first_validation():
     assert len(cb.interpretation) == N and len(cb.worst()) == 3 and cb.worst().predictions.meta["on"] == "train" and cb.findings() == []
     with pytest.raises(DataError, match="No valid pass was kept"): cb.interpretation_of("valid")
     with pytest.raises(DataError, match="train first"): InterpretationCallback(on="both").findings()
+
+
+def changing(loss, change, epochs):
+    "(callback, what the loss said of each row at the end of each training pass) of a fit in which `change(loss, epoch)` runs after each epoch."
+    cb, spy, said = InterpretationCallback(on="train", plot=False), Spy(), []
+    class Changes(Callback):
+        order = 2000
+        def after_train(self):
+            with torch.no_grad(): said.append({int(r): float(loss(a[None], b[None])) for e, training, rs, zs, ts in spy.seen if training and e == self.learn.epoch for r, a, b in zip(rs, zs, ts)})
+        def after_epoch(self): change(loss, self.learn.epoch)
+    fit(learner(loss), epochs, [spy, cb, Changes()])
+    return cb, said
+
+
+class Annealed(nn.Module):
+    "A loss with a number that a training changes."
+    def __init__(self): super().__init__(); self.by = 1.
+    def forward(self, z, t): return self.by*F.cross_entropy(z, t)
+
+
+def _by(loss, epoch): loss.by = 1. + epoch
+def _smoothing(loss, epoch): getattr(loss, "func", loss).label_smoothing = .1*epoch
+
+
+@pytest.mark.parametrize("make, change", [(Annealed, _by), (nn.CrossEntropyLoss, _smoothing), (CrossEntropyLossFlat, _smoothing)])
+def test_losses_are_those_of_the_loss_as_it_was_then(make, change):
+    cb, said = changing(make(), change, 4)
+    assert len(cb.watch.waiting) == (0 if make is Annealed else 3) # torch's own losses can be copied, so their passes wait
+    for p, want in zip(cb.watch.passes["train"], said): np.testing.assert_allclose(p.fields["loss"], [want[int(r)] for r in p.rows], atol=1e-5)
+    assert len(cb.watch.passes["train"]) == 4 and not cb.watch.waiting
+
+
+def test_a_weight_that_is_changed_in_place_does_not_reach_earlier_passes():
+    def heavier(loss, epoch): loss.weight.mul_(torch.tensor([2., 1., 1.]))
+    runs = [InterpretationCallback(on="train", plot=False) for _ in range(2)]
+    for cb, at_once in zip(runs, (False, True)):
+        loss = nn.CrossEntropyLoss(weight=torch.tensor([1., 2., 3.]))
+        class Changes(Callback):
+            def after_epoch(self):
+                if at_once: cb.watch.finish()
+                heavier(loss, self.learn.epoch)
+        fit(learner(loss), 4, [cb, Changes()])
+    assert runs[0].watch.waiting and not runs[1].watch.waiting
+    for p, q in zip(*(cb.watch.passes["train"] for cb in runs)): np.testing.assert_array_equal(p.fields["loss"], q.fields["loss"])
+
+
+def test_labels_changed_in_place_do_not_reach_earlier_passes():
+    x, y, cb = torch.randn(20, 5), torch.randint(0, C, (20,)), InterpretationCallback(on="valid", plot=False)
+    class Changes(Callback):
+        def after_epoch(self): y.add_(1).remainder_(C)
+    fit(as_learner(Net(), [(x, y)], nn.CrossEntropyLoss()), 3, [cb, Changes()])
+    labels = [p.fields["label"] for p in cb.watch.passes["valid"]]
+    for e in (0, 1): np.testing.assert_array_equal(labels[e + 1], (labels[e] + 1) % C)
+
+
+def test_what_waits_is_bounded(monkeypatch):
+    import interp_kit.training.callbacks as module
+    monkeypatch.setattr(module, "_BLOCK", 4*N*C)
+    cb, most = InterpretationCallback(on="train", plot=False), []
+    class Looks(Callback):
+        order = 2000
+        def after_epoch(self): most.append(sum(p.size for p in cb.watch.waiting))
+    fit(learner(), 9, [cb, Looks()])
+    assert max(most) == 3*N*C and most.count(0) == 3 # the first, and each time that four have come together
+    assert [p.epoch for p in cb.watch.passes["train"]] == list(range(9))
+
+
+def test_an_interrupt_while_passes_are_finished_loses_none(monkeypatch):
+    from interp_kit.training import passes
+    cb, spy, done = InterpretationCallback(on="both", plot=False), Spy(), []
+    fit(learner(), 4, [spy, cb])
+    real = passes.row_margins
+    def stops(*a):
+        done.append(1)
+        if len(done) == 3: raise KeyboardInterrupt
+        return real(*a)
+    monkeypatch.setattr(passes, "row_margins", stops)
+    with pytest.raises(KeyboardInterrupt): cb.cartography()
+    assert len(cb.watch.waiting) == 4 # of six, two were finished
+    check(cb, spy); check(cb, spy, "valid")
+    assert len(cb.history) == 8
