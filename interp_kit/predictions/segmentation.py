@@ -33,7 +33,7 @@ def image_counts(
     parts = [count_pairs(targs[lo:lo+step], decoded[lo:lo+step], n_classes, ignore_index) for lo in range(0, max(1, len(targs)), step)]
     return torch.cat([torch.stack([cm.diagonal(dim1=1, dim2=2), cm.sum(2), cm.sum(1)], 1) for cm in parts])
 
-# %% ../../nbs/predictions/17_segmentation.ipynb #e7e1fa2a
+# %% ../../nbs/predictions/17_segmentation.ipynb #203f9207
 def image_mass(
     preds:Tensor, # (B, C, H, W) probabilities
     targs:Tensor, # (B, H, W) integer masks
@@ -45,11 +45,12 @@ def image_mass(
     if decoded.shape != targs.shape or tuple(targs.shape) != (B, *preds.shape[2:]):
         raise DataError(f"preds has the shape {tuple(preds.shape)}, targs {tuple(targs.shape)}, decoded {tuple(decoded.shape)}: they must match pixel by pixel.")
     q, d = preds.as_subclass(Tensor).flatten(2), decoded.as_subclass(Tensor).flatten(1).long()
-    keep = (~void_mask(targs.as_subclass(Tensor).flatten(1), ignore_index)).to(q.dtype)
-    top = q.gather(1, d.unsqueeze(1)).squeeze(1)*keep
+    void = void_mask(targs.as_subclass(Tensor).flatten(1), ignore_index)
+    if void.any(): q = q.masked_fill(void[:, None], 0)
+    top = q.gather(1, d.unsqueeze(1)).squeeze(1)
     slots = d + torch.arange(0, B*C, C, device=d.device)[:, None]
     sure = torch.bincount(slots.flatten(), weights=top.flatten().double(), minlength=B*C).view(B, C)
-    return torch.stack([sure, torch.bmm(q, keep.unsqueeze(2)).squeeze(2).double()], 1).float()
+    return torch.stack([sure, q.sum(2).double()], 1).float()
 
 # %% ../../nbs/predictions/17_segmentation.ipynb #07c7987a
 def image_chunks(
