@@ -1,6 +1,6 @@
 """What watching costs a training (plot=False), and what it finds: paired alternations in CPU seconds, one thread; precision of the ranking by area under the margin; false alarms.
 
-The perceptron is so cheap that nearly all of its time is fastai's loop; the segmentation's net is one of a few thousand weights, so that its many pixels show. ResNet-18 is at 64 pixels, batches of 16."""
+The perceptron is so cheap that nearly all of its time is fastai's loop; the demo's segmentation has a net of a few thousand weights, so that its many pixels show beside it. ResNet-18 is at 64 pixels, batches of 16."""
 import random, statistics, time
 import numpy as np, torch
 from torch import nn
@@ -27,6 +27,22 @@ def cnn(n=1280, valid=256):
     net = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10))
     dls = DataLoaders(TableDL(Table(x, y), bs=64, shuffle=True, num_workers=0), TableDL(Table(x[:valid], y[:valid]), bs=64, num_workers=0))
     return Learner(dls, net, loss_func=nn.CrossEntropyLoss())
+
+
+def lraspp(n=64):
+    "LR-ASPP on MobileNetV3 (Howard et al. 2019), a light network for segmentations, on scenes of digits at 144 pixels, batches of 8."
+    from fastai.losses import CrossEntropyLossFlat
+    from interp_kit.demo import demo_learner
+    from torchvision.models.segmentation import lraspp_mobilenet_v3_large
+    class Net(nn.Module):
+        def __init__(self): super().__init__(); self.net = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=11)
+        def forward(self, x): return self.net(x)["out"]
+    rows = [demo_learner("segmentation").dls.valid_ds[i] for i in range(n)]
+    larger = lambda t, mode: nn.functional.interpolate(t.float(), size=144, mode=mode)
+    x, y = larger(torch.stack([torch.as_tensor(np.asarray(a)).permute(2, 0, 1) for a, _ in rows]), "bilinear")/255, larger(torch.stack([torch.as_tensor(np.asarray(b)) for _, b in rows])[:, None], "nearest")[:, 0].long()
+    torch.manual_seed(0)
+    dls = DataLoaders(TableDL(Table(x, y), bs=8, shuffle=True, num_workers=0), TableDL(Table(x[:16], y[:16]), bs=8, num_workers=0))
+    return Learner(dls, Net(), loss_func=CrossEntropyLossFlat(axis=1))
 
 
 def mlp(n=1280):
@@ -82,6 +98,7 @@ def trainings():
     yield "the same net, 1,280 rows and 256 of validation", cnn, 8, 21
     yield "64-64-10 perceptron, batches of 64", mlp, 12, 31
     for task, epochs, pairs in (("classification", 2, 7), ("tabular", 12, 15), ("tabular_regression", 12, 9), ("multilabel", 1, 5), ("segmentation", 1, 5)): yield f"demo learner, {task}", lambda: demo_learner(task), epochs, pairs
+    yield "LR-ASPP segmenting scenes of 144 px, batches of 8", lraspp, 1, 5
     if titanic() is not None: yield "Titanic, fastai's tabular learner", lambda: titanic_learner(titanic())[0], 4, 9
 
 

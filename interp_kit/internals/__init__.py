@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/internals/59_room.ipynb #0205a0fc
+# %% ../../nbs/internals/59_room.ipynb #5d2c6c3d
 from .calls import *
 from .matrices import *
 from .spectra import *
@@ -21,6 +21,7 @@ from .flow import *
 from .cka import *
 from .sizes import *
 from .gradients import *
+from .loss_checks import *
 from .checks import *
 from .debug import *
 

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/training/79_room.ipynb #3998e27b
+# %% ../../nbs/training/79_room.ipynb #9d19f53c
+from .logs import *
 from .history import *
 from .dynamics import *
 from .pareto import *

@@ -27,7 +27,7 @@ from .passes import _BLOCK, Pass
 # %% ../../nbs/training/76_callbacks.ipynb #aced5d02
 if TYPE_CHECKING: from pandas import DataFrame
 
-# %% ../../nbs/training/76_callbacks.ipynb #9cef7643
+# %% ../../nbs/training/76_callbacks.ipynb #eee3c853
 _BATCH = ('before_batch', 'after_loss') # what is listened to of each batch
 _OTHERS = frozenset('after_pred after_batch before_backward after_cancel_backward after_backward before_step after_cancel_step after_step after_cancel_batch'.split())
 
@@ -40,20 +40,23 @@ class _Watch:
         self.notes, self.stopped, self.handles, self.waiting, self.finished = {}, {}, {}, [], dict(train=[], valid=[])
 
     def take(self, p):
-        "Take over a pass. The first over a loader is finished at once, so that what is wrong with it is said while there is time; so is one whose loss may change."
+        "Take over a pass, which waits if it may."
         try: p.end()
         except Exception as e: return self.stop(p.on, f'{type(e).__name__}: {e}') # whatever a model returns: the training goes on
         self.waiting.append(p)
         if not p.may_wait or sum(q.size for q in self.waiting) >= _BLOCK: self.finish()
 
     def finish(self):
-        "Finish the passes that wait. One that an interrupt stops here waits again."
+        "Finish the passes that wait. After an interrupt a small one waits again; a large one, whose blocks are let go while they are put in order, is left out."
         while self.waiting:
             p = self.waiting[0]
             try: self._keep(copy(p).finish(next(iter(self.finished[p.on][-1:]), None)))
             except Exception as e: # whatever a loss raises: the training goes on
                 self.waiting = [p, *(q for q in self.waiting if q.on != p.on)]
                 self.stop(p.on, f'{type(e).__name__}: {e}')
+            except KeyboardInterrupt:
+                if p.blocks: self.waiting.pop(0)
+                raise
             self.waiting.pop(0)
 
     def _keep(self, p):

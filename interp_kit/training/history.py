@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['metric_direction', 'split_name', 'TrainingHistory', 'as_history']
 
-# %% ../../nbs/training/70_history.ipynb #df4706ad
-import csv, html, re
+# %% ../../nbs/training/70_history.ipynb #a31cd8bc
+import html, re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 import numpy as np
 from fastcore.basics import patch
-from ..core import DataError, NotFoundError, TaskError
+from ..core import DataError, TaskError
 from ..findings import plain
+from .logs import read_log
 
 # %% ../../nbs/training/70_history.ipynb #1ff6de66
 if TYPE_CHECKING: from pandas import DataFrame
@@ -360,33 +361,7 @@ def from_learner(cls:TrainingHistory,
         h.notes.append(f"Training stopped after {skip + len(h)} of {planned} epochs" + (f", {h.unfinished} batches into the next." if h.unfinished else "."))
     return h
 
-# %% ../../nbs/training/70_history.ipynb #96dfe2a3
-_COMPLETE = re.compile(r'(^|,)\d+:\d\d(:\d\d)?$') # ends with the clock, so nothing is cut off
-
-def _lines(text):
-    "(lines, notes): half lines are left out, also where a header follows on one."
-    lines, notes = text.splitlines(), []
-    if lines and not text.endswith('\n') and not _COMPLETE.search(lines[-1]) and not lines[-1].startswith('epoch,'):
-        notes.append(f"The last line ({lines[-1]!r}) does not end: left out as unfinished."); lines.pop()
-    res = []
-    for line in lines:
-        at = line.find('epoch,')
-        if at > 0 and line[:at].strip(): notes.append(f"A line was cut off before a header ({line[:at]!r}): left out."); line = line[at:]
-        if line.strip(): res.append(line)
-    return res, notes
-
-def _text_of(path):
-    try: return path.read_text(encoding='utf-8-sig')
-    except UnicodeDecodeError as e: raise DataError(f"{path.name} is not text in UTF-8: byte {e.start} is 0x{e.object[e.start]:02x}. Save it again as CSV in UTF-8.") from e
-
-def _segments(rows):
-    "(header, rows) of each part of a file; a header is a line whose first cell is no number."
-    res = []
-    for r in rows:
-        if not res or r[0].strip() == 'epoch' or [c.strip() for c in r] == res[0][0]: res.append(([c.strip() for c in r], []))
-        else: res[-1][1].append([c.strip() for c in r])
-    return res
-
+# %% ../../nbs/training/70_history.ipynb #b186c88d
 def _from_logger(head, rows, source):
     "A part that fastai's CSVLogger wrote, whose rows may be short."
     timed = head[-1] == 'time'
@@ -423,7 +398,7 @@ def _table(head, rows, at, names, plain, source):
     if at is not None and rows: h.epochs = np.array([int(float(r[at])) for r in rows], dtype=np.int64)
     return h
 
-# %% ../../nbs/training/70_history.ipynb #e3144a5f
+# %% ../../nbs/training/70_history.ipynb #2182ca41
 @patch(cls_method=True)
 def from_csv(cls:TrainingHistory,
     path:'str|Path', # a file with a header and a line for each epoch
@@ -434,11 +409,7 @@ def from_csv(cls:TrainingHistory,
 ) -> TrainingHistory:
     "Read the file of fastai's or Keras' `CSVLogger`, or one like it; several fits in one file follow each other. Raises `NotFoundError`, and `DataError` for a file without header or one that is no text."
     path = Path(path)
-    if not path.is_file(): raise NotFoundError(f"There is no file {path}: fastai writes history.csv to learn.path with cbs=CSVLogger().")
-    lines, notes = _lines(_text_of(path))
-    parts = _segments([r for r in csv.reader(lines) if r])
-    if not parts: raise DataError(f"{path.name} is empty: a header and a line for each epoch are needed.")
-    if re.fullmatch(r'[-+.\d]*', parts[0][0][0]): raise DataError(f"{path.name} has no header: its first line is {lines[0][:60]!r}. Name the columns in the first line.")
+    parts, notes = read_log(path)
     if gone := set(names or {}) - {n for head, _ in parts for n in head}: raise DataError(f"names maps {', '.join(map(repr, sorted(gone)))}, which no header of {path.name} holds.")
     hs = [h for head, rows in parts for h in _part(head, rows, names or {}, plain, path.name)]
     if not _is_logger(parts[0][0]) and hs[0].epochs[:1].tolist() == [1]:

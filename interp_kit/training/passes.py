@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['logits_behind', 'row_margins', 'TopInputs', 'Pass']
 
-# %% ../../nbs/training/74_passes.ipynb #78a541c2
+# %% ../../nbs/training/74_passes.ipynb #c651c6a5
+import time
 from contextlib import ExitStack
 from copy import copy
 from types import SimpleNamespace
@@ -81,8 +82,9 @@ class TopInputs:
         if len(parts) < len(rows) or not all(isinstance(t, Tensor) for p in parts for t in p) or len({tuple(t.shape for t in p) for p in parts}) != 1: return None
         return tuple(torch.stack(ts) for ts in zip(*parts))
 
-# %% ../../nbs/training/74_passes.ipynb #f2d1820b
+# %% ../../nbs/training/74_passes.ipynb #bebd6ccd
 _BLOCK = 2**20 # numbers of output that are worked on together
+_LONG = .5 # seconds: after a pass that took longer nobody notices that it is worked out at once
 
 def _copied(t): return (t if type(t) is Tensor else t.as_subclass(Tensor)).detach().clone()
 def _own(o): return map_nested(lambda t: _copied(t) if isinstance(t, Tensor) else t, o)
@@ -109,6 +111,7 @@ def _is_torchs(loss):
 def _as_now(loss):
     "A copy of one of torch's losses that later changes do not reach."
     new = copy(loss)
+    vars(new).update({k: v.clone() for k, v in vars(loss).items() if isinstance(v, Tensor)})
     if isinstance(new, nn.Module): new._buffers = {k: None if b is None else b.clone() for k, b in loss._buffers.items()}
     if hasattr(new, 'func'): new.func = _as_now(new.func)
     return new
@@ -130,11 +133,12 @@ class Pass:
         self.dl, self.notes, self.on, self.epoch, self.mixed = notes.dl, notes, on, epoch, mixed
         self.as_learn = SimpleNamespace(loss_func=learn.loss_func, dls=learn.dls, task=getattr(learn, 'task', None))
         self.loss, self.top, self.facts = None, TopInputs(k), _facts(learn)
-        self.how = before.how if before is not None and before.dl is self.dl and before.watched_loss is learn.loss_func else None
         self.watched_loss = self.loss_func = learn.loss_func
+        self.how, self.began, self.took = self._decided(before), time.perf_counter(), 0.
         self.held, self.named, self.waiting, self.size, self.blocks, self.no_loss = [], [], 0, 0, [], ''
         self.reason, self.rows, self.fields, self.arrays, self._predictions = '', None, {}, None, None
 
+    def _decided(self, before): return before.how if before is not None and before.dl is self.dl and before.watched_loss is self.watched_loss else None
     def __len__(self): return 0 if self.rows is None else len(self.rows)
     def __repr__(self): return f'Pass(epoch {self.epoch}, {self.on}, {len(self):,} rows)'
 
@@ -153,14 +157,14 @@ class Pass:
     def end(self) -> 'Pass':
         "The pass is over: take over what may have changed when `finish` comes. Raises `ModelError` if a batch did not get one output a row."
         self.name_rows()
-        self.reason = self.notes.reason
+        self.reason, self.took = self.notes.reason, time.perf_counter() - self.began
         if self.may_wait: self.as_learn.loss_func = self.loss_func = _as_now(self.loss_func)
         return self
 
     @property
     def may_wait(self) -> bool:
-        "Whether `finish` would say the same later: it is decided how outputs become predictions, and the loss will not change."
-        return self.how is not None and _is_torchs(self.watched_loss)
+        "Whether `finish` would say the same later. A first pass that took long does not wait: what is wrong with it should be said while there is time."
+        return _is_torchs(self.watched_loss) and (self.how is not None or self.took < _LONG)
 
     def name_rows(self):
         "Find the rows of the batches that wait."
@@ -198,9 +202,10 @@ class Pass:
         return torch.full((n,), torch.nan)
 
     def finish(self,
-        like:'Pass|None'=None, # an earlier pass, whose array of rows is shared if it is the same
+        like:'Pass|None'=None, # an earlier pass, whose decisions hold if it is over the same loader, and whose array of rows is shared if it is the same
     ) -> 'Pass':
         "Put the rows in order; a row that came several times is kept as it came last."
+        self.how = self.how or self._decided(like)
         self.settle()
         if not self.blocks: self.rows = np.zeros(0, dtype=np.int64); return self
         rows = np.concatenate([b.pop('rows') for b in self.blocks])

@@ -11,7 +11,7 @@ from fastai.callback.schedule import LRFinder # noqa: F401 gives learners lr_fin
 from fastai.callback.training import GradientAccumulation, ShortEpochCallback
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.learner import Learner
-from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, LabelSmoothingCrossEntropy
+from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, FocalLossFlat, LabelSmoothingCrossEntropy
 from interp_kit.core import DataError, TaskError, as_learner
 from interp_kit.predictions.capture import capture
 from interp_kit.training.callbacks import InterpretationCallback
@@ -381,23 +381,39 @@ def _smoothing(loss, epoch): getattr(loss, "func", loss).label_smoothing = .1*ep
 @pytest.mark.parametrize("make, change", [(Annealed, _by), (nn.CrossEntropyLoss, _smoothing), (CrossEntropyLossFlat, _smoothing)])
 def test_losses_are_those_of_the_loss_as_it_was_then(make, change):
     cb, said = changing(make(), change, 4)
-    assert len(cb.watch.waiting) == (0 if make is Annealed else 3) # torch's own losses can be copied, so their passes wait
+    assert len(cb.watch.waiting) == (0 if make is Annealed else 4) # torch's own losses can be copied, so their passes wait
     for p, want in zip(cb.watch.passes["train"], said): np.testing.assert_allclose(p.fields["loss"], [want[int(r)] for r in p.rows], atol=1e-5)
     assert len(cb.watch.passes["train"]) == 4 and not cb.watch.waiting
 
 
-def test_a_weight_that_is_changed_in_place_does_not_reach_earlier_passes():
-    def heavier(loss, epoch): loss.weight.mul_(torch.tensor([2., 1., 1.]))
+@pytest.mark.parametrize("kind", [nn.CrossEntropyLoss, CrossEntropyLossFlat, FocalLossFlat])
+def test_a_weight_that_is_changed_in_place_does_not_reach_earlier_passes(kind):
+    def heavier(loss, epoch): getattr(loss, "func", loss).weight.mul_(torch.tensor([2., 1., 1.]))
     runs = [InterpretationCallback(on="train", plot=False) for _ in range(2)]
     for cb, at_once in zip(runs, (False, True)):
-        loss = nn.CrossEntropyLoss(weight=torch.tensor([1., 2., 3.]))
+        loss = kind(weight=torch.tensor([1., 2., 3.]))
         class Changes(Callback):
             def after_epoch(self):
                 if at_once: cb.watch.finish()
                 heavier(loss, self.learn.epoch)
         fit(learner(loss), 4, [cb, Changes()])
     assert runs[0].watch.waiting and not runs[1].watch.waiting
-    for p, q in zip(*(cb.watch.passes["train"] for cb in runs)): np.testing.assert_array_equal(p.fields["loss"], q.fields["loss"])
+    first, second = ([p.fields["loss"] for p in cb.watch.passes["train"]] for cb in runs)
+    for a, b in zip(first, second): np.testing.assert_array_equal(a, b)
+
+
+def test_a_long_first_pass_says_at_once_what_is_wrong(monkeypatch):
+    from interp_kit.training import passes
+    for limit, when in ((0., "fit"), (1e9, "question")):
+        monkeypatch.setattr(passes, "_LONG", limit)
+        learn, cb = learner(), InterpretationCallback(on="train", plot=False)
+        learn.dls.vocab = ["one", "two"] # of three
+        if when == "fit":
+            with pytest.warns(UserWarning, match="no longer watches the train rows: ModelError: The model has 3 outputs"): fit(learn, 2, [cb])
+        else:
+            with warnings.catch_warnings(): warnings.simplefilter("error"); fit(learn, 2, [cb])
+            with pytest.warns(UserWarning, match="no longer watches"), pytest.raises(DataError, match="No train pass was kept: ModelError: The model has 3 outputs"): cb.cartography()
+            with pytest.raises(DataError, match="No train pass was kept"): cb.interpretation
 
 
 def test_labels_changed_in_place_do_not_reach_earlier_passes():
@@ -417,7 +433,7 @@ def test_what_waits_is_bounded(monkeypatch):
         order = 2000
         def after_epoch(self): most.append(sum(p.size for p in cb.watch.waiting))
     fit(learner(), 9, [cb, Looks()])
-    assert max(most) == 3*N*C and most.count(0) == 3 # the first, and each time that four have come together
+    assert most == [N*C*n for n in (1, 2, 3, 0, 1, 2, 3, 0, 1)]
     assert [p.epoch for p in cb.watch.passes["train"]] == list(range(9))
 
 
@@ -432,6 +448,22 @@ def test_an_interrupt_while_passes_are_finished_loses_none(monkeypatch):
         return real(*a)
     monkeypatch.setattr(passes, "row_margins", stops)
     with pytest.raises(KeyboardInterrupt): cb.cartography()
-    assert len(cb.watch.waiting) == 4 # of six, two were finished
+    assert len(cb.watch.waiting) == 6 # of eight, two were finished
     check(cb, spy); check(cb, spy, "valid")
     assert len(cb.history) == 8
+
+
+def test_an_interrupt_while_a_large_pass_is_finished_leaves_it_out(monkeypatch):
+    import interp_kit.training.callbacks as module
+    from interp_kit.training import passes
+    for m in (module, passes): monkeypatch.setattr(m, "_BLOCK", 8*C)
+    cb, real, done = InterpretationCallback(on="train", plot=False), passes._scattered, []
+    def stops(*a):
+        done.append(1)
+        if len(done) == 20: raise KeyboardInterrupt # in the third pass, which has eight arrays as each
+        return real(*a)
+    monkeypatch.setattr(passes, "_scattered", stops)
+    learn = learner()
+    with pytest.raises(KeyboardInterrupt): fit(learn, 5, [cb])
+    monkeypatch.undo()
+    assert [p.epoch for p in cb.watch.passes["train"]] == [0, 1] and not cb.watch.stopped
