@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['logits_behind', 'row_margins', 'TopInputs', 'Pass']
 
-# %% ../../nbs/training/74_passes.ipynb #c651c6a5
+# %% ../../nbs/training/74_passes.ipynb #0e9f87ad
 import time
 from contextlib import ExitStack
 from copy import copy
@@ -17,7 +17,7 @@ from ..core import ModelError, kept_rng, logits_of, map_nested, untouched
 from ..predictions.cache import assemble
 from ..predictions.capture import _facts, _items_of, _join, _Keeper, _now, _to_cpu
 from ..predictions.losses import PerSampleLoss
-from ..predictions.store import Predictions, n_rows
+from ..predictions.store import Predictions, each, n_rows
 from .batch_rows import BatchRows
 
 # %% ../../nbs/training/74_passes.ipynb #aced5d02
@@ -82,7 +82,7 @@ class TopInputs:
         if len(parts) < len(rows) or not all(isinstance(t, Tensor) for p in parts for t in p) or len({tuple(t.shape for t in p) for p in parts}) != 1: return None
         return tuple(torch.stack(ts) for ts in zip(*parts))
 
-# %% ../../nbs/training/74_passes.ipynb #bebd6ccd
+# %% ../../nbs/training/74_passes.ipynb #1ac95241
 _BLOCK = 2**20 # numbers of output that are worked on together
 _LONG = .5 # seconds: after a pass that took longer nobody notices that it is worked out at once
 
@@ -92,8 +92,9 @@ def _size(o): return o.numel() if isinstance(o, Tensor) else sum(map(_size, o))
 def _length(o): return o.shape[0] if type(o) is Tensor and o.ndim else n_rows(o)
 
 def _taken(pred, yb):
-    "(outputs, targets) of a batch as plain tensors or tuples of them, safe from later changes."
-    if len(yb) == 1 and isinstance(pred, Tensor) and isinstance(yb[0], Tensor) and pred.ndim: return _copied(pred), _copied(yb[0]) # nearly always, and quick
+    "(outputs, targets) of a batch as plain tensors or tuples of them, safe from later changes; large outputs are used at once, so they need no copy."
+    if len(yb) == 1 and isinstance(pred, Tensor) and isinstance(yb[0], Tensor) and pred.ndim: # nearly always, and quick
+        return _copied(pred) if pred.numel() < _BLOCK else pred.detach().as_subclass(Tensor), _copied(yb[0])
     out, y = _own(logits_of(pred)), _own(tuple(yb))
     out = tuple(out) if isinstance(out, list) else out[None] if isinstance(out, Tensor) and out.ndim == 0 else out
     y = y[0] if len(y) == 1 else y
@@ -180,19 +181,25 @@ class Pass:
         if not self.held: return
         self.name_rows()
         _, outs, ys, types = zip(*self.held)
-        rows, out, y = np.concatenate(self.named), _join(list(outs)), _join(list(ys))
+        rows, out, y = np.concatenate(self.named), *(o[0] if len(o) == 1 else _join(list(o)) for o in (outs, ys))
         self.held, self.named, self.waiting = [], [], 0
         if self.loss is None: self.loss = PerSampleLoss(self.loss_func)
+        step = max(1, _BLOCK*len(rows)//max(1, _size(out)))
         with torch.no_grad(), ExitStack() as stack:
             for c in list(map(untouched, _modules_of(self.loss_func))) or [kept_rng()]: stack.enter_context(c) # a module's loss keeps the random states too
-            losses = self._losses(out, y)
-            out, y = _to_cpu(out), _to_cpu(y)
-            keeper = _Keeper(self.as_learn, self.dl, self.loss_func, None, self.how, False, len(rows))
-            keeper.add(out, y, types[0].__name__); a = keeper.arrays()
+            parts = [self._worked_out(rows[i:i+step], each(lambda t: t[i:i+step], out), each(lambda t: t[i:i+step], y), types[0].__name__) for i in range(0, len(rows), step)]
+        self.blocks = [*self.blocks, *parts]
+        self.top.add(rows, torch.cat([p['losses'] for p in parts]), xb)
+
+    def _worked_out(self, rows, out, y, type_name):
+        "What is kept of some rows."
+        losses = self._losses(out, y)
+        out, y = _to_cpu(out), _to_cpu(y)
+        keeper = _Keeper(self.as_learn, self.dl, self.loss_func, None, self.how, False, len(rows))
+        keeper.add(out, y, type_name); a = keeper.arrays()
         self.how = keeper.how
         a['decoded'] = a['preds'] if a.get('decoded') is None else a['decoded']
-        self.blocks = [*self.blocks, dict(rows=rows, losses=losses, **a, **{f'={k}': v for k, v in _row_facts(self.how, out, a).items()})]
-        self.top.add(rows, losses, xb)
+        return dict(rows=rows, losses=losses, **a, **{f'={k}': v for k, v in _row_facts(self.how, out, a).items()})
 
     def _losses(self, out, y):
         n = n_rows(y)
