@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['scaled_losses', 'PerSampleLoss']
 
-# %% ../../nbs/predictions/12_losses.ipynb #995d7ccf
+# %% ../../nbs/predictions/12_losses.ipynb #08fd8a8d
 import inspect
 from contextlib import contextmanager
+from types import FunctionType
 import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor, nn
 from ..core import ModelError, loss_name, map_nested
 from .store import each, n_rows
 
-# %% ../../nbs/predictions/12_losses.ipynb #15b54f09
+# %% ../../nbs/predictions/12_losses.ipynb #deafec13
 def _unwrap(loss):
     "`loss`, and the functions it wraps, outermost first."
     while loss is not None: yield loss; loss = getattr(loss, 'func', None)
@@ -55,20 +56,26 @@ def _row_by_row(loss, pred, yb, n):
 
 def _is_dense(y): return isinstance(y, Tensor) and y.ndim > 2 and not y.is_floating_point()
 
-def _is_pixelwise(loss):
+def _as_written(loss):
+    "Whether this is a loss of torch or fastai as its library has it: nobody wrapped it, hooked it or replaced its forward."
+    if isinstance(loss, FunctionType): return getattr(F, loss.__name__, None) is loss
+    if isinstance(loss, nn.Module) and ('forward' in vars(loss) or loss._forward_hooks or loss._forward_pre_hooks): return False
+    return type(loss).__module__ in ('torch.nn.modules.loss', 'fastai.losses') and (not hasattr(loss, 'func') or _as_written(loss.func))
+
+def _is_pixelwise(loss, y):
     "Whether this is torch's mean cross entropy, alone or flattened by fastai along the classes: the usual losses of segmentations."
     base = getattr(loss, 'func', loss)
-    flat = f'{type(loss).__module__}.{type(loss).__name__}' == 'fastai.losses.CrossEntropyLossFlat' and loss.axis == 1
-    return type(base) is nn.CrossEntropyLoss and base.reduction == 'mean' and (base is loss or flat)
+    if type(base) is not nn.CrossEntropyLoss or base.reduction != 'mean' or not _as_written(loss): return False
+    return base is loss or type(loss).__name__ == 'CrossEntropyLossFlat' and y.ndim == 3 and loss.axis == 1 and loss.flatten and loss.is_2d and not loss.floatify
 
 def _image_means(loss, pred, y):
     "Losses (n,) of images as a pixelwise loss gives them for each image alone, worked out together; None for other losses and shapes."
-    if not (_is_pixelwise(loss) and isinstance(pred, Tensor) and pred.shape[:1] + pred.shape[2:] == y.shape): return None
+    if not (_is_pixelwise(loss, y) and isinstance(pred, Tensor) and pred.shape[:1] + pred.shape[2:] == y.shape): return None
     pred, y, base = pred.as_subclass(Tensor), y.as_subclass(Tensor).long(), getattr(loss, 'func', loss)
-    each = F.cross_entropy(pred, y, base.weight, ignore_index=base.ignore_index, reduction='none', label_smoothing=base.label_smoothing)
+    pixels = F.cross_entropy(pred, y, base.weight, ignore_index=base.ignore_index, reduction='none', label_smoothing=base.label_smoothing)
     void = y == base.ignore_index
     share = (~void).float() if base.weight is None else base.weight[y.masked_fill(void, 0)].masked_fill(void, 0).float()
-    return each.detach().float().flatten(1).sum(1)/share.flatten(1).sum(1)
+    return pixels.detach().float().flatten(1).sum(1)/share.flatten(1).sum(1)
 
 # %% ../../nbs/predictions/12_losses.ipynb #787c770b
 def scaled_losses(

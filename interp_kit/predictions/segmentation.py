@@ -33,7 +33,7 @@ def image_counts(
     parts = [count_pairs(targs[lo:lo+step], decoded[lo:lo+step], n_classes, ignore_index) for lo in range(0, max(1, len(targs)), step)]
     return torch.cat([torch.stack([cm.diagonal(dim1=1, dim2=2), cm.sum(2), cm.sum(1)], 1) for cm in parts])
 
-# %% ../../nbs/predictions/17_segmentation.ipynb #203f9207
+# %% ../../nbs/predictions/17_segmentation.ipynb #9aab2ae1
 def image_mass(
     preds:Tensor, # (B, C, H, W) probabilities
     targs:Tensor, # (B, H, W) integer masks
@@ -46,6 +46,7 @@ def image_mass(
         raise DataError(f"preds has the shape {tuple(preds.shape)}, targs {tuple(targs.shape)}, decoded {tuple(decoded.shape)}: they must match pixel by pixel.")
     q, d = preds.as_subclass(Tensor).flatten(2), decoded.as_subclass(Tensor).flatten(1).long()
     void = void_mask(targs.as_subclass(Tensor).flatten(1), ignore_index)
+    if q.dtype in (torch.float16, torch.bfloat16): q = q.float() # sums of many pixels
     if void.any(): q = q.masked_fill(void[:, None], 0)
     top = q.gather(1, d.unsqueeze(1)).squeeze(1)
     slots = d + torch.arange(0, B*C, C, device=d.device)[:, None]

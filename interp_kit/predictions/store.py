@@ -50,9 +50,10 @@ def row_index(
     if len(bad): raise DataError(f"Row {bad[0]} does not exist: there are {n} rows (0 to {n-1}).")
     return np.where(idx < 0, idx + n, idx)
 
-# %% ../../nbs/predictions/10_store.ipynb #33253ce8
+# %% ../../nbs/predictions/10_store.ipynb #c1b97208
 def _top_channel(p):
-    "argmax(1) of maps (B, C, …) with up to 256 channels, in one sweep over each channel: four to ten times as fast on a CPU."
+    "argmax(1) of maps (B, C, …) with up to 256 channels, in one sweep over each channel: for large maps three to ten times as fast on a CPU."
+    p = p.detach()
     best, at = p[:, 0].clone(), torch.zeros_like(p[:, 0], dtype=torch.uint8)
     for c in range(1, p.shape[1]):
         torch.maximum(at, (p[:, c] > best).view(torch.uint8).mul_(c), out=at)
@@ -64,7 +65,7 @@ def decode(
     task:str, # as `infer_task` names them
 ) -> Tensor: # (N, …)
     "The decision: the most probable class (the first of equals), labels above ½, or the value itself."
-    if task in ('classification', 'segmentation'): return _top_channel(preds) if preds.ndim > 2 and 1 < preds.shape[1] <= 256 and preds.is_floating_point() else preds.argmax(1)
+    if task in ('classification', 'segmentation'): return _top_channel(preds) if preds.ndim > 2 and 1 < preds.shape[1] <= 256 and preds[:1, :1].numel() >= 64 and preds.is_floating_point() else preds.argmax(1)
     return preds > .5 if task == 'multilabel' else preds
 
 def standard_losses(

@@ -27,7 +27,7 @@ from .passes import _BLOCK, Pass
 # %% ../../nbs/training/76_callbacks.ipynb #aced5d02
 if TYPE_CHECKING: from pandas import DataFrame
 
-# %% ../../nbs/training/76_callbacks.ipynb #eee3c853
+# %% ../../nbs/training/76_callbacks.ipynb #1e81c48a
 _BATCH = ('before_batch', 'after_loss') # what is listened to of each batch
 _OTHERS = frozenset('after_pred after_batch before_backward after_cancel_backward after_backward before_step after_cancel_step after_step after_cancel_batch'.split())
 
@@ -49,15 +49,15 @@ class _Watch:
     def finish(self):
         "Finish the passes that wait. After an interrupt a small one waits again; a large one, whose blocks are let go while they are put in order, is left out."
         while self.waiting:
-            p = self.waiting[0]
-            try: self._keep(copy(p).finish(next(iter(self.finished[p.on][-1:]), None)))
+            p = self.waiting.pop(0)
+            before = self.finished[p.on]
+            try: self._keep(copy(p).finish(before[-1] if before else None))
             except Exception as e: # whatever a loss raises: the training goes on
-                self.waiting = [p, *(q for q in self.waiting if q.on != p.on)]
+                self.waiting = [q for q in self.waiting if q.on != p.on]
                 self.stop(p.on, f'{type(e).__name__}: {e}')
-            except KeyboardInterrupt:
-                if p.blocks: self.waiting.pop(0)
+            except BaseException: # an interrupt
+                if not p.blocks and (not before or before[-1].epoch != p.epoch): self.waiting.insert(0, p)
                 raise
-            self.waiting.pop(0)
 
     def _keep(self, p):
         before = self.finished[p.on]
@@ -155,7 +155,8 @@ class InterpretationCallback(Callback):
         "Make ready for a fit."
         if self._aside(): return
         w, d = self.watch, torch.distributed
-        w.learn, w.current, w.stopped, w.aside = self.learn, None, {}, False
+        w.finish() # what an earlier fit left is judged by what holds for it
+        w.learn, w.current, w.stopped = self.learn, None, {}
         if d.is_available() and d.is_initialized() and d.get_world_size() > 1:
             for on in self.watched: w.stop(on, 'several processes train together, and each sees only a part of the rows')
         if self.path is not None:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['logits_behind', 'row_margins', 'TopInputs', 'Pass']
 
-# %% ../../nbs/training/74_passes.ipynb #0e9f87ad
+# %% ../../nbs/training/74_passes.ipynb #3b23e03e
 import time
 from contextlib import ExitStack
 from copy import copy
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..core import ModelError, kept_rng, logits_of, map_nested, untouched
 from ..predictions.cache import assemble
 from ..predictions.capture import _facts, _items_of, _join, _Keeper, _now, _to_cpu
-from ..predictions.losses import PerSampleLoss
+from ..predictions.losses import PerSampleLoss, _as_written
 from ..predictions.store import Predictions, each, n_rows
 from .batch_rows import BatchRows
 
@@ -82,8 +82,9 @@ class TopInputs:
         if len(parts) < len(rows) or not all(isinstance(t, Tensor) for p in parts for t in p) or len({tuple(t.shape for t in p) for p in parts}) != 1: return None
         return tuple(torch.stack(ts) for ts in zip(*parts))
 
-# %% ../../nbs/training/74_passes.ipynb #1ac95241
+# %% ../../nbs/training/74_passes.ipynb #4df84587
 _BLOCK = 2**20 # numbers of output that are worked on together
+_EACH = 256 # numbers that the two tensors of a batch take beside their own
 _LONG = .5 # seconds: after a pass that took longer nobody notices that it is worked out at once
 
 def _copied(t): return (t if type(t) is Tensor else t.as_subclass(Tensor)).detach().clone()
@@ -91,10 +92,10 @@ def _own(o): return map_nested(lambda t: _copied(t) if isinstance(t, Tensor) els
 def _size(o): return o.numel() if isinstance(o, Tensor) else sum(map(_size, o))
 def _length(o): return o.shape[0] if type(o) is Tensor and o.ndim else n_rows(o)
 
-def _taken(pred, yb):
-    "(outputs, targets) of a batch as plain tensors or tuples of them, safe from later changes; large outputs are used at once, so they need no copy."
+def _taken(pred, yb, most):
+    "(outputs, targets) of a batch as plain tensors or tuples of them, safe from later changes; a tensor of more than `most` outputs is not copied."
     if len(yb) == 1 and isinstance(pred, Tensor) and isinstance(yb[0], Tensor) and pred.ndim: # nearly always, and quick
-        return _copied(pred) if pred.numel() < _BLOCK else pred.detach().as_subclass(Tensor), _copied(yb[0])
+        return _copied(pred) if pred.numel() < most else pred.detach().as_subclass(Tensor), _copied(yb[0])
     out, y = _own(logits_of(pred)), _own(tuple(yb))
     out = tuple(out) if isinstance(out, list) else out[None] if isinstance(out, Tensor) and out.ndim == 0 else out
     y = y[0] if len(y) == 1 else y
@@ -104,10 +105,6 @@ def _modules_of(loss):
     while loss is not None:
         if isinstance(loss, nn.Module): yield loss
         loss = getattr(loss, 'func', None)
-
-def _is_torchs(loss):
-    "Whether a loss is torch's or fastai's: what it says of a row depends on its own few attributes only, so a copy of it says the same later."
-    return (loss if hasattr(loss, '__name__') else type(loss)).__module__ in ('torch.nn.functional', 'torch.nn.modules.loss', 'fastai.losses') and (not hasattr(loss, 'func') or _is_torchs(loss.func))
 
 def _as_now(loss):
     "A copy of one of torch's losses that later changes do not reach."
@@ -120,7 +117,7 @@ def _as_now(loss):
 class Pass:
     """What one pass said of each row. Feed it with `add`, then call `finish` once.
 
-    `add` only keeps what the model said, until that is much (`size` numbers of output so far); `finish` may come later, when nobody waits."""
+    `add` only keeps what the model said, until that is much; `finish` may come later, when nobody waits. `size` tells how many numbers were kept so far."""
     def __init__(self,
         learn:'Learner', # the Learner, whose loss function is that of the rows
         notes:BatchRows, # who knows the rows of each batch
@@ -135,6 +132,7 @@ class Pass:
         self.as_learn = SimpleNamespace(loss_func=learn.loss_func, dls=learn.dls, task=getattr(learn, 'task', None))
         self.loss, self.top, self.facts = None, TopInputs(k), _facts(learn)
         self.watched_loss = self.loss_func = learn.loss_func
+        self.as_written = _as_written(learn.loss_func) # what it says of a row depends on its own attributes only, and it changes no output
         self.how, self.began, self.took = self._decided(before), time.perf_counter(), 0.
         self.held, self.named, self.waiting, self.size, self.blocks, self.no_loss = [], [], 0, 0, [], ''
         self.reason, self.rows, self.fields, self.arrays, self._predictions = '', None, {}, None, None
@@ -150,9 +148,9 @@ class Pass:
         yb:tuple, # its targets
     ):
         "Take what the model said of a batch."
-        out, y = _taken(pred, yb)
+        out, y = _taken(pred, yb, _BLOCK if self.as_written else np.inf) # what is worked out at once needs no copy
         self.held.append((i, out, y, type(yb[0])))
-        size = _size(out); self.size += size; self.waiting += size
+        size = _size(out) + _size(y) + _EACH; self.size += size; self.waiting += size
         if self.waiting >= _BLOCK or self.top.k: self.settle(xb)
 
     def end(self) -> 'Pass':
@@ -165,7 +163,7 @@ class Pass:
     @property
     def may_wait(self) -> bool:
         "Whether `finish` would say the same later. A first pass that took long does not wait: what is wrong with it should be said while there is time."
-        return _is_torchs(self.watched_loss) and (self.how is not None or self.took < _LONG)
+        return self.as_written and (self.how is not None or self.took < _LONG)
 
     def name_rows(self):
         "Find the rows of the batches that wait."
@@ -184,8 +182,10 @@ class Pass:
         rows, out, y = np.concatenate(self.named), *(o[0] if len(o) == 1 else _join(list(o)) for o in (outs, ys))
         self.held, self.named, self.waiting = [], [], 0
         if self.loss is None: self.loss = PerSampleLoss(self.loss_func)
-        step = max(1, _BLOCK*len(rows)//max(1, _size(out)))
-        with torch.no_grad(), ExitStack() as stack:
+        if not len(rows): return
+        step = len(rows) if self.how is None else max(1, _BLOCK*len(rows)//max(1, _size(out))) # what is decided is decided by many rows
+        device = (out[0] if isinstance(out, tuple) else out).device.type
+        with torch.no_grad(), torch.autocast(device, enabled=False), ExitStack() as stack:
             for c in list(map(untouched, _modules_of(self.loss_func))) or [kept_rng()]: stack.enter_context(c) # a module's loss keeps the random states too
             parts = [self._worked_out(rows[i:i+step], each(lambda t: t[i:i+step], out), each(lambda t: t[i:i+step], y), types[0].__name__) for i in range(0, len(rows), step)]
         self.blocks = [*self.blocks, *parts]
@@ -218,15 +218,15 @@ class Pass:
         rows = np.concatenate([b.pop('rows') for b in self.blocks])
         losses = torch.cat([b.pop('losses') for b in self.blocks])
         losses, self.said = self.loss.finish(losses) if not self.no_loss else (losses, f'none: {self.no_loss}')
-        at = np.full(int(rows.max()) + 1, -1); at[rows] = np.arange(len(rows)) # where each row came last
-        own = np.flatnonzero(at >= 0); last = at[own]
+        own, last = np.unique(rows[::-1], return_index=True)
         self.rows = like.rows if like is not None and np.array_equal(like.rows, own) else own
+        last = len(rows) - 1 - last
         to = np.full(len(rows), -1); to[last] = np.arange(len(last))
         arrays = {k: _scattered([b.pop(k) for b in self.blocks], to, len(last)) for k in list(self.blocks[0])}
         self.fields = {k[1:]: v.numpy() for k, v in arrays.items() if k.startswith('=')}
         self.fields['loss'] = losses.numpy()[last]
         self.arrays, self.blocks = {k: v for k, v in arrays.items() if not k.startswith('=')}, []
-        self.as_learn = self.loss = None
+        self.as_learn = self.loss = self.loss_func = None
         return self
 
     def drop_arrays(self):

@@ -20,6 +20,13 @@ N, V, C = 45, 20, 3
 pytestmark = pytest.mark.filterwarnings("ignore:Can't initialize NVML", "ignore:.*pin_memory")
 
 
+@pytest.fixture(autouse=True)
+def slow_machines_are_none(monkeypatch):
+    "Passes wait, however long they took."
+    from interp_kit.training import passes
+    monkeypatch.setattr(passes, "_LONG", 1e9)
+
+
 class Rows:
     "Inputs whose first number is the row."
     def __init__(self, n, seed=0, binary=False):
@@ -427,13 +434,16 @@ def test_labels_changed_in_place_do_not_reach_earlier_passes():
 
 def test_what_waits_is_bounded(monkeypatch):
     import interp_kit.training.callbacks as module
-    monkeypatch.setattr(module, "_BLOCK", 4*N*C)
     cb, most = InterpretationCallback(on="train", plot=False), []
     class Looks(Callback):
         order = 2000
-        def after_epoch(self): most.append(sum(p.size for p in cb.watch.waiting))
-    fit(learner(), 9, [cb, Looks()])
-    assert most == [N*C*n for n in (1, 2, 3, 0, 1, 2, 3, 0, 1)]
+        def after_epoch(self): most.append(len(cb.watch.waiting))
+    learn = learner(); fit(learn, 1, [cb])
+    size = cb.watch.waiting[0].size
+    assert N*C + N < size < N*C + N + 1000*len(learn.dls.train) # outputs, targets, and something for each tensor
+    monkeypatch.setattr(module, "_BLOCK", 4*size)
+    fit(learn, 8, [cb, Looks()])
+    assert most == [1, 2, 3, 0, 1, 2, 3, 0] # a fit begins with none
     assert [p.epoch for p in cb.watch.passes["train"]] == list(range(9))
 
 
@@ -467,3 +477,95 @@ def test_an_interrupt_while_a_large_pass_is_finished_leaves_it_out(monkeypatch):
     with pytest.raises(KeyboardInterrupt): fit(learn, 5, [cb])
     monkeypatch.undo()
     assert [p.epoch for p in cb.watch.passes["train"]] == [0, 1] and not cb.watch.stopped
+
+
+def in_place(z, t): z.clamp_(-.1, .1); return F.cross_entropy(z, t)
+
+
+@pytest.mark.parametrize("block", [2**20, 8*C])
+def test_a_loss_that_works_in_place_trains_as_without(block, monkeypatch):
+    from interp_kit.training import passes
+    monkeypatch.setattr(passes, "_BLOCK", block)
+    trained = []
+    for cbs in ([], [InterpretationCallback(on="both", plot=False)]):
+        learn = learner(in_place); fit(learn, 2, cbs); trained.append(weights(learn))
+    assert torch.equal(*trained)
+
+
+def test_outputs_changed_after_the_loss_do_not_reach_the_pass():
+    spy, cb = Spy(), InterpretationCallback(on="both", plot=False)
+    class Spoils(Callback):
+        order = 2000
+        def after_batch(self): self.learn.pred.data.zero_(); self.learn.yb[0].zero_()
+    fit(learner(), 3, [spy, cb, Spoils()])
+    check(cb, spy); check(cb, spy, "valid")
+
+
+@pytest.mark.parametrize("block", [2**20, 8*C, 3*C, C])
+def test_slices_of_any_size_say_the_same(block, monkeypatch):
+    from interp_kit.training import passes
+    monkeypatch.setattr(passes, "_BLOCK", block)
+    spy, cb = Spy(), InterpretationCallback(on="both", plot=False)
+    fit(learner(), 2, [spy, cb])
+    check(cb, spy); check(cb, spy, "valid")
+
+
+def test_what_waits_of_a_broken_fit_does_not_reach_the_next():
+    learn, cb = learner(), InterpretationCallback(on="train", plot=False)
+    learn.dls.vocab = ["one", "two"] # of three
+    fit(learn, 2, [cb])
+    learn.dls = learner().dls
+    with pytest.warns(UserWarning, match="no longer watches"): fit(learn, 3, [cb])
+    assert len(cb.history) == 3 and len(cb.interpretation) == N
+
+
+def test_wrapped_and_hooked_losses_do_not_wait():
+    import functools
+    state = dict(k=1.)
+    @functools.wraps(F.cross_entropy)
+    def wrapped(*a, **k): return state["k"]*F.cross_entropy(*a, **k)
+    hooked, replaced = nn.CrossEntropyLoss(), nn.CrossEntropyLoss()
+    hooked.register_forward_hook(lambda m, x, out: state["k"]*out)
+    replaced.forward = lambda *a, **k: state["k"]*F.cross_entropy(*a, **k)
+    for loss in (wrapped, hooked, replaced):
+        state["k"] = 1.
+        def larger(loss, epoch): state["k"] *= 10
+        cb, said = changing(loss, larger, 3)
+        for p, want in zip(cb.watch.passes["train"], said): np.testing.assert_allclose(p.fields["loss"], [want[int(r)] for r in p.rows], rtol=1e-4)
+        assert len(said) == 3
+
+
+class Numbered(torch.utils.data.Sampler):
+    "Rows by large numbers."
+    def __init__(self, first): self.first = first
+    def __len__(self): return N
+    def __iter__(self): return iter((self.first + torch.randperm(N)).tolist())
+
+
+@pytest.mark.parametrize("first", [10**13, -40])
+def test_rows_with_odd_numbers(first):
+    class Far(Rows):
+        def __getitem__(self, i): return super().__getitem__(i - first)
+    cb = InterpretationCallback(on="train", plot=False)
+    fit(learner(train=DataLoader(Far(N), 8, sampler=Numbered(first))), 2, [cb])
+    assert [p.rows.tolist() for p in cb.watch.passes["train"]] == [list(range(first, first + N))]*2
+
+
+def test_a_task_is_decided_by_many_rows(monkeypatch):
+    from interp_kit.training import passes
+    monkeypatch.setattr(passes, "_BLOCK", 16)
+    x, y = torch.randn(6, 1, 4, 4), torch.rand(6, 1, 4, 4); y[0] = 0 # by chance
+    learn = as_learner(nn.Conv2d(1, 1, 1), [(x, y)], lambda p, t: ((p - t)**2 + 1e-3).sqrt().mean()); cb = InterpretationCallback(on="valid", plot=False)
+    fit(learn, 2, [cb])
+    assert cb.interpretation.predictions.task == "regression"
+
+
+def test_a_warning_that_is_an_error_loses_nothing_else():
+    learn, cb = learner(), InterpretationCallback(on="both", plot=False)
+    class Renames(Callback):
+        def after_epoch(self): self.learn.dls[0].vocab, self.learn.dls[1].vocab = ["one", "two"], list("abc")
+    fit(learn, 2, [cb, Renames()])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="no longer watches the train rows"): cb.history
+        assert len(cb.interpretation) == V and len(cb.watch.passes["valid"]) == 2
