@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Decision', 'Shard', 'run_shard', 'capture']
 
-# %% ../../nbs/predictions/18_capture.ipynb #a3858ec8
+# %% ../../nbs/predictions/18_capture.ipynb #cfd279e9
 import copy, functools, random, shutil, time
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from ..files import digest_file, read_json, storage_errors, write_json
 from .files import locked
 from .fingerprint import architecture_hash, data_fingerprint, describe, loss_fingerprint, model_hash, transforms_fingerprint
 from .loaders import RowSource, is_fastai, not_augmented, pick_loader, take_rows
-from .losses import PerSampleLoss
+from .losses import PerSampleLoss, _as_written
 from .segmentation import image_counts, image_mass
 from .store import Predictions, check_targets, decode, each, n_rows
 
@@ -122,7 +122,7 @@ def _items_of(dl, rows):
     one = lambda o: o[0] if isinstance(o, tuple) else o
     return [str(one(items[i])) for i in rows] if isinstance(one(items[0]), str) or hasattr(one(items[0]), '__fspath__') else None
 
-# %% ../../nbs/predictions/18_capture.ipynb #5f1bf016
+# %% ../../nbs/predictions/18_capture.ipynb #bc195e3e
 def _to_cpu(o):
     "Detached plain tensors on the CPU, half precision as float32; lists become tuples."
     if isinstance(o, (tuple, list)): return tuple(_to_cpu(x) for x in o)
@@ -174,10 +174,16 @@ def _compact(t, n, extra=None):
 def _reduce_images(how, preds, targs, decoded, keep):
     "What is kept of a batch of a segmentation: masks, and for each image the pixels and probabilities of each class."
     counts, mass = image_counts(targs, decoded, how.n_classes, how.ignore_index), image_mass(preds, targs, decoded, how.ignore_index)
-    res = {'targs': _compact(targs, how.n_classes, how.ignore_index), 'decoded': _compact(decoded, how.n_classes), 'col-counts': counts.int(), 'col-mass': mass}
+    res = _masks(how, targs, decoded) | {'col-counts': counts.int(), 'col-mass': mass}
     return dict(res, preds=preds) if keep else res
 
-# %% ../../nbs/predictions/18_capture.ipynb #aff843ab
+def _keeps_order(how, loss_func):
+    "Whether the largest of several outputs has the largest probability."
+    return not how.complement and (how.activation in ACTIVATIONS or how.activation == 'CrossEntropyLoss.activation' and _as_written(loss_func) and getattr(loss_func, 'axis', 0) == 1)
+
+def _masks(how, targs, decoded): return dict(targs=_compact(targs, how.n_classes, how.ignore_index), decoded=_compact(decoded, how.n_classes))
+
+# %% ../../nbs/predictions/18_capture.ipynb #ad1cc652
 _KEEP_BYTES = 2**28 # probabilities of a segmentation are kept in memory up to this size, unless asked for
 
 class _Keeper:
@@ -191,9 +197,10 @@ class _Keeper:
 
     def _image(self, out, y):
         if self.how is None: self.how = _decide(self.learn, self.dl, self.loss_func, self.task, out, y, self.act)
+        if self.keep == 'masks' and _keeps_order(self.how, self.loss_func): return _masks(self.how, _as_classes(self.how, out, y)[1], decode(out, 'segmentation'))
         parts = _settle(self.how, self.loss_func, out, y, self.act)
         if self.keep is None: self.keep = self.n*parts[0][0].numel()*4 <= _KEEP_BYTES
-        return _reduce_images(self.how, *parts, self.keep)
+        return _reduce_images(self.how, *parts, self.keep is True)
 
     def arrays(self):
         "name -> Tensor or tuple of Tensors, in the order of the run."

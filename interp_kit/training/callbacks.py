@@ -27,7 +27,7 @@ from .passes import _BLOCK, Pass
 # %% ../../nbs/training/76_callbacks.ipynb #aced5d02
 if TYPE_CHECKING: from pandas import DataFrame
 
-# %% ../../nbs/training/76_callbacks.ipynb #1e81c48a
+# %% ../../nbs/training/76_callbacks.ipynb #c697e220
 _BATCH = ('before_batch', 'after_loss') # what is listened to of each batch
 _OTHERS = frozenset('after_pred after_batch before_backward after_cancel_backward after_backward before_step after_cancel_step after_step after_cancel_batch'.split())
 
@@ -285,7 +285,7 @@ class InterpretationCallback(Callback):
     def interpretation_of(self,
         on:str, # 'train' or 'valid'
     ) -> Interpretation:
-        "The interpretation of the last pass over these rows, as the model was then; training rows in training mode, with augmented inputs. The model is not run."
+        "The interpretation of the last pass over these rows, as the model was then; training rows in training mode, with augmented inputs, those of a segmentation without probabilities. The model is not run."
         p = self._passes(on)[-1]
         knows = not p.reason or on == 'valid' and not is_fastai(p.dl) and not isinstance(p.dl, torch.utils.data.DataLoader) # a plain iterable has its own order
         return INTERPRETATIONS.get(p.predictions.task, Interpretation).from_predictions(p.predictions, self.watch.learn, p.dl if knows else None)

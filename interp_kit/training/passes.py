@@ -82,7 +82,7 @@ class TopInputs:
         if len(parts) < len(rows) or not all(isinstance(t, Tensor) for p in parts for t in p) or len({tuple(t.shape for t in p) for p in parts}) != 1: return None
         return tuple(torch.stack(ts) for ts in zip(*parts))
 
-# %% ../../nbs/training/74_passes.ipynb #4df84587
+# %% ../../nbs/training/74_passes.ipynb #82ab23ca
 _BLOCK = 2**20 # numbers of output that are worked on together
 _EACH = 256 # numbers that the two tensors of a batch take beside their own
 _LONG = .5 # seconds: after a pass that took longer nobody notices that it is worked out at once
@@ -195,7 +195,7 @@ class Pass:
         "What is kept of some rows."
         losses = self._losses(out, y)
         out, y = _to_cpu(out), _to_cpu(y)
-        keeper = _Keeper(self.as_learn, self.dl, self.loss_func, None, self.how, False, len(rows))
+        keeper = _Keeper(self.as_learn, self.dl, self.loss_func, None, self.how, 'masks' if self.on == 'train' else False, len(rows)) # of training images what needs no probabilities
         keeper.add(out, y, type_name); a = keeper.arrays()
         self.how = keeper.how
         a['decoded'] = a['preds'] if a.get('decoded') is None else a['decoded']

@@ -569,3 +569,23 @@ def test_a_warning_that_is_an_error_loses_nothing_else():
         warnings.simplefilter("error")
         with pytest.raises(UserWarning, match="no longer watches the train rows"): cb.history
         assert len(cb.interpretation) == V and len(cb.watch.passes["valid"]) == 2
+
+
+@pytest.mark.parametrize("loss, channels", [(CrossEntropyLossFlat(axis=1), C), (nn.CrossEntropyLoss(ignore_index=1), C), (BCEWithLogitsLossFlat(), 1)])
+def test_masks_of_training_images_are_those_that_the_model_gave(loss, channels):
+    x, y, _, _ = images(12, "segmentation"); x[:, 0, 0, 0] = torch.arange(12)
+    if channels == 1: y = (y > 0)[:, None].float()
+    said = {}
+    class Sees(Callback):
+        def after_loss(self):
+            if self.training: said.update(zip(self.learn.xb[0][:, 0, 0, 0].long().tolist(), self.learn.pred.detach().argmax(1) if channels > 1 else self.learn.pred.detach()[:, 0] > 0))
+    cb = InterpretationCallback(on="both", plot=False)
+    learn = Learner(DataLoaders(DataLoader(TensorDataset(x, y), 5, shuffle=True), DataLoader(TensorDataset(x, y), 5)), nn.Conv2d(3, channels, 1), loss_func=loss, cbs=[Sees(), cb])
+    learn.task = "segmentation"
+    fit(learn, 2)
+    p = cb.interpretation_of("train").predictions
+    assert torch.equal(p.decoded.long(), torch.stack([said[i] for i in range(12)]).long()) and torch.equal(p.targs.long(), y.long().reshape(12, 8, 8))
+    scores = cb.interpretation_of("train").metrics()
+    right = (p.decoded == p.targs)[p.targs != getattr(loss, "ignore_index", -100)]
+    assert abs(scores["pixel_accuracy"] - float(right.float().mean())) < 1e-6 and isinstance(cb.interpretation_of("train").findings(), list)
+    assert "mean_confidence" in cb.interpretation_of("valid").metrics()
