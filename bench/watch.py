@@ -1,4 +1,4 @@
-"""What watching costs a training (plot=False), and what it finds: paired alternations in CPU seconds, one thread; precision of the ranking by area under the margin; false alarms.
+"""What watching costs a training (plot=False), and what it finds: CPU seconds of trainings in turn, one thread; precision of the ranking by area under the margin; false alarms.
 
 The perceptron is so cheap that nearly all of its time is fastai's loop; the demo's segmentation has a net of a few thousand weights, so that its many pixels show beside it. ResNet-18 is at 64 pixels, batches of 16."""
 import random, statistics, time
@@ -6,6 +6,7 @@ import numpy as np, torch
 from torch import nn
 from bench.planted_watch import CLEAN, Table, TableDL, digits, learner, mislabelled, ranking
 from interp_kit.training.callbacks import InterpretationCallback
+from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 
@@ -59,6 +60,12 @@ class Timed(InterpretationCallback):
         finally: Timed.spent += time.process_time() - t
 
 
+class Empty(Callback):
+    "A callback that does nothing, at the same place."
+    order = InterpretationCallback.order
+    def __init__(self, **kwargs): pass
+
+
 def fit(learn, on, epochs, kind=InterpretationCallback):
     cbs = [] if on is None else [kind(on=on, plot=False)]
     t = time.process_time()
@@ -73,38 +80,36 @@ def inside(learn, on, epochs, n=3):
     return statistics.median(shares)
 
 
-def cost(make, on, epochs, pairs):
-    "Median of the ratios of pairs, whose order alternates."
-    learn, ratios, plain, n = make(), [], [], []
-    learn.model.register_forward_hook(lambda m, x, out: n.append(len(x[0])))
-    fit(learn, None, 1); fit(learn, on, 1); n.clear()
-    for i in range(pairs):
-        first = fit(learn, on if i % 2 else None, epochs); half = len(n)
-        second = fit(learn, None if i % 2 else on, epochs)
-        a, b = (first, second) if i % 2 else (second, first)
-        ratios.append(a/b); plain.append(b)
-        if n[:half] != n[half:]: raise AssertionError("watching runs the model on other rows")
-        n.clear()
-    batches = epochs*(len(learn.dls.train) + len(learn.dls.valid))
-    return dict(ratio=statistics.median(ratios), least=min(ratios), most=max(ratios), inside=inside(learn, on, epochs), plain_s=statistics.median(plain), ms_a_batch=1000*statistics.median(plain)/batches, added_us_a_batch=1e6*(statistics.median(ratios) - 1)*statistics.median(plain)/batches, alternations=pairs)
+def cost(make, on, epochs, n):
+    "Ratios of the median times of `n` trainings each: watched, and with a callback that does nothing, against plain; in turn, in random order."
+    learn, rows = make(), []
+    learn.model.register_forward_hook(lambda m, x, out: rows.append(len(x[0])))
+    kinds = dict(plain=lambda: fit(learn, None, epochs), empty=lambda: fit(learn, "", epochs, Empty), ours=lambda: fit(learn, on, epochs))
+    for f in kinds.values(): f()
+    spent, seen, order = {k: [] for k in kinds}, set(), random.Random(0)
+    for _ in range(n):
+        for k in order.sample(sorted(kinds), len(kinds)): rows.clear(); spent[k].append(kinds[k]()); seen.add(tuple(rows))
+    if len(seen) != 1: raise AssertionError("watching runs the model on other rows")
+    plain, empty, ours = (statistics.median(spent[k]) for k in ("plain", "empty", "ours"))
+    return dict(inside=inside(learn, on, epochs, 5), ratio=ours/plain, ratio_of_an_empty_callback=empty/plain, ratio_of_fastest=min(spent["ours"])/min(spent["plain"]), ms_a_batch=1000*plain/epochs/(len(learn.dls.train) + len(learn.dls.valid)), trainings=n)
 
 
 def trainings():
-    "(name, maker of a Learner, epochs, pairs)"
+    "(name, maker of a Learner, epochs, trainings of each kind)"
     from bench.features import titanic, titanic_learner
     from interp_kit.demo import demo_learner
-    yield "ResNet-18, 64 px, batches of 16", resnet, 1, 9
-    yield "two convolutions on 8×8 digits, 12,800 rows and 2,560 of validation, batches of 64", lambda: cnn(12800, 2560), 2, 9
-    yield "the same net, 1,280 rows and 256 of validation", cnn, 8, 21
-    yield "64-64-10 perceptron, batches of 64", mlp, 12, 31
-    for task, epochs, pairs in (("classification", 2, 7), ("tabular", 12, 15), ("tabular_regression", 12, 9), ("multilabel", 1, 5), ("segmentation", 1, 5)): yield f"demo learner, {task}", lambda: demo_learner(task), epochs, pairs
+    yield "ResNet-18, 64 px, batches of 16", resnet, 1, 5
+    yield "two convolutions on 8×8 digits, 12,800 rows and 2,560 of validation, batches of 64", lambda: cnn(12800, 2560), 2, 7
+    yield "the same net, 1,280 rows and 256 of validation", cnn, 8, 13
+    yield "64-64-10 perceptron, batches of 64", mlp, 12, 21
+    for task, epochs, n in (("classification", 2, 5), ("tabular", 12, 21), ("tabular_regression", 12, 9), ("multilabel", 1, 5), ("segmentation", 1, 5)): yield f"demo learner, {task}", lambda: demo_learner(task), epochs, n
     yield "LR-ASPP segmenting scenes of 144 px, batches of 8", lraspp, 1, 5
     if titanic() is not None: yield "Titanic, fastai's tabular learner", lambda: titanic_learner(titanic())[0], 4, 9
 
 
 def costs():
-    for name, make, epochs, pairs in trainings():
-        for on in ("valid", "both"): yield dict(what=f"training watched (on={on!r}, plot=False) against plain: {name}", **cost(make, on, epochs, pairs))
+    for name, make, epochs, n in trainings():
+        for on in ("valid", "both"): yield dict(what=f"training watched (on={on!r}, plot=False) against plain: {name}", **cost(make, on, epochs, n))
 
 
 def found(seeds=20):
