@@ -319,6 +319,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                          'interp_kit/attribution/faithfulness.py'),
                                                      'interp_kit.attribution.faithfulness._infidelities': ( 'attribution/faithfulness.html#_infidelities',
                                                                                                             'interp_kit/attribution/faithfulness.py'),
+                                                     'interp_kit.attribution.faithfulness._made_again': ( 'attribution/faithfulness.html#_made_again',
+                                                                                                          'interp_kit/attribution/faithfulness.py'),
                                                      'interp_kit.attribution.faithfulness._maps_of': ( 'attribution/faithfulness.html#_maps_of',
                                                                                                        'interp_kit/attribution/faithfulness.py'),
                                                      'interp_kit.attribution.faithfulness._max_change': ( 'attribution/faithfulness.html#_max_change',

@@ -162,7 +162,7 @@ class Faithfulness:
         bands = {k: {m: [[none(o) for o in interval(p, self.counts, self.meta['level'])] for p in c[i].T.numpy()] for i, m in enumerate(self.names)} for k, c in self.curves.items()}
         return dict(ranking=self.ranking, agreement_with_deletion=none(self.agreement), n=self.n, **self.meta, shares=self.shares.tolist(), curves=bands)
 
-# %% ../../nbs/attribution/48_faithfulness.ipynb #4a3273e8
+# %% ../../nbs/attribution/48_faithfulness.ipynb #a49a7e46
 def _frozen(probe, spec):
     "A function rows -> target, so that parts, noisy copies and shuffled models are asked for what the pictures were settled on."
     if isinstance(spec, of_output):
@@ -194,6 +194,13 @@ def _maps_of(learn, xs, rows, method, target, options, batch_size):
 def _totals(a): return sum(v.double().flatten(1).sum(1) for v in (a.values if isinstance(a.values, tuple) else (a.values,)) if v is not None)
 
 def _padded(values, n): return torch.cat([values, values.new_full((n - len(values),), torch.nan)]).numpy()
+
+def _made_again(learn, maps, redo, rows, noisy, xs, n, seed):
+    "How maps of some rows change with noisy inputs and with shuffled weights; NaN for the other rows."
+    told = lambda f: np.stack([_padded(f(m, a.values[rows]), n) for m, a in maps.items()])
+    res = dict(sensitivity=told(lambda m, a: _max_change(a, [redo(m, x) for x in noisy])))
+    with shuffled_weights(learn, seed): res['randomised'] = told(lambda m, a: rank_correlation(a, redo(m, xs)) if len(rows) else torch.zeros(0))
+    return res
 
 def judge(
     learn:'Learner|nn.Module', # whose maps are judged
@@ -238,9 +245,7 @@ def judge(
         values['infidelity'] = _infidelities(scores, maps, images, base, random_squares(tuple(images.shape[2:]), n_squares, seed=seed), batch_size)
         again = rows[:n_again]
         noisy = [(*probe.xs[:k], c, *probe.xs[k+1:]) for c in noisy_copies(images, n_noise if len(again) else 0, radius, seed)]
-        values['sensitivity'] = np.stack([_padded(_max_change(a.values[again], [redo(m, xs, again)[0].values for xs in noisy]), n) for m, a in maps.items()])
-        with shuffled_weights(learn, seed):
-            values['randomised'] = np.stack([_padded(rank_correlation(a.values[again], redo(m, probe.xs, again)[0].values) if len(again) else torch.zeros(0), n) for m, a in maps.items()])
+        values |= _made_again(learn, maps, lambda m, xs: redo(m, xs, again)[0].values, again, noisy, probe.xs, n, seed)
         values['completeness'] = np.stack([np.full(n, np.nan) if a.delta is None else completeness_error(t, a.delta).numpy() for a, t in made.values()])
         values['pointing'] = np.stack([np.full(n, np.nan) if inside is None else pointing(a.values, inside).numpy() for a in maps.values()])
     meta = dict(n_steps=n_steps, baseline=baseline if isinstance(baseline, (int, float, str)) else 'given', sigma=sigma, n_squares=n_squares, n_noise=n_noise, radius=radius,
