@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['Decision', 'Shard', 'run_shard', 'capture']
 
-# %% ../../nbs/predictions/18_capture.ipynb #cfd279e9
+# %% ../../nbs/predictions/18_capture.ipynb #6f5f33dd
 import copy, functools, random, shutil, time
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, torch
-from torch import Tensor, nn
+from torch import Tensor
 from ..core import (ACTIVATIONS, DataError, ModelError, StorageError, TaskError, are_probabilities, guess_activation, infer_task, kept_generators, logits_of,
                              loss_name, pick_activation, untouched)
 from ..findings import plain
@@ -122,7 +122,7 @@ def _items_of(dl, rows):
     one = lambda o: o[0] if isinstance(o, tuple) else o
     return [str(one(items[i])) for i in rows] if isinstance(one(items[0]), str) or hasattr(one(items[0]), '__fspath__') else None
 
-# %% ../../nbs/predictions/18_capture.ipynb #bc195e3e
+# %% ../../nbs/predictions/18_capture.ipynb #9adfa87b
 def _to_cpu(o):
     "Detached plain tensors on the CPU, half precision as float32; lists become tuples."
     if isinstance(o, (tuple, list)): return tuple(_to_cpu(x) for x in o)
@@ -172,10 +172,10 @@ def _compact(t, n, extra=None):
     return t.to(torch.uint8 if lo == 0 and hi < 256 else torch.int16 if -2**15 <= lo and hi < 2**15 else torch.int32)
 
 def _reduce_images(how, preds, targs, decoded, keep):
-    "What is kept of a batch of a segmentation: masks, and for each image the pixels and probabilities of each class."
-    counts, mass = image_counts(targs, decoded, how.n_classes, how.ignore_index), image_mass(preds, targs, decoded, how.ignore_index)
-    res = _masks(how, targs, decoded) | {'col-counts': counts.int(), 'col-mass': mass}
-    return dict(res, preds=preds) if keep else res
+    "What is kept of a batch of a segmentation: masks, and for each image the probabilities and, unless 'sums' are enough, the pixels of each class."
+    res = _masks(how, targs, decoded) | {'col-mass': image_mass(preds, targs, decoded, how.ignore_index)}
+    if keep != 'sums': res['col-counts'] = image_counts(targs, decoded, how.n_classes, how.ignore_index).int()
+    return dict(res, preds=preds) if keep is True else res
 
 def _keeps_order(how, loss_func):
     "Whether the largest of several outputs has the largest probability."
@@ -183,7 +183,7 @@ def _keeps_order(how, loss_func):
 
 def _masks(how, targs, decoded): return dict(targs=_compact(targs, how.n_classes, how.ignore_index), decoded=_compact(decoded, how.n_classes))
 
-# %% ../../nbs/predictions/18_capture.ipynb #ad1cc652
+# %% ../../nbs/predictions/18_capture.ipynb #da3c4824
 _KEEP_BYTES = 2**28 # probabilities of a segmentation are kept in memory up to this size, unless asked for
 
 class _Keeper:
@@ -200,7 +200,7 @@ class _Keeper:
         if self.keep == 'masks' and _keeps_order(self.how, self.loss_func): return _masks(self.how, _as_classes(self.how, out, y)[1], decode(out, 'segmentation'))
         parts = _settle(self.how, self.loss_func, out, y, self.act)
         if self.keep is None: self.keep = self.n*parts[0][0].numel()*4 <= _KEEP_BYTES
-        return _reduce_images(self.how, *parts, self.keep is True)
+        return _reduce_images(self.how, *parts, self.keep)
 
     def arrays(self):
         "name -> Tensor or tuple of Tensors, in the order of the run."

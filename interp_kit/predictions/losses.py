@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..core import ModelError, loss_name, map_nested
 from .store import each, n_rows
 
-# %% ../../nbs/predictions/12_losses.ipynb #deafec13
+# %% ../../nbs/predictions/12_losses.ipynb #14431c4a
 def _unwrap(loss):
     "`loss`, and the functions it wraps, outermost first."
     while loss is not None: yield loss; loss = getattr(loss, 'func', None)
@@ -74,6 +74,7 @@ def _image_means(loss, pred, y):
     pred, y, base = pred.as_subclass(Tensor), y.as_subclass(Tensor).long(), getattr(loss, 'func', loss)
     pixels = F.cross_entropy(pred, y, base.weight, ignore_index=base.ignore_index, reduction='none', label_smoothing=base.label_smoothing)
     void = y == base.ignore_index
+    if base.weight is None and not void.any(): return pixels.detach().float().flatten(1).mean(1)
     share = (~void).float() if base.weight is None else base.weight[y.masked_fill(void, 0)].masked_fill(void, 0).float()
     return pixels.detach().float().flatten(1).sum(1)/share.flatten(1).sum(1)
 

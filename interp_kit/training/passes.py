@@ -82,7 +82,7 @@ class TopInputs:
         if len(parts) < len(rows) or not all(isinstance(t, Tensor) for p in parts for t in p) or len({tuple(t.shape for t in p) for p in parts}) != 1: return None
         return tuple(torch.stack(ts) for ts in zip(*parts))
 
-# %% ../../nbs/training/74_passes.ipynb #82ab23ca
+# %% ../../nbs/training/74_passes.ipynb #b2ba1710
 _BLOCK = 2**20 # numbers of output that are worked on together
 _EACH = 256 # numbers that the two tensors of a batch take beside their own
 _LONG = .5 # seconds: after a pass that took longer nobody notices that it is worked out at once
@@ -183,7 +183,7 @@ class Pass:
         self.held, self.named, self.waiting = [], [], 0
         if self.loss is None: self.loss = PerSampleLoss(self.loss_func)
         if not len(rows): return
-        step = len(rows) if self.how is None else max(1, _BLOCK*len(rows)//max(1, _size(out))) # what is decided is decided by many rows
+        step = len(rows) if self.how is None else -(-len(rows)//max(1, round(_size(out)/_BLOCK))) # what is decided is decided by many rows
         device = (out[0] if isinstance(out, tuple) else out).device.type
         with torch.no_grad(), torch.autocast(device, enabled=False), ExitStack() as stack:
             for c in list(map(untouched, _modules_of(self.loss_func))) or [kept_rng()]: stack.enter_context(c) # a module's loss keeps the random states too
@@ -195,7 +195,7 @@ class Pass:
         "What is kept of some rows."
         losses = self._losses(out, y)
         out, y = _to_cpu(out), _to_cpu(y)
-        keeper = _Keeper(self.as_learn, self.dl, self.loss_func, None, self.how, 'masks' if self.on == 'train' else False, len(rows)) # of training images what needs no probabilities
+        keeper = _Keeper(self.as_learn, self.dl, self.loss_func, None, self.how, 'masks' if self.on == 'train' else 'sums', len(rows)) # pixels can be counted later, probabilities of training images are not kept
         keeper.add(out, y, type_name); a = keeper.arrays()
         self.how = keeper.how
         a['decoded'] = a['preds'] if a.get('decoded') is None else a['decoded']
