@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['logits_behind', 'row_margins', 'TopInputs', 'Pass']
 
-# %% ../../nbs/training/74_passes.ipynb #3b23e03e
+# %% ../../nbs/training/74_passes.ipynb #cef154c6
 import time
 from contextlib import ExitStack
 from copy import copy
@@ -15,8 +15,9 @@ import numpy as np, torch
 from torch import Tensor, nn
 from ..core import ModelError, kept_rng, logits_of, map_nested, untouched
 from ..predictions.cache import assemble
-from ..predictions.capture import _facts, _items_of, _join, _Keeper, _now, _to_cpu
-from ..predictions.losses import PerSampleLoss, _as_written
+from ..predictions.capture import _facts, _items_of, _join, _Keeper, _masks, _now, _to_cpu
+from ..predictions.losses import PerSampleLoss, _as_written, _is_pixelwise
+from ..predictions.segmentation import map_facts
 from ..predictions.store import Predictions, each, n_rows
 from .batch_rows import BatchRows
 
@@ -82,8 +83,10 @@ class TopInputs:
         if len(parts) < len(rows) or not all(isinstance(t, Tensor) for p in parts for t in p) or len({tuple(t.shape for t in p) for p in parts}) != 1: return None
         return tuple(torch.stack(ts) for ts in zip(*parts))
 
-# %% ../../nbs/training/74_passes.ipynb #b2ba1710
-_BLOCK = 2**20 # numbers of output that are worked on together
+# %% ../../nbs/training/74_passes.ipynb #60599df4
+_WAIT = 2**20 # numbers that may wait to be worked on
+_BLOCK = 2**18 # numbers of output that are worked on together; a batch of so many does not wait
+_SOFTMAXES = 'softmax', 'CrossEntropyLoss.activation'
 _EACH = 256 # numbers that the two tensors of a batch take beside their own
 _LONG = .5 # seconds: after a pass that took longer nobody notices that it is worked out at once
 
@@ -151,7 +154,7 @@ class Pass:
         out, y = _taken(pred, yb, _BLOCK if self.as_written else np.inf) # what is worked out at once needs no copy
         self.held.append((i, out, y, type(yb[0])))
         size = _size(out) + _size(y) + _EACH; self.size += size; self.waiting += size
-        if self.waiting >= _BLOCK or self.top.k: self.settle(xb)
+        if size >= _BLOCK or self.waiting >= _WAIT or self.top.k: self.settle(xb)
 
     def end(self) -> 'Pass':
         "The pass is over: take over what may have changed when `finish` comes. Raises `ModelError` if a batch did not get one output a row."
@@ -183,16 +186,19 @@ class Pass:
         self.held, self.named, self.waiting = [], [], 0
         if self.loss is None: self.loss = PerSampleLoss(self.loss_func)
         if not len(rows): return
-        step = len(rows) if self.how is None else -(-len(rows)//max(1, round(_size(out)/_BLOCK))) # what is decided is decided by many rows
+        step = len(rows) if self.how is None else -(-len(rows)//max(1, _size(out)//_BLOCK)) # what is decided is decided by many rows
         device = (out[0] if isinstance(out, tuple) else out).device.type
         with torch.no_grad(), torch.autocast(device, enabled=False), ExitStack() as stack:
-            for c in list(map(untouched, _modules_of(self.loss_func))) or [kept_rng()]: stack.enter_context(c) # a module's loss keeps the random states too
+            if not self.as_written: # a module's loss keeps the random states too
+                for c in list(map(untouched, _modules_of(self.loss_func))) or [kept_rng()]: stack.enter_context(c)
             parts = [self._worked_out(rows[i:i+step], each(lambda t: t[i:i+step], out), each(lambda t: t[i:i+step], y), types[0].__name__) for i in range(0, len(rows), step)]
         self.blocks = [*self.blocks, *parts]
         self.top.add(rows, torch.cat([p['losses'] for p in parts]), xb)
 
     def _worked_out(self, rows, out, y, type_name):
         "What is kept of some rows."
+        quick = self._of_maps(out, y)
+        if quick is not None: return dict(rows=rows, **quick)
         losses = self._losses(out, y)
         out, y = _to_cpu(out), _to_cpu(y)
         keeper = _Keeper(self.as_learn, self.dl, self.loss_func, None, self.how, 'masks' if self.on == 'train' else 'sums', len(rows)) # pixels can be counted later, probabilities of training images are not kept
@@ -200,6 +206,14 @@ class Pass:
         self.how = keeper.how
         a['decoded'] = a['preds'] if a.get('decoded') is None else a['decoded']
         return dict(rows=rows, losses=losses, **a, **{f'={k}': v for k, v in _row_facts(self.how, out, a).items()})
+
+    def _of_maps(self, out, y):
+        "The same of maps that torch's plain cross entropy judges, which needs the exponentials of the outputs once only; None for all else."
+        if self.how is None or self.how.task != 'segmentation' or self.how.activation not in _SOFTMAXES or not _is_pixelwise(self.loss_func, out, y, plain=True): return None
+        facts = map_facts(out, y, self.how.ignore_index, mass=self.on == 'valid')
+        if facts is None: return None
+        losses, decoded, mass = (None if t is None else t.cpu() for t in facts)
+        return dict(losses=losses, **_masks(self.how, y.cpu(), decoded), **({} if mass is None else {'col-mass': mass}))
 
     def _losses(self, out, y):
         n = n_rows(y)

@@ -5,7 +5,7 @@ import sklearn.metrics as skm
 from helpers import needs
 from interp_kit.interpret.segmentation import SegmentationInterpretation
 from interp_kit.predictions import Predictions, bootstrap, confusion_counts, segmentation_metrics
-from interp_kit.predictions.segmentation import boundary_iou, boundary_width, counts_of, image_counts, image_mass, image_ious, mask_boundary, pixel_confusion
+from interp_kit.predictions.segmentation import boundary_iou, boundary_width, counts_of, image_counts, image_mass, image_ious, map_facts, mask_boundary, pixel_confusion
 
 TYPES = (torch.uint8, torch.int16, torch.int64)
 IGNORED = (None, 255, -100, 0)
@@ -191,3 +191,28 @@ def test_undefined_says_why():
     m = segmentation_metrics(blank); assert all(np.isnan(v) for v in m.values()) and set(m.reasons.values()) == {"no image has a labelled pixel"}
     with warnings.catch_warnings():
         warnings.simplefilter("error"); assert np.isnan(bootstrap(blank, "mean_iou")).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+@pytest.mark.parametrize("ignore", [None, -100, 255, 1])
+def test_facts_of_maps_are_those_of_torch(dtype, ignore):
+    g = torch.Generator().manual_seed(0)
+    for C, scale in ((2, 1), (3, 100), (21, 1e-4), (300, 5)):
+        z = (torch.randn(4, C, 5, 7, generator=g)*scale).to(dtype); t = torch.randint(0, C, (4, 5, 7), generator=g)
+        z[0, :, 0] = z[0, :1, 0] # equals
+        z[1, 0, 2] = -torch.inf; t[1, 2] = 1 if ignore != 1 else C - 1
+        if ignore is not None: t[2, :2] = ignore
+        losses, decoded, mass = map_facts(z, t, ignore)
+        p = z.double().softmax(1)
+        ref = torch.stack([torch.nn.functional.cross_entropy(a[None].double(), b[None], ignore_index=-1 if ignore is None else ignore) for a, b in zip(z, t)])
+        torch.testing.assert_close(losses.double(), ref, rtol=1e-6, atol=1e-6)
+        assert losses.dtype == torch.float32 and torch.equal(decoded, z.argmax(1))
+        torch.testing.assert_close(mass, image_mass(p, t, decoded, ignore), rtol=1e-6, atol=1e-5)
+
+
+def test_facts_of_maps_leave_odd_ones_to_others():
+    z, t = torch.randn(2, 3, 4, 4), torch.zeros(2, 4, 4, dtype=torch.uint8)
+    for bad in (torch.nan, torch.inf): w = z.clone(); w[0, 1, 2, 2] = bad; assert map_facts(w, t) is None
+    assert map_facts(z, t + 3) is None and map_facts(z, t.int() - 1) is None and map_facts(z, t, 0) is None # all void
+    w = z.clone(); w[1, 0] = -torch.inf; assert map_facts(w, t) is None # an infinite loss
+    before = z.clone(); assert map_facts(z, t) is not None and torch.equal(z, before)

@@ -1,5 +1,6 @@
 "The watching callback: the right rows, the right numbers, and a training that does not notice."
 import pickle, warnings
+from copy import deepcopy
 import numpy as np, pytest, torch, torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -441,7 +442,7 @@ def test_what_waits_is_bounded(monkeypatch):
     learn = learner(); fit(learn, 1, [cb])
     size = cb.watch.waiting[0].size
     assert N*C + N < size < N*C + N + 1000*len(learn.dls.train) # outputs, targets, and something for each tensor
-    monkeypatch.setattr(module, "_BLOCK", 4*size)
+    monkeypatch.setattr(module, "_WAIT", 4*size)
     fit(learn, 8, [cb, Looks()])
     assert most == [1, 2, 3, 0, 1, 2, 3, 0] # a fit begins with none
     assert [p.epoch for p in cb.watch.passes["train"]] == list(range(9))
@@ -466,7 +467,7 @@ def test_an_interrupt_while_passes_are_finished_loses_none(monkeypatch):
 def test_an_interrupt_while_a_large_pass_is_finished_leaves_it_out(monkeypatch):
     import interp_kit.training.callbacks as module
     from interp_kit.training import passes
-    for m in (module, passes): monkeypatch.setattr(m, "_BLOCK", 8*C)
+    for m in (module, passes): monkeypatch.setattr(m, "_WAIT", 8*C)
     cb, real, done = InterpretationCallback(on="train", plot=False), passes._scattered, []
     def stops(*a):
         done.append(1)
@@ -589,3 +590,21 @@ def test_masks_of_training_images_are_those_that_the_model_gave(loss, channels):
     right = (p.decoded == p.targs)[p.targs != getattr(loss, "ignore_index", -100)]
     assert abs(scores["pixel_accuracy"] - float(right.float().mean())) < 1e-6 and isinstance(cb.interpretation_of("train").findings(), list)
     assert "mean_confidence" in cb.interpretation_of("valid").metrics()
+
+
+@pytest.mark.parametrize("loss, quick", [(CrossEntropyLossFlat(axis=1), True), (nn.CrossEntropyLoss(ignore_index=1), True), (nn.CrossEntropyLoss(weight=torch.tensor([1., 2, 3])), False), (CrossEntropyLossFlat(axis=1, label_smoothing=.1), False)])
+def test_maps_in_one_sweep_say_what_the_loss_and_the_softmax_say(loss, quick, monkeypatch):
+    from interp_kit.training import passes
+    monkeypatch.setattr(passes, "_WAIT", 5*C*64) # the first batch decides, the others follow one by one
+    x, y, net, _ = images(12, "segmentation")
+    real, calls, said = passes.map_facts, [], []
+    for on in (True, False):
+        monkeypatch.setattr(passes, "map_facts", lambda *a, **k: calls.append(on) or (real(*a, **k) if on else None))
+        torch.manual_seed(1); cb = InterpretationCallback(on="both", plot=False)
+        learn = Learner(DataLoaders(DataLoader(TensorDataset(x, y), 5, shuffle=True), DataLoader(TensorDataset(x, y), 5)), deepcopy(net), loss_func=loss)
+        learn.task = "segmentation"
+        fit(learn, 2, [cb]); said.append([cb.interpretation_of(s).predictions for s in ("train", "valid")])
+    assert calls == ([True]*(len(calls)//2) + [False]*(len(calls)//2) if quick else []) and bool(calls) == quick
+    for a, b in zip(*said):
+        assert torch.allclose(a.losses, b.losses, atol=1e-6) and torch.equal(a.decoded, b.decoded) and torch.equal(a.targs, b.targs) and a.meta["loss"] == b.meta["loss"]
+        assert a.decoded.dtype == b.decoded.dtype and set(a.columns) == set(b.columns) and all(torch.allclose(v, b.columns[k], atol=1e-5) for k, v in a.columns.items())
