@@ -83,7 +83,7 @@ class TopInputs:
         if len(parts) < len(rows) or not all(isinstance(t, Tensor) for p in parts for t in p) or len({tuple(t.shape for t in p) for p in parts}) != 1: return None
         return tuple(torch.stack(ts) for ts in zip(*parts))
 
-# %% ../../nbs/training/74_passes.ipynb #60599df4
+# %% ../../nbs/training/74_passes.ipynb #ccd87fd2
 _WAIT = 2**20 # numbers that may wait to be worked on
 _BLOCK = 2**18 # numbers of output that are worked on together; a batch of so many does not wait
 _SOFTMAXES = 'softmax', 'CrossEntropyLoss.activation'
@@ -209,7 +209,7 @@ class Pass:
 
     def _of_maps(self, out, y):
         "The same of maps that torch's plain cross entropy judges, which needs the exponentials of the outputs once only; None for all else."
-        if self.how is None or self.how.task != 'segmentation' or self.how.activation not in _SOFTMAXES or not _is_pixelwise(self.loss_func, out, y, plain=True): return None
+        if self.how is None or self.how.task != 'segmentation' or self.how.activation not in _SOFTMAXES or not _is_pixelwise(self.loss_func, out, y, plain=True) or not out.is_cpu: return None
         facts = map_facts(out, y, self.how.ignore_index, mass=self.on == 'valid')
         if facts is None: return None
         losses, decoded, mass = (None if t is None else t.cpu() for t in facts)
