@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['logits_behind', 'row_margins', 'TopInputs', 'Pass']
 
-# %% ../../nbs/training/74_passes.ipynb #cef154c6
+# %% ../../nbs/training/74_passes.ipynb #da49c36d
 import time
 from contextlib import ExitStack
-from copy import copy
-from types import SimpleNamespace
+from types import FunctionType, SimpleNamespace
 from typing import TYPE_CHECKING
 import numpy as np, torch
 from torch import Tensor, nn
@@ -83,7 +82,7 @@ class TopInputs:
         if len(parts) < len(rows) or not all(isinstance(t, Tensor) for p in parts for t in p) or len({tuple(t.shape for t in p) for p in parts}) != 1: return None
         return tuple(torch.stack(ts) for ts in zip(*parts))
 
-# %% ../../nbs/training/74_passes.ipynb #ccd87fd2
+# %% ../../nbs/training/74_passes.ipynb #ce4c0538
 _WAIT = 2**20 # numbers that may wait to be worked on
 _BLOCK = 2**18 # numbers of output that are worked on together; a batch of so many does not wait
 _SOFTMAXES = 'softmax', 'CrossEntropyLoss.activation'
@@ -111,8 +110,9 @@ def _modules_of(loss):
 
 def _as_now(loss):
     "A copy of one of torch's losses that later changes do not reach."
-    new = copy(loss)
-    vars(new).update({k: v.clone() for k, v in vars(loss).items() if isinstance(v, Tensor)})
+    if isinstance(loss, FunctionType): return loss
+    new = type(loss).__new__(type(loss)) # copy.copy is much slower
+    vars(new).update({k: v.clone() if isinstance(v, Tensor) else v for k, v in vars(loss).items()})
     if isinstance(new, nn.Module): new._buffers = {k: None if b is None else b.clone() for k, b in loss._buffers.items()}
     if hasattr(new, 'func'): new.func = _as_now(new.func)
     return new
@@ -132,8 +132,8 @@ class Pass:
         before:'Pass|None'=None, # the pass before over the same loader, which decided how outputs become predictions
     ):
         self.dl, self.notes, self.on, self.epoch, self.mixed = notes.dl, notes, on, epoch, mixed
-        self.as_learn = SimpleNamespace(loss_func=learn.loss_func, dls=learn.dls, task=getattr(learn, 'task', None))
-        self.loss, self.top, self.facts = None, TopInputs(k), _facts(learn)
+        self.as_learn = SimpleNamespace(loss_func=learn.loss_func, model=learn.model, dls=learn.dls, task=getattr(learn, 'task', None))
+        self.loss, self.top = None, TopInputs(k)
         self.watched_loss = self.loss_func = learn.loss_func
         self.as_written = _as_written(learn.loss_func) # what it says of a row depends on its own attributes only, and it changes no output
         self.how, self.began, self.took = self._decided(before), time.perf_counter(), 0.
@@ -240,6 +240,7 @@ class Pass:
         self.fields = {k[1:]: v.numpy() for k, v in arrays.items() if k.startswith('=')}
         self.fields['loss'] = losses.numpy()[last]
         self.arrays, self.blocks = {k: v for k, v in arrays.items() if not k.startswith('=')}, []
+        self.facts = _facts(self.as_learn)
         self.as_learn = self.loss = self.loss_func = None
         return self
 
