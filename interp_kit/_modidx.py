@@ -4596,6 +4596,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'interp_kit/training/passes.py'),
                                             'interp_kit.training.passes._copied': ( 'training/passes.html#_copied',
                                                                                     'interp_kit/training/passes.py'),
+                                            'interp_kit.training.passes._kept': ( 'training/passes.html#_kept',
+                                                                                  'interp_kit/training/passes.py'),
                                             'interp_kit.training.passes._length': ( 'training/passes.html#_length',
                                                                                     'interp_kit/training/passes.py'),
                                             'interp_kit.training.passes._modules_of': ( 'training/passes.html#_modules_of',

@@ -25,7 +25,7 @@ from .losses import PerSampleLoss, _as_written
 from .segmentation import image_counts, image_mass
 from .store import Predictions, check_targets, decode, each, n_rows
 
-# %% ../../nbs/predictions/18_capture.ipynb #e56ac358
+# %% ../../nbs/predictions/18_capture.ipynb #1cc52f6c
 _FASTAI_TYPES = dict(TensorCategory='classification', TensorMultiCategory='multilabel', TensorMask='segmentation')
 
 @dataclass
@@ -49,12 +49,11 @@ def _task_of(learn, out, targ, type_name):
     return declared if declared and isinstance(out, Tensor) and isinstance(targ, Tensor) else infer_task(out, targ, learn.loss_func)
 
 def _ignored(loss_func):
-    "The `ignore_index` of a loss, or of what it wraps; None if there is none."
-    while loss_func is not None:
-        i = getattr(loss_func, 'ignore_index', (getattr(loss_func, 'keywords', None) or {}).get('ignore_index'))
-        if isinstance(i, int): return i
-        loss_func = getattr(loss_func, 'func', None)
-    return None
+    "The `ignore_index` of a loss, or of what it wraps; None if there is none. What is wrapped acts, and fastai's wrappers hold a copy of its attributes."
+    inner = getattr(loss_func, 'func', None)
+    i = None if inner is None else _ignored(inner)
+    if i is None: i = (getattr(loss_func, 'keywords', None) or {}).get('ignore_index', getattr(loss_func, 'ignore_index', None))
+    return i if isinstance(i, int) else None
 
 def _decide(learn, dl, loss_func, task, out, targ, act):
     "The decision from raw outputs and targets of the first rows."

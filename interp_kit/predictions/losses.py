@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..core import ModelError, loss_name, map_nested
 from .store import each, n_rows
 
-# %% ../../nbs/predictions/12_losses.ipynb #0a97b719
+# %% ../../nbs/predictions/12_losses.ipynb #376e3019
 def _unwrap(loss):
     "`loss`, and the functions it wraps, outermost first."
     while loss is not None: yield loss; loss = getattr(loss, 'func', None)
@@ -56,17 +56,19 @@ def _row_by_row(loss, pred, yb, n):
 
 def _is_dense(y): return isinstance(y, Tensor) and y.ndim > 2 and not y.is_floating_point()
 
+_METHODS = frozenset(('forward', 'activation', 'decodes', 'distance_function')) # that an instance may have of its own
+
 def _as_written(loss):
-    "Whether this is a loss of torch or fastai as its library has it: nobody wrapped it, hooked it or replaced its forward."
+    "Whether this is a loss of torch or fastai as its library has it: nobody wrapped it, hooked it, replaced one of its methods or gave it a function to call."
     if isinstance(loss, FunctionType): return getattr(F, loss.__name__, None) is loss
-    if isinstance(loss, nn.Module) and ('forward' in vars(loss) or loss._forward_hooks or loss._forward_pre_hooks): return False
+    if not _METHODS.isdisjoint(vars(loss)): return False
+    if isinstance(loss, nn.Module) and (loss._modules or loss._forward_hooks or loss._forward_pre_hooks): return False
     return type(loss).__module__ in ('torch.nn.modules.loss', 'fastai.losses') and (not hasattr(loss, 'func') or _as_written(loss.func))
 
-def _is_pixelwise(loss, pred, y, plain=False):
-    """Whether this is torch's mean cross entropy of maps, alone or flattened by fastai along the classes: the usual losses of segmentations.
-    A `plain` one has neither weights nor smoothing."""
+def _is_pixelwise(loss, pred, y):
+    "Whether this is torch's mean cross entropy of maps, alone or flattened by fastai along the classes: the usual losses of segmentations."
     base = getattr(loss, 'func', loss)
-    if type(base) is not nn.CrossEntropyLoss or base.reduction != 'mean' or not _as_written(loss) or plain and (base.weight is not None or base.label_smoothing): return False
+    if type(base) is not nn.CrossEntropyLoss or base.reduction != 'mean' or not _as_written(loss): return False
     if not (_is_dense(y) and isinstance(pred, Tensor) and pred.shape[:1] + pred.shape[2:] == y.shape): return False
     return base is loss or type(loss).__name__ == 'CrossEntropyLossFlat' and y.ndim == 3 and loss.axis == 1 and loss.flatten and loss.is_2d and not loss.floatify
 
@@ -74,6 +76,7 @@ def _image_means(loss, pred, y):
     "Losses (n,) of images as a pixelwise loss gives them for each image alone, worked out together; None for other losses and shapes."
     if not _is_pixelwise(loss, pred, y): return None
     pred, y, base = pred.as_subclass(Tensor), y.as_subclass(Tensor).long(), getattr(loss, 'func', loss)
+    if pred.dtype in (torch.float16, torch.bfloat16): pred = pred.float()
     pixels = F.cross_entropy(pred, y, base.weight, ignore_index=base.ignore_index, reduction='none', label_smoothing=base.label_smoothing)
     void = y == base.ignore_index
     if base.weight is None and not void.any(): return pixels.detach().float().flatten(1).mean(1)

@@ -54,11 +54,11 @@ def image_mass(
     sure = torch.bincount(slots.flatten(), weights=top.flatten().double(), minlength=B*C).view(B, C)
     return torch.stack([sure, q.sum(2).double()], 1).float()
 
-# %% ../../nbs/predictions/17_segmentation.ipynb #1aa1d501
+# %% ../../nbs/predictions/17_segmentation.ipynb #d6671774
 _INTEGERS = {torch.float32: torch.int32, torch.float64: torch.int64} # of the same size
 
 def _first_zero(below):
-    "(B, …) the first channel of (B, C, …) that is zero, where all others are negative."
+    "(B, …) the first channel of (B, C, …) that is zero, where all others are negative; of no use where one is NaN."
     i = below.view(_INTEGERS[below.dtype])
     ranks = torch.arange(below.shape[1], 0, -1, dtype=i.dtype, device=i.device).view(-1, *[1]*(i.ndim - 2))
     return below.shape[1] - (i >> 8*i.element_size() - 1).bitwise_or_(ranks).amax(1).long() # the sign's bit fills negative numbers: they become -1
@@ -68,22 +68,28 @@ def map_facts(
     targs:Tensor, # (B, H, W) integer masks
     ignore_index:int|None=None, # target value of pixels that do not count
     *,
+    weight:Tensor|None=None, # (C,) weights of the classes in the loss
     mass:bool=True, # what `image_mass` says is wanted
-) -> tuple|None: # (B,) float32, (B, H, W) int64, (B, 2, C) float32 or None
-    "Cross entropy, decisions and `image_mass` of images, from outputs whose softmax are the probabilities; None if an image has no finite loss or a target that is no class."
+) -> tuple|None: # (B,) float32, NaN for an image of which no pixel counts; (B, H, W) int64; (B, 2, C) float32 or None
+    "Cross entropy, decisions and `image_mass` of images, from outputs whose softmax are the probabilities; None for what needs a closer look: outputs or losses that are not finite, targets that are no class, no pixels."
     z, y = logits.detach().as_subclass(Tensor), targs.as_subclass(Tensor).long()
+    if not z.numel(): return None
     z = z if z.dtype in _INTEGERS else z.float()
     (B, C), (lo, hi) = z.shape[:2], map(int, y.aminmax())
-    some = ignore_index is not None and lo <= ignore_index <= hi
-    if some: void = y == ignore_index; y = y.masked_fill(void, 0); lo, hi = map(int, y.aminmax())
+    void = y == ignore_index if ignore_index is not None and lo <= ignore_index <= hi else None
+    if void is not None: y = y.masked_fill(void, 0); lo, hi = map(int, y.aminmax())
     if lo < 0 or hi >= C: return None
-    counted = (lambda t: t.masked_fill_(void, 0)) if some else (lambda t: t)
+    counted = lambda t: t if void is None else t.masked_fill_(void, 0)
     below = z - z.amax(1, keepdim=True)
     decoded, own = _first_zero(below), below.gather(1, y.unsqueeze(1)).squeeze(1)
     powers = below.mul_(math.log2(math.e)).exp2_()
     total = powers.sum(1)
-    losses = counted(total.log2().mul_(math.log(2)).sub_(own)).flatten(1).sum(1)/(y[0].numel() - (void.flatten(1).sum(1) if some else 0))
-    if not losses.isfinite().all(): return None
+    pixels = counted(total.log2().mul_(math.log(2)).sub_(own)).flatten(1)
+    if weight is None and void is None: losses, nothing = pixels.mean(1), False
+    else:
+        share = counted(torch.ones_like(total) if weight is None else weight.detach()[y].to(total.dtype)).flatten(1)
+        losses, nothing = pixels.mul_(share).sum(1)/share.sum(1), (share == 0).all(1)
+    if not total.sum().isfinite() or not (losses.isfinite() | nothing).all(): return None
     if not mass: return losses.float(), decoded, None
     sure = counted(total.reciprocal_()).flatten(1) # the largest power is 1
     slots = decoded.flatten(1) + torch.arange(0, B*C, C, device=z.device)[:, None]

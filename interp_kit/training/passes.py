@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['logits_behind', 'row_margins', 'TopInputs', 'Pass']
 
-# %% ../../nbs/training/74_passes.ipynb #da49c36d
+# %% ../../nbs/training/74_passes.ipynb #392d2a5c
 import time
 from contextlib import ExitStack
 from types import FunctionType, SimpleNamespace
 from typing import TYPE_CHECKING
 import numpy as np, torch
 from torch import Tensor, nn
-from ..core import ModelError, kept_rng, logits_of, map_nested, untouched
+from ..core import DataError, ModelError, kept_rng, logits_of, map_nested, untouched
 from ..predictions.cache import assemble
-from ..predictions.capture import _facts, _items_of, _join, _Keeper, _masks, _now, _to_cpu
+from ..predictions.capture import _facts, _ignored, _items_of, _join, _Keeper, _masks, _now, _to_cpu
 from ..predictions.losses import PerSampleLoss, _as_written, _is_pixelwise
 from ..predictions.segmentation import map_facts
 from ..predictions.store import Predictions, each, n_rows
@@ -82,9 +82,9 @@ class TopInputs:
         if len(parts) < len(rows) or not all(isinstance(t, Tensor) for p in parts for t in p) or len({tuple(t.shape for t in p) for p in parts}) != 1: return None
         return tuple(torch.stack(ts) for ts in zip(*parts))
 
-# %% ../../nbs/training/74_passes.ipynb #ce4c0538
+# %% ../../nbs/training/74_passes.ipynb #7105f110
 _WAIT = 2**20 # numbers that may wait to be worked on
-_BLOCK = 2**18 # numbers of output that are worked on together; a batch of so many does not wait
+_BLOCK = 2**18 # a batch of so many numbers does not wait; about so many are worked on together
 _SOFTMAXES = 'softmax', 'CrossEntropyLoss.activation'
 _EACH = 256 # numbers that the two tensors of a batch take beside their own
 _LONG = .5 # seconds: after a pass that took longer nobody notices that it is worked out at once
@@ -108,12 +108,13 @@ def _modules_of(loss):
         if isinstance(loss, nn.Module): yield loss
         loss = getattr(loss, 'func', None)
 
+def _kept(v): return v.detach().clone() if isinstance(v, Tensor) else type(v)({k: _kept(x) for k, x in v.items()} if v else ()) if isinstance(v, dict) else v
+
 def _as_now(loss):
     "A copy of one of torch's losses that later changes do not reach."
     if isinstance(loss, FunctionType): return loss
     new = type(loss).__new__(type(loss)) # copy.copy is much slower
-    vars(new).update({k: v.clone() if isinstance(v, Tensor) else v for k, v in vars(loss).items()})
-    if isinstance(new, nn.Module): new._buffers = {k: None if b is None else b.clone() for k, b in loss._buffers.items()}
+    vars(new).update({k: _kept(v) for k, v in vars(loss).items()})
     if hasattr(new, 'func'): new.func = _as_now(new.func)
     return new
 
@@ -140,7 +141,11 @@ class Pass:
         self.held, self.named, self.waiting, self.size, self.blocks, self.no_loss = [], [], 0, 0, [], ''
         self.reason, self.rows, self.fields, self.arrays, self._predictions = '', None, {}, None, None
 
-    def _decided(self, before): return before.how if before is not None and before.dl is self.dl and before.watched_loss is self.watched_loss else None
+    def _decided(self, before):
+        "What an earlier pass decided, if it holds still."
+        if before is None or before.how is None or before.dl is not self.dl or before.watched_loss is not self.watched_loss: return None
+        return before.how if before.how.task != 'segmentation' or before.how.ignore_index == _ignored(self.loss_func) else None
+
     def __len__(self): return 0 if self.rows is None else len(self.rows)
     def __repr__(self): return f'Pass(epoch {self.epoch}, {self.on}, {len(self):,} rows)'
 
@@ -160,6 +165,7 @@ class Pass:
         "The pass is over: take over what may have changed when `finish` comes. Raises `ModelError` if a batch did not get one output a row."
         self.name_rows()
         self.reason, self.took = self.notes.reason, time.perf_counter() - self.began
+        if self.blocks: self.settle() # with the loss that judged the others
         if self.may_wait: self.as_learn.loss_func = self.loss_func = _as_now(self.loss_func)
         return self
 
@@ -208,12 +214,15 @@ class Pass:
         return dict(rows=rows, losses=losses, **a, **{f'={k}': v for k, v in _row_facts(self.how, out, a).items()})
 
     def _of_maps(self, out, y):
-        "The same of maps that torch's plain cross entropy judges, which needs the exponentials of the outputs once only; None for all else."
-        if self.how is None or self.how.task != 'segmentation' or self.how.activation not in _SOFTMAXES or not _is_pixelwise(self.loss_func, out, y, plain=True) or not out.is_cpu: return None
-        facts = map_facts(out, y, self.how.ignore_index, mass=self.on == 'valid')
+        "The same of maps on the CPU whose softmax torch's cross entropy judges, which needs the exponentials of the outputs once only; None for all else."
+        how, base = self.how, getattr(self.loss_func, 'func', self.loss_func)
+        if how is None or how.task != 'segmentation' or how.activation not in _SOFTMAXES or how.complement or self.no_loss: return None
+        if not _is_pixelwise(self.loss_func, out, y) or not out.is_cpu or base.label_smoothing or base.ignore_index != how.ignore_index: return None
+        facts = map_facts(out, y, how.ignore_index, weight=base.weight, mass=self.on == 'valid')
         if facts is None: return None
-        losses, decoded, mass = (None if t is None else t.cpu() for t in facts)
-        return dict(losses=losses, **_masks(self.how, y.cpu(), decoded), **({} if mass is None else {'col-mass': mass}))
+        self.loss.how = 'row by row' # as these losses say of themselves
+        losses, decoded, mass = facts
+        return dict(losses=losses, **_masks(how, y, decoded), **({} if mass is None else {'col-mass': mass}))
 
     def _losses(self, out, y):
         n = n_rows(y)
@@ -252,6 +261,7 @@ class Pass:
     @property
     def predictions(self) -> Predictions:
         "All rows of the pass, in the order of the data set."
+        if self.arrays is None: raise DataError("Nothing is kept of this pass but losses and decisions: it had no rows, or a later one took its place.")
         if self._predictions is None:
             meta = dict(self.facts, loss=self.said, created=_now(), epoch=self.epoch, on=self.on, watched='while training', **({'mixed': self.mixed} if self.mixed else {}))
             items = None if self.reason else _items_of(self.dl, self.rows)

@@ -213,6 +213,9 @@ def test_facts_of_maps_are_those_of_torch(dtype, ignore):
 def test_facts_of_maps_leave_odd_ones_to_others():
     z, t = torch.randn(2, 3, 4, 4), torch.zeros(2, 4, 4, dtype=torch.uint8)
     for bad in (torch.nan, torch.inf): w = z.clone(); w[0, 1, 2, 2] = bad; assert map_facts(w, t) is None
-    assert map_facts(z, t + 3) is None and map_facts(z, t.int() - 1) is None and map_facts(z, t, 0) is None # all void
+    assert map_facts(z, t + 3) is None and map_facts(z, t.int() - 1) is None and map_facts(z[:0], t[:0]) is None
+    losses, _, mass = map_facts(z, t, 0); assert losses.isnan().all() and not mass.any() # all void
+    v = t.clone(); v[1, 3, 3] = 255
+    for bad in (torch.nan, torch.inf): w = z.clone(); w[1, 1, 3, 3] = bad; assert map_facts(w, v, 255) is None # where nothing counts
     w = z.clone(); w[1, 0] = -torch.inf; assert map_facts(w, t) is None # an infinite loss
     before = z.clone(); assert map_facts(z, t) is not None and torch.equal(z, before)

@@ -480,6 +480,18 @@ def test_an_interrupt_while_a_large_pass_is_finished_leaves_it_out(monkeypatch):
     assert [p.epoch for p in cb.watch.passes["train"]] == [0, 1] and not cb.watch.stopped
 
 
+def test_an_interrupt_while_blocks_are_put_in_order_loses_none(monkeypatch):
+    from interp_kit.training import passes
+    monkeypatch.setattr(passes, "_BLOCK", 1) # all batches are worked out at once
+    cb, spy = InterpretationCallback(on="both", plot=False), Spy()
+    fit(learner(), 2, [spy, cb])
+    with monkeypatch.context() as m:
+        m.setattr(passes, "_scattered", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt): cb.history
+    check(cb, spy); check(cb, spy, "valid")
+    assert len(cb.history) == 4
+
+
 def in_place(z, t): z.clamp_(-.1, .1); return F.cross_entropy(z, t)
 
 
@@ -592,19 +604,98 @@ def test_masks_of_training_images_are_those_that_the_model_gave(loss, channels):
     assert "mean_confidence" in cb.interpretation_of("valid").metrics()
 
 
-@pytest.mark.parametrize("loss, quick", [(CrossEntropyLossFlat(axis=1), True), (nn.CrossEntropyLoss(ignore_index=1), True), (nn.CrossEntropyLoss(weight=torch.tensor([1., 2, 3])), False), (CrossEntropyLossFlat(axis=1, label_smoothing=.1), False)])
-def test_maps_in_one_sweep_say_what_the_loss_and_the_softmax_say(loss, quick, monkeypatch):
+def segments(loss, net, x, y, bs=5):
+    learn = Learner(DataLoaders(DataLoader(TensorDataset(x, y), bs, shuffle=True), DataLoader(TensorDataset(x, y), bs)), deepcopy(net), loss_func=loss)
+    learn.task = "segmentation"
+    return learn
+
+
+def one_by_one(monkeypatch):
+    "Batches do not wait: the first of the first pass decides, the others follow one by one."
+    import interp_kit.training.callbacks as callbacks
     from interp_kit.training import passes
-    monkeypatch.setattr(passes, "_WAIT", 5*C*64) # the first batch decides, the others follow one by one
-    x, y, net, _ = images(12, "segmentation")
+    for m in (passes, callbacks): monkeypatch.setattr(m, "_WAIT", 1)
+    return passes
+
+
+@pytest.mark.parametrize("loss, quick", [(CrossEntropyLossFlat(axis=1), True), (nn.CrossEntropyLoss(ignore_index=1), True), (nn.CrossEntropyLoss(weight=torch.tensor([1., 2, 3])), True),
+                                         (CrossEntropyLossFlat(axis=1, weight=torch.tensor([0., 2, 3]), ignore_index=2), True), (CrossEntropyLossFlat(axis=1, label_smoothing=.1), False)])
+def test_maps_in_one_sweep_say_what_the_loss_and_the_softmax_say(loss, quick, monkeypatch):
+    passes = one_by_one(monkeypatch)
+    x, y, net, _ = images(12, "segmentation"); y[3] = 2
     real, calls, said = passes.map_facts, [], []
     for on in (True, False):
         monkeypatch.setattr(passes, "map_facts", lambda *a, **k: calls.append(on) or (real(*a, **k) if on else None))
         torch.manual_seed(1); cb = InterpretationCallback(on="both", plot=False)
-        learn = Learner(DataLoaders(DataLoader(TensorDataset(x, y), 5, shuffle=True), DataLoader(TensorDataset(x, y), 5)), deepcopy(net), loss_func=loss)
-        learn.task = "segmentation"
-        fit(learn, 2, [cb]); said.append([cb.interpretation_of(s).predictions for s in ("train", "valid")])
-    assert calls == ([True]*(len(calls)//2) + [False]*(len(calls)//2) if quick else []) and bool(calls) == quick
+        fit(segments(loss, net, x, y), 2, [cb]); said.append([cb.interpretation_of(s).predictions for s in ("train", "valid")])
+    assert calls == ([True]*10 + [False]*10 if quick else []) # of twelve batches
     for a, b in zip(*said):
-        assert torch.allclose(a.losses, b.losses, atol=1e-6) and torch.equal(a.decoded, b.decoded) and torch.equal(a.targs, b.targs) and a.meta["loss"] == b.meta["loss"]
+        assert torch.allclose(a.losses, b.losses, atol=1e-6, equal_nan=True) and torch.equal(a.decoded, b.decoded) and torch.equal(a.targs, b.targs) and a.meta["loss"] == b.meta["loss"]
         assert a.decoded.dtype == b.decoded.dtype and set(a.columns) == set(b.columns) and all(torch.allclose(v, b.columns[k], atol=1e-5) for k, v in a.columns.items())
+
+
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), CrossEntropyLossFlat(axis=1)])
+def test_void_pixels_are_those_of_the_loss_as_it_is(loss, monkeypatch):
+    one_by_one(monkeypatch)
+    x, y, net, _ = images(12, "segmentation"); cb = InterpretationCallback(on="valid", plot=False)
+    learn = segments(loss, net, x, y); fit(learn, 1, [cb])
+    getattr(loss, "func", loss).ignore_index = 1 # fastai's wrapper keeps its own, which does nothing
+    fit(learn, 1, [cb])
+    p = cb.interpretation.predictions; z = learn.model.eval()(x).detach()
+    ref = torch.stack([F.cross_entropy(a[None], b[None], ignore_index=1) for a, b in zip(z, y)])
+    assert torch.allclose(p.losses, ref, atol=1e-6) and p.ignore_index == 1
+    assert torch.allclose(p.columns["mass"][:, 1].sum(1), (y != 1).flatten(1).sum(1).float(), atol=1e-3)
+
+
+def test_what_a_void_pixel_holds_does_not_matter(monkeypatch):
+    one_by_one(monkeypatch)
+    x, y, net, _ = images(12, "segmentation"); y[:, 0, 0] = 255; x[7, :, 0, 0] = torch.inf
+    cb = InterpretationCallback(on="valid", plot=False); learn = segments(nn.CrossEntropyLoss(ignore_index=255), net, x, y)
+    learn.dls[0].dataset.tensors = x[:6], y[:6] # trained without them
+    fit(learn, 2, [cb])
+    m = cb.interpretation.metrics()
+    assert not cb.watch.stopped and np.isfinite(m["mean_confidence"]) and cb.interpretation.predictions.losses.isfinite().all()
+
+
+def test_a_lost_loss_stays_lost(monkeypatch):
+    one_by_one(monkeypatch)
+    class Shifts(Callback):
+        def before_batch(self):
+            if not self.training and self.iter == 1: self.learn.yb = (self.yb[0] + C,)
+    class Back(Callback):
+        order = 100
+        def before_batch(self):
+            if not self.training and self.iter == 1: self.learn.yb = (self.yb[0] - C,)
+    x, y, net, loss = images(15, "segmentation"); cb = InterpretationCallback(on="valid", plot=False)
+    shifts, back = Shifts(), Back(); shifts.order = -100
+    fit(segments(loss, net, x, y), 1, [shifts, cb, back])
+    assert cb.watch.stopped or bool(cb.interpretation.predictions.losses[5:].isnan().all())
+
+
+def test_a_small_last_batch_is_judged_as_the_others(monkeypatch):
+    from interp_kit.training import passes
+    monkeypatch.setattr(passes, "_BLOCK", 8*C + 8 + passes._EACH) # batches of 8 do not wait, the last one of 5 does
+    loss, spy, cb = nn.CrossEntropyLoss(), Spy(), InterpretationCallback(on="train", plot=False)
+    fit(learner(loss), 1, [spy, cb])
+    loss.label_smoothing = .9; loss.register_forward_hook(lambda m, i, o: o*0 + 99)
+    check(cb, spy)
+
+
+def test_hooks_put_on_a_loss_later_do_not_reach_what_waits():
+    loss, spy, cb = nn.CrossEntropyLoss(), Spy(), InterpretationCallback(on="both", plot=False)
+    fit(learner(loss), 2, [spy, cb])
+    loss.register_forward_hook(lambda m, i, o: o*0 + 99)
+    check(cb, spy); check(cb, spy, "valid")
+
+
+def test_losses_that_call_what_a_user_gave_are_not_as_written():
+    from interp_kit.predictions.losses import _as_written
+    own = CrossEntropyLossFlat(axis=1); own.activation = lambda z: (z/5).softmax(1)
+    assert not _as_written(nn.TripletMarginWithDistanceLoss(distance_function=nn.Sequential(nn.Dropout(), nn.PairwiseDistance()))) and not _as_written(nn.TripletMarginWithDistanceLoss()) and not _as_written(own)
+    assert all(map(_as_written, (nn.CrossEntropyLoss(weight=torch.ones(C)), CrossEntropyLossFlat(axis=1), LabelSmoothingCrossEntropy(), FocalLossFlat(), F.cross_entropy, BCEWithLogitsLossFlat())))
+
+
+def test_a_pass_without_rows_says_so():
+    cb = InterpretationCallback(on="valid", plot=False); fit(learner(), 1, [cb])
+    p = cb.watch.passes["valid"][0]; p.drop_arrays()
+    with pytest.raises(DataError, match="Nothing is kept of this pass but losses"): p.predictions
