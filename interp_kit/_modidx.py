@@ -3937,6 +3937,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                           'interp_kit/predictions/segmentation.py'),
                                                      'interp_kit.predictions.segmentation._left_out': ( 'predictions/segmentation.html#_left_out',
                                                                                                         'interp_kit/predictions/segmentation.py'),
+                                                     'interp_kit.predictions.segmentation._mass': ( 'predictions/segmentation.html#_mass',
+                                                                                                    'interp_kit/predictions/segmentation.py'),
                                                      'interp_kit.predictions.segmentation._pool': ( 'predictions/segmentation.html#_pool',
                                                                                                     'interp_kit/predictions/segmentation.py'),
                                                      'interp_kit.predictions.segmentation._remarks': ( 'predictions/segmentation.html#_remarks',

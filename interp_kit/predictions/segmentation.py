@@ -34,7 +34,7 @@ def image_counts(
     parts = [count_pairs(targs[lo:lo+step], decoded[lo:lo+step], n_classes, ignore_index) for lo in range(0, max(1, len(targs)), step)]
     return torch.cat([torch.stack([cm.diagonal(dim1=1, dim2=2), cm.sum(2), cm.sum(1)], 1) for cm in parts])
 
-# %% ../../nbs/predictions/17_segmentation.ipynb #9aab2ae1
+# %% ../../nbs/predictions/17_segmentation.ipynb #ece0bb8d
 def image_mass(
     preds:Tensor, # (B, C, H, W) probabilities
     targs:Tensor, # (B, H, W) integer masks
@@ -49,12 +49,16 @@ def image_mass(
     void = void_mask(targs.as_subclass(Tensor).flatten(1), ignore_index)
     if q.dtype in (torch.float16, torch.bfloat16): q = q.float() # sums of many pixels
     if void.any(): q = q.masked_fill(void[:, None], 0)
-    top = q.gather(1, d.unsqueeze(1)).squeeze(1)
-    slots = d + torch.arange(0, B*C, C, device=d.device)[:, None]
-    sure = torch.bincount(slots.flatten(), weights=top.flatten().double(), minlength=B*C).view(B, C)
-    return torch.stack([sure, q.sum(2).double()], 1).float()
+    return _mass(d, q.gather(1, d.unsqueeze(1)).squeeze(1), q)
 
-# %% ../../nbs/predictions/17_segmentation.ipynb #d6671774
+def _mass(decoded, sure, preds):
+    "(B, 2, C) what `image_mass` says, from flat decisions (B, P), their probabilities (B, P) and those of all classes (B, C, P), which are 0 where nothing counts."
+    B, C, _ = preds.shape
+    slots = decoded + torch.arange(0, B*C, C, device=decoded.device)[:, None]
+    by_class = torch.bincount(slots.flatten(), weights=sure.flatten().double(), minlength=B*C).view(B, C)
+    return torch.stack([by_class, preds.sum(2).double()], 1).float()
+
+# %% ../../nbs/predictions/17_segmentation.ipynb #343dcd86
 _INTEGERS = {torch.float32: torch.int32, torch.float64: torch.int64} # of the same size
 
 def _first_zero(below):
@@ -75,7 +79,7 @@ def map_facts(
     z, y = logits.detach().as_subclass(Tensor), targs.as_subclass(Tensor).long()
     if not z.numel(): return None
     z = z if z.dtype in _INTEGERS else z.float()
-    (B, C), (lo, hi) = z.shape[:2], map(int, y.aminmax())
+    C, (lo, hi) = z.shape[1], map(int, y.aminmax())
     void = y == ignore_index if ignore_index is not None and lo <= ignore_index <= hi else None
     if void is not None: y = y.masked_fill(void, 0); lo, hi = map(int, y.aminmax())
     if lo < 0 or hi >= C: return None
@@ -92,9 +96,7 @@ def map_facts(
     if not total.sum().isfinite() or not (losses.isfinite() | nothing).all(): return None
     if not mass: return losses.float(), decoded, None
     sure = counted(total.reciprocal_()).flatten(1) # the largest power is 1
-    slots = decoded.flatten(1) + torch.arange(0, B*C, C, device=z.device)[:, None]
-    by_class = torch.bincount(slots.flatten(), weights=sure.flatten().double(), minlength=B*C).view(B, C)
-    return losses.float(), decoded, torch.stack([by_class, powers.flatten(2).mul_(sure[:, None]).sum(2).double()], 1).float()
+    return losses.float(), decoded, _mass(decoded.flatten(1), sure, powers.flatten(2).mul_(sure[:, None]))
 
 # %% ../../nbs/predictions/17_segmentation.ipynb #07c7987a
 def image_chunks(
