@@ -647,6 +647,18 @@ def test_void_pixels_are_those_of_the_loss_as_it_is(loss, monkeypatch):
     assert torch.allclose(p.columns["mass"][:, 1].sum(1), (y != 1).flatten(1).sum(1).float(), atol=1e-3)
 
 
+def test_a_loss_that_changes_within_a_pass_judges_each_batch_as_it_is_then(monkeypatch):
+    one_by_one(monkeypatch)
+    x, y, net, _ = images(15, "segmentation"); loss = nn.CrossEntropyLoss(); cb = InterpretationCallback(on="valid", plot=False)
+    class Changes(Callback):
+        def before_batch(self):
+            if not self.training: loss.ignore_index = -100 if self.iter == 0 else 1
+    learn = segments(loss, net, x, y); fit(learn, 1, [cb, Changes()])
+    z = learn.model.eval()(x).detach()
+    ref = torch.stack([F.cross_entropy(a[None], b[None], ignore_index=-100 if i < 5 else 1) for i, (a, b) in enumerate(zip(z, y))])
+    assert torch.allclose(cb.interpretation.predictions.losses, ref, atol=1e-6)
+
+
 def test_what_a_void_pixel_holds_does_not_matter(monkeypatch):
     one_by_one(monkeypatch)
     x, y, net, _ = images(12, "segmentation"); y[:, 0, 0] = 255; x[7, :, 0, 0] = torch.inf
