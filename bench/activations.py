@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from bench.measure import cpu, paired
 from interp_kit.internals.activations import ActivationStats
-from interp_kit.internals.calls import run_batches
+from interp_kit.core import run_batches
 
 PICTURES = Path(__file__).parent/"pictures"
 
@@ -31,7 +31,7 @@ def thousand():
     from interp_kit.internals.activation_sums import ActivationSums
     s, ours, bare = ActivationSums(), [], []
     def watched(b):
-        from interp_kit.internals.calls import watching
+        from interp_kit.core import watching
         with torch.no_grad(), watching(net, s.see): net(b)
     def plain(b):
         with torch.no_grad(): net(b)

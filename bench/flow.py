@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np, torch
 from torch import nn
 from bench.measure import paired
-from interp_kit.internals.calls import watching
+from interp_kit.core import watching
 from interp_kit.internals.cka import cka
 from interp_kit.internals.flow import information_flow
 

@@ -19,7 +19,8 @@ from .predictions.regression import per_target_metrics, regression_metrics
 from .predictions.metrics import bootstrap, classification_metrics, confusion_counts, per_class_metrics, pr_curves, roc_curves
 from .predictions.calibration import (Temperature, adaptive_ece, brier, brier_decomposition, classwise_ece, consistency_test, debiased_ece, ece, fit_temperature, plot_reliability, reliability,
                                                 smooth_ece)
-from .predictions.compare import compare_predictions, mcnemar
+from .predictions.compare import compare_predictions
+from .core import mcnemar
 from .attribution.targets import in_region, of_output
 from .attribution.attribution import Attribution
 from .attribution.gradients import IntegratedGradients, gradient_times_input, saliency_map

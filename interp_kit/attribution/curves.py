@@ -7,11 +7,10 @@ __all__ = ['image_input', 'image_scores', 'blurred', 'baseline_of', 'pixel_ranks
            'random_squares', 'losses_without', 'infidelity']
 
 # %% ../../nbs/attribution/48_curves.ipynb #881adad2
-import numpy as np, torch
-import torch.nn.functional as F
+import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor, nn
-from .targets import Probe, _activation_of, first_output
-from ..core import DataError, TaskError
+from .targets import Probe, _activation_of
+from ..core import DataError, TaskError, first_output
 
 # %% ../../nbs/attribution/48_curves.ipynb #711adbbc
 def image_input(

@@ -11,10 +11,9 @@ from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
-from ..core import DataError, ModelError, TaskError, get_model, untouched
-from .targets import class_names, is_learner
 from .attribution import Attribution
-from .rise import MaskedRuns, _as_masks, _check_settings, _teller, as_image_batch
+from .rise import MaskedRuns, as_image_batch, _as_masks, _check_settings, _teller
+from ..core import DataError, ModelError, TaskError, class_names, get_model, is_learner, untouched
 
 # %% ../../nbs/attribution/46_drise.ipynb #75c2bfaa
 def _box_overlap(a, b, pixel=0.):

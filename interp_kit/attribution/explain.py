@@ -16,8 +16,8 @@ from .deeplift import DeepLift
 from .gradients import IntegratedGradients, gradient_times_input, saliency_map
 from .rise import RISE
 from .saliency import SaliencyMap
-from .targets import as_inputs, is_learner, padding_of, probing
-from ..core import DataError, TaskError, kept_rng
+from .targets import as_inputs, padding_of, probing
+from ..core import DataError, TaskError, is_learner, kept_rng
 
 # %% ../../nbs/attribution/47_explain.ipynb #a5301b78
 def random_map(

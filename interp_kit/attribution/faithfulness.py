@@ -10,14 +10,17 @@ __all__ = ['MEASURES', 'CONTROLS', 'SAME', 'drawn', 'interval', 'Faithfulness', 
 import warnings
 from dataclasses import dataclass, field
 import numpy as np, torch
-from torch import Tensor, nn
 from fastcore.meta import delegates
+from torch import Tensor, nn
 from .attribution import Attribution, draw_heat
-from .curves import area, baseline_of, blurred, curve, image_input, image_scores, infidelity, losses_without, pixel_ranks, random_squares, step_sizes
+from interp_kit.attribution.curves import (
+    area, baseline_of, blurred, curve, image_input, image_scores, infidelity, losses_without, pixel_ranks,
+    random_squares, step_sizes)
 from .explain import explain, method_name
-from .measures import completeness_error, noisy_copies, pointing, rank_correlation, region_masks, relative_change, shuffled_weights
-from .targets import in_region, of_output, probing, first_output
-from ..core import DataError, TaskError
+from .measures import (
+    completeness_error, noisy_copies, pointing, rank_correlation, region_masks, relative_change, shuffled_weights)
+from .targets import in_region, of_output, probing
+from ..core import DataError, TaskError, first_output
 from ..plots import NEUTRAL, as_label, class_colors, font_family, show_image
 
 # %% ../../nbs/attribution/48_faithfulness.ipynb #ea239f92

@@ -11,9 +11,9 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 import numpy as np, torch
 from torch import Tensor, nn
-from ..core import DataError, ModelError
-from .targets import _class_index, as_inputs, class_names, is_learner, scoring
 from .attribution import Attribution, _pictures_of
+from .targets import as_inputs, _class_index, scoring
+from ..core import DataError, ModelError, class_names, is_learner
 
 # %% ../../nbs/attribution/45_rise.ipynb #d3a238f9
 STEPS = 8 # shifts to a cell, each way, at most

@@ -7,7 +7,6 @@ __all__ = ['generated_sentences', 'demo_learner']
 
 # %% ../../nbs/demo/22_learners.ipynb #35e25d30
 from contextlib import nullcontext
-from pathlib import Path
 import numpy as np, torch
 from torch import nn
 from ..core import TaskError, kept_rng

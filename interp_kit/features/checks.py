@@ -7,12 +7,11 @@ __all__ = ['ALPHA', 'FEWEST_ROWS', 'LEAK', 'USELESS', 'importance_findings']
 
 # %% ../../nbs/features/61_checks.ipynb #714ae0d6
 import numpy as np, pandas as pd
-from ..core import TaskError
-from ..findings import Finding, Findings, rank_findings
-from ..predictions.intervals import holm
+from ..core import TaskError, holm
 from .scores import pick_score
 from .shuffles import draw_donors
 from .tables import TableModel
+from ..findings import Finding, Findings, rank_findings
 
 # %% ../../nbs/features/61_checks.ipynb #a85c4024
 ALPHA, FEWEST_ROWS = .05, 30 # of the tests together; with fewer rows nothing is said

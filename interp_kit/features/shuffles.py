@@ -8,10 +8,10 @@ __all__ = ['draw_donors', 'seeded', 'association', 'is_categorical', 'correlated
 
 # %% ../../nbs/features/61_shuffles.ipynb #5f7e0904
 import numpy as np, pandas as pd
-from ..core import DataError
+from ..core import DataError, quantile_interval
 from .scores import Score, spread_of
 from .tables import LearnerTable, TableModel, as_table
-from ..predictions.intervals import group_sums, quantile_interval
+from ..predictions.intervals import group_sums
 
 # %% ../../nbs/features/61_shuffles.ipynb #166598bb
 def draw_donors(

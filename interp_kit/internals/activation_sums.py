@@ -12,9 +12,9 @@ import numpy as np, torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-from ..core import DataError, ModelError, get_model
+from ..core import Call, DataError, ModelError, get_model, run_batches, watching
 from ..findings import plain
-from .calls import Call, ChannelSums, run_batches, watching
+from .calls import ChannelSums
 
 # %% ../../nbs/internals/51_activation_sums.ipynb #89f83c26
 _RECTIFIERS = re.compile(r'(relu6?|threshold|\w*gelu\w*|silu|swish\w*|mish\w*|hardswish)', re.I)

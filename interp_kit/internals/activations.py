@@ -6,19 +6,18 @@
 __all__ = ['TrainingSteps', 'ActivationStats']
 
 # %% ../../nbs/internals/52_activations.ipynb #407b14f2
-from contextlib import ExitStack
 import math, weakref
+from contextlib import ExitStack
 import numpy as np, torch
 from fastai.callback.core import Callback
 from fastcore.foundation import L
 from torch import Tensor
-from ..core import DataError, TaskError, get_model
+from ..core import DataError, TaskError, get_model, watching
 from ..findings import Findings
-from ..plots import as_label, name_ticks
 from .activation_charts import draw_hists, plot_layers, wide_scale
 from .activation_rules import LEVEL, activation_findings
-from .activation_sums import HIST_BINS, ActivationSums, count_values
-from .calls import watching
+from .activation_sums import ActivationSums, HIST_BINS, count_values
+from ..plots import as_label, name_ticks
 
 # %% ../../nbs/internals/52_activations.ipynb #010379c7
 class TrainingSteps:

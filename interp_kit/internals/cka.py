@@ -10,11 +10,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 import numpy as np, torch
 from torch import Tensor, nn
-from ..core import DataError, get_model, map_nested, untouched
+from ..core import (
+    DataError, count_rows, get_model, input_batches, map_nested, moved_to, run_model, untouched, watching)
 from ..findings import Findings, plain
-from .calls import count_rows, input_batches, moved_to, run_model, watching
-from .ranks import CONSTANT
 from .flow import per_sample, pooled, shuffled_loader, square_sum
+from .ranks import CONSTANT
 from ..plots import elide, plot_matrix
 
 # %% ../../nbs/internals/55_cka.ipynb #c6ff961a

@@ -11,10 +11,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 import numpy as np, torch
 from torch import Tensor, nn
-from ..core import DataError, clone_loader, get_model, kept_rng
+from ..core import Call, DataError, clone_loader, count_rows, get_model, kept_rng, run_batches, watching
 from ..findings import Finding, Findings, plain, rank_findings
 from .activation_charts import plot_by_type, type_colors
-from .calls import Call, count_rows, run_batches, watching
 from .ranks import StreamedCovariance
 from ..plots import color_for, name_ticks, new_grid
 

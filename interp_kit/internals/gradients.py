@@ -12,10 +12,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 import numpy as np, pandas as pd, torch
 from torch import Tensor, nn
-from ..core import DataError, ModelError, TaskError, get_model, logits_of, loss_name, map_nested, untouched
+from ..core import (
+    DataError, ModelError, TaskError, count_rows, get_model, kept_order, logits_of, loss_name, map_nested, moved_to,
+    run_model, untouched, watching)
 from ..findings import Finding, Findings, plain, rank_findings
 from ..plots import NEUTRAL, PALETTE, WRONG, name_ticks, new_axes
-from .calls import count_rows, kept_order, moved_to, run_model, watching
 
 # %% ../../nbs/internals/56_gradients.ipynb #7f617d15
 def _plain_attrs(m): return {k: v for k, v in vars(m).items() if k not in ('_parameters', '_buffers', '_modules', 'training') and '_hooks' not in k}

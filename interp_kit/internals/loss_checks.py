@@ -9,10 +9,9 @@ __all__ = ['START_WARN', 'START_FAIL']
 import math, warnings
 import numpy as np, torch
 from torch import Tensor, nn
-from ..core import are_probabilities, infer_task, loss_name, map_nested
-from .gradients import labelled_batches, loss_of, outputs_of, trial
+from ..core import are_probabilities, infer_task, loss_name, map_nested, watching
 from .activation_sums import output_bounds
-from .calls import watching
+from .gradients import labelled_batches, loss_of, outputs_of, trial
 
 # %% ../../nbs/internals/56_loss_checks.ipynb #60fc998b
 class _Case:

@@ -10,12 +10,12 @@ __all__ = ['LEVEL', 'MIN_VALUES', 'noise_edge', 'noise_bound', 'find_spikes', 'P
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-import numpy as np, torch
+import numpy as np
 from torch import Tensor
 from ..core import DataError
 from ..findings import plain
-from ..plots import NEUTRAL, PALETTE, RIGHT, WRONG, as_label, new_axes
 from .spectra import entropy_rank, gini, singular_values, stable_rank
+from ..plots import NEUTRAL, PALETTE, RIGHT, WRONG, as_label, new_axes
 
 # %% ../../nbs/internals/53_noise.ipynb #57f44399
 LEVEL = 1e-4 # how often noise may be taken for structure, per weight

@@ -10,10 +10,11 @@ import html, itertools
 from dataclasses import dataclass
 import numpy as np, pandas as pd, torch
 from torch import Tensor, nn
-from ..core import DataError, ModelError, get_model, loss_name, map_nested, model_device, untouched
+from interp_kit.core import (
+    DataError, ModelError, get_model, input_batches, loss_name, map_nested, model_device, run_model, untouched,
+    watching)
 from ..findings import plain
 from ..plots import PALETTE, name_ticks, new_grid
-from .calls import input_batches, run_model, watching
 
 # %% ../../nbs/internals/56_sizes.ipynb #f05f6021
 def _shapes_of(input_size):

@@ -10,7 +10,6 @@ import itertools, math
 import numpy as np, torch
 from torch import Tensor, nn
 from ..core import DataError, TaskError
-from .matrices import as_blocks
 
 # %% ../../nbs/internals/53_spectra.ipynb #d7c16d7a
 def _power_of_two(w):

@@ -12,13 +12,13 @@ from numbers import Integral
 from typing import TYPE_CHECKING
 import numpy as np, torch
 from torch import Tensor
-from ..core import DataError, TaskError, infer_task, kept_rng
+from ..core import DataError, TaskError, infer_task, kept_rng, mean_interval
 from ..findings import Findings, rank_findings
 from .checks import check_losses
-from ..plots import NEUTRAL, RIGHT, WRONG, as_label, elide, font_family, grid_shape, new_grid, show_image, text_panel
+from ..plots import (
+    NEUTRAL, RIGHT, WRONG, as_label, elide, font_family, grid_shape, new_grid, show_image, text_panel)
 from ..predictions.capture import capture
 from ..predictions.counts import Scores
-from ..predictions.intervals import mean_interval
 from ..predictions.loaders import not_augmented, pick_loader, take_rows
 from ..predictions.store import Predictions, each, row_index
 

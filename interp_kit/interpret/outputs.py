@@ -9,15 +9,13 @@ __all__ = ['MultiOutputInterpretation']
 from dataclasses import replace
 from typing import TYPE_CHECKING
 import numpy as np
-from ..core import DataError, TaskError
+from ..core import ALPHA, DataError, TaskError
 from .base import Interpretation
-from .checks import ALPHA
 from .classification import ClassificationInterpretation
 from .regression import RegressionInterpretation, loader_target_names
 from ..plots import NEUTRAL, RIGHT, WRONG, as_label
 from ..predictions.counts import Scores
 from ..predictions.outputs import n_outputs
-from ..predictions.store import Predictions
 
 # %% ../../nbs/interpret/39_outputs.ipynb #1ff6de66
 if TYPE_CHECKING: from pandas import DataFrame

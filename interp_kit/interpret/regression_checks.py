@@ -10,9 +10,9 @@ __all__ = ['FEWEST', 'LEAST', 'MeanFit', 'Residuals', 'check_means', 'check_spre
 from dataclasses import dataclass
 from functools import cached_property
 import numpy as np
+from ..core import ALPHA, holm
 from ..findings import Finding, Findings
-from .checks import ALPHA, check_losses
-from ..predictions.intervals import holm
+from .checks import check_losses
 from ..predictions.regression import target_names, value_pairs
 from ..predictions.scores import as_predictions
 from ..predictions.store import Predictions

@@ -12,12 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np, torch
 from torch import Tensor, nn
-from ..core import ACTIVATIONS, DataError, InterpKitError, ModelError, NotFoundError, TaskError, map_nested, model_device, pick_activation
-from ..attribution.targets import as_inputs, class_names
+from ..attribution.targets import as_inputs
+from ..core import (
+    ACTIVATIONS, DataError, InterpKitError, ModelError, NotFoundError, TaskError, class_names, map_nested,
+    model_device, pick_activation)
 from .answers import as_answer, is_boxes
 from .pictures import Preparation, as_size, read_picture
 from .registry import is_reference, known_models, named_models
-from .weights import _build, _called, _load_torch, _needs_arguments, _said, _torchvision_says, file_format, find_function, weights_in
+from .weights import (
+    _build, _called, file_format, find_function, _load_torch, _needs_arguments, _said, _torchvision_says, weights_in)
 
 # %% ../../nbs/launchers/84_load.ipynb #67314a46
 @dataclass

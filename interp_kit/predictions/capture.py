@@ -5,22 +5,25 @@
 # %% auto #0
 __all__ = ['Decision', 'Shard', 'run_shard', 'capture']
 
-# %% ../../nbs/predictions/18_capture.ipynb #6f5f33dd
+# %% ../../nbs/predictions/18_capture.ipynb #40c4009c
 import copy, functools, random, shutil, time
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 import numpy as np, torch
 from torch import Tensor
-from ..core import (ACTIVATIONS, DataError, ModelError, StorageError, TaskError, are_probabilities, guess_activation, infer_task, kept_generators, logits_of,
-                             loss_name, pick_activation, untouched)
-from ..findings import plain
-from .cache import (Folder, assemble, content_hash, drop_shard, final_losses, finish, flat_arrays, is_ours, new_plan, open_predictions, plain_names, read_record,
-                                          shard_size, unpack_state, write_plan, write_shard, write_sources)
+from ..core import (
+    ACTIVATIONS, DataError, ModelError, StorageError, TaskError, are_probabilities, guess_activation, infer_task,
+    kept_generators, logits_of, loss_name, pick_activation, untouched)
+from ..core.learners import _items_of, _vocab_of, _vocabs_of
 from ..files import digest_file, read_json, storage_errors, write_json
+from ..findings import plain
+from .cache import (
+    Folder, assemble, content_hash, drop_shard, final_losses, finish, flat_arrays, is_ours, new_plan,
+    open_predictions, plain_names, read_record, shard_size, unpack_state, write_plan, write_shard, write_sources)
 from .files import locked
-from .fingerprint import architecture_hash, data_fingerprint, describe, loss_fingerprint, model_hash, transforms_fingerprint
-from .loaders import RowSource, is_fastai, not_augmented, pick_loader, take_rows
+from .fingerprint import (
+    architecture_hash, data_fingerprint, describe, loss_fingerprint, model_hash, transforms_fingerprint)
+from .loaders import RowSource, not_augmented, pick_loader, take_rows
 from .losses import PerSampleLoss, _as_written
 from .segmentation import image_counts, image_mass
 from .store import Predictions, check_targets, decode, each, n_rows
@@ -88,38 +91,6 @@ def _decide_parts(how, dl, learn, outs, targs):
     how.complements = [k == 'classification' and (o.ndim == 1 or o.shape[1] == 1) for k, o in zip(how.tasks, outs)]
     how.vocabs = _vocabs_of(dl, [o.shape[1] if k in ('classification', 'multilabel') and o.ndim > 1 else None for k, o in zip(how.tasks, outs)])
     return how
-
-# %% ../../nbs/predictions/18_capture.ipynb #fc9ea62d
-def _vocab_of(learn, dl, n_classes):
-    "Names of the classes, or None; of several vocabularies (text) the last."
-    v = getattr(dl, 'vocab', None)
-    if v is None: v = getattr(learn.dls, 'vocab', None)
-    if v is None: v = getattr(getattr(dl, 'after_item', None), 'codes', None) # fastai's masks
-    if v is None:
-        v = getattr(getattr(dl, 'dataset', None), 'classes', None) # torchvision's folders
-        return list(v) if v is not None and len(v) == n_classes else None
-    v = list(v)
-    if v and not isinstance(v[-1], str) and hasattr(v[-1], '__len__'): v = list(v[-1])
-    if n_classes is not None and len(v) != n_classes:
-        raise ModelError(f"The model has {n_classes} outputs, but the data has {len(v)} classes ({', '.join(map(str, v[:4]))}, …). Was it made for other data?")
-    return v
-
-def _vocabs_of(dl, sizes):
-    "For each of several outputs the names of its classes where the data set's target knows as many, else None."
-    tls = getattr(getattr(dl, 'dataset', None), 'tls', None)
-    if not tls or len(tls) < len(sizes): return None
-    vs = [getattr(t, 'vocab', None) for t in list(tls)[-len(sizes):]]
-    return [[str(x) for x in v] if v is not None and n is not None and len(v) == n else None for v, n in zip(vs, sizes)]
-
-def _items_of(dl, rows):
-    "What each row was read from: paths as text, index labels of a frame; None where the data set does not say."
-    ds, rows = getattr(dl, 'dataset', None), np.asarray(rows)
-    while isinstance(ds, torch.utils.data.Subset): rows, ds = np.asarray(ds.indices)[rows], ds.dataset
-    items = getattr(ds, 'items', None) if is_fastai(dl) else getattr(ds, 'samples', None)
-    if hasattr(items, 'iloc') and len(items) == len(ds): return items.index.to_numpy()[rows]
-    if not isinstance(items, (list, tuple, np.ndarray)) and not hasattr(items, 'itemgot') or len(items) != len(ds) or not len(items): return None
-    one = lambda o: o[0] if isinstance(o, tuple) else o
-    return [str(one(items[i])) for i in rows] if isinstance(one(items[0]), str) or hasattr(one(items[0]), '__fspath__') else None
 
 # %% ../../nbs/predictions/18_capture.ipynb #9adfa87b
 def _to_cpu(o):

@@ -10,7 +10,7 @@ import datetime, functools, hashlib, os, random, re, types
 import numpy as np, torch
 from torch import Tensor, nn
 from ..core import kept_rng, loss_name, map_nested
-from .loaders import is_fastai, not_augmented, take_rows
+from .loaders import not_augmented, take_rows
 
 # %% ../../nbs/predictions/17_fingerprint.ipynb #1ecce45c
 def model_hash(

@@ -10,15 +10,17 @@ __all__ = ['ROW_MEANS', 'RATES', 'RANKINGS', 'NO_BOOTSTRAP', 'TASK_METRICS', 'TA
 
 # %% ../../nbs/predictions/20_metrics.ipynb #2088acef
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Callable
+from typing import Callable, TYPE_CHECKING
 import numpy as np, torch
 from torch import Tensor
-from ..core import DataError, TaskError
-from .scores import as_predictions, bin_edges, check_finite, gap_of_bins, row_scores
-from .counts import Margins, Ranking, Scores, average_defined, class_rates, confusion_counts, decision_scores, ranking
-from .intervals import mean_interval, quantile_interval, resampled_margins, resamples, wilson
-from .multilabel import label_ranking, multilabel_interval, multilabel_metrics, per_label_metrics
+from ..core import DataError, TaskError, mean_interval, quantile_interval, resamples, wilson
+from .counts import (
+    Margins, Ranking, Scores, average_defined, class_rates, confusion_counts, decision_scores, ranking)
+from .intervals import resampled_margins
+from .multilabel import (
+    label_ranking, multilabel_interval, multilabel_metrics, per_label_metrics)
 from .regression import per_target_metrics, regression_intervals, regression_metrics
+from .scores import as_predictions, bin_edges, check_finite, gap_of_bins, row_scores
 from .segmentation import segmentation_interval, segmentation_metrics
 from .store import Predictions
 

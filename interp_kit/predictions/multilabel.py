@@ -11,13 +11,14 @@ __all__ = ['AVERAGES', 'GAINS', 'label_counts', 'label_margins', 'LabelRows', 'l
 # %% ../../nbs/predictions/17_multilabel.ipynb #048322d9
 import warnings
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Iterator
+from typing import Iterator, TYPE_CHECKING
 import numpy as np, torch
 from torch import Tensor
-from ..core import DataError, LabelError
+from ..core import DataError, LabelError, mean_interval, quantile_interval, resamples, wilson
 from .calibration import label_reliability
-from .counts import Margins, Ranking, Scores, average_defined, class_rates, rank_column, ranking_of_bins, ratio
-from .intervals import group_sums, mean_interval, quantile_interval, resampled_sums, resamples, row_groups, wilson
+from .counts import (
+    Margins, Ranking, Scores, average_defined, class_rates, rank_column, ranking_of_bins, ratio)
+from .intervals import group_sums, resampled_sums, row_groups
 from .scores import as_predictions
 from .store import Predictions
 

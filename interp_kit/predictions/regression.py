@@ -8,12 +8,12 @@ __all__ = ['PARTS', 'NAMES', 'ROW_MEANS', 'RESAMPLED', 'value_pairs', 'target_na
 
 # %% ../../nbs/predictions/19_regression.ipynb #07753fa6
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Iterator
-import numpy as np, torch
+from typing import Iterator, TYPE_CHECKING
+import numpy as np
 from torch import Tensor
-from ..core import DataError, TaskError
+from ..core import DataError, TaskError, mean_interval, quantile_interval
 from .counts import Scores, average_defined, ratio
-from .intervals import group_sums, mean_interval, quantile_interval, resampled_sums, row_groups
+from .intervals import group_sums, resampled_sums, row_groups
 from .scores import as_predictions
 from .store import Predictions
 

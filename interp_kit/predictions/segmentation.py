@@ -10,12 +10,13 @@ __all__ = ['image_counts', 'image_mass', 'map_facts', 'image_chunks', 'counts_of
 
 # %% ../../nbs/predictions/17_segmentation.ipynb #460c80cb
 import math
-from typing import TYPE_CHECKING, Iterator
+from typing import Iterator, TYPE_CHECKING
 import numpy as np, torch
 from torch import Tensor
-from ..core import DataError
-from .counts import Margins, Scores, average_defined, class_rates, confusion_counts, count_pairs, ratio
-from .intervals import mean_interval, quantile_interval, resampled_sums
+from ..core import DataError, mean_interval, quantile_interval
+from .counts import (
+    Margins, Scores, average_defined, class_rates, confusion_counts, count_pairs, ratio)
+from .intervals import resampled_sums
 from .scores import as_predictions
 from .store import Predictions, void_mask
 

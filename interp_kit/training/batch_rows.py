@@ -8,7 +8,8 @@ __all__ = ['BatchRows']
 # %% ../../nbs/training/74_batch_rows.ipynb #1c153b38
 from types import MethodType
 import numpy as np, torch
-from ..predictions.loaders import batch_rows, is_fastai
+from ..predictions.loaders import batch_rows
+from ..core import is_fastai
 
 # %% ../../nbs/training/74_batch_rows.ipynb #a1f998ec
 class _Overheard:

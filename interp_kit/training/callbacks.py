@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 import numpy as np, torch
 from fastai.callback.core import Callback
-from ..core import DataError, TaskError, kept_rng
+from ..core import DataError, TaskError, is_fastai, kept_rng
+from ..core.learners import _items_of
 from ..files import storage_errors, write_atomic
 from ..findings import Findings, rank_findings
 from ..interpret.base import Interpretation
 from ..interpret.verbs import INTERPRETATIONS
-from ..predictions.capture import _items_of
-from ..predictions.loaders import is_fastai
 from .batch_rows import BatchRows
-from .cartography import cartography, check_forgotten, check_mislabelled, plot_aum, plot_cartography
-from .passes import _WAIT, Pass
+from .cartography import (
+    cartography, check_forgotten, check_mislabelled, plot_aum, plot_cartography)
+from .passes import Pass, _WAIT
 
 # %% ../../nbs/training/76_callbacks.ipynb #aced5d02
 if TYPE_CHECKING: from pandas import DataFrame

@@ -8,7 +8,8 @@ from torchvision.models import resnet18
 from interp_kit.attribution.attribution import Attribution
 from interp_kit.attribution.gradients import completeness, low_precision, point_grads, print_precision, rounding
 from interp_kit.attribution.deeplift import lift
-from interp_kit.attribution.saliency import SALIENCY_METHODS, AppendSaliency, SaliencyMap, append_map, feature_map, tapped
+from interp_kit.attribution.saliency import SALIENCY_METHODS, AppendSaliency, SaliencyMap, append_map, feature_map
+from interp_kit.core import tapped
 from interp_kit.attribution.targets import probing
 from interp_kit.core import DataError, LabelError, ModelError, TaskError
 from interp_kit.demo import demo_learner

@@ -12,7 +12,8 @@ from interp_kit.internals.activation_charts import dead_chart, draw_hists, hist_
 from interp_kit.internals.activation_rules import collapsed_layers, dead_units, exploding_activations, not_finite_activations, saturated_layers
 from interp_kit.internals.activation_sums import ActivationSums
 from interp_kit.internals.activations import ActivationStats
-from interp_kit.internals.calls import Call, ChannelSums, first_float, input_batches, kept_order, run_model
+from interp_kit.core import Call, first_float, input_batches, kept_order, run_model
+from interp_kit.internals.calls import ChannelSums
 from interp_kit.internals.flow import per_sample, pooled, square_sum
 from interp_kit.predictions import Features, capture
 from interp_kit.predictions.cache import pack_state, unpack_state

@@ -4,7 +4,7 @@ import numpy as np, pytest, torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from interp_kit.core import DataError, InterpKitError, as_learner
-from interp_kit.internals.calls import watching
+from interp_kit.core import watching
 from interp_kit.internals.cka import cka, linear_cka, plot_cka
 from tests.helpers import needs
 
