@@ -118,8 +118,8 @@ def test_no_check_is_skipped_where_all_can_run():
     "A bug in a check shows itself as 'skip', so count them."
     torch.manual_seed(0)
     for model in (nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)), nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(), nn.Linear(8, 3))):
-        assert {c.name: c.status for c in check_model(learner(model)).checks} == dict.fromkeys(checks._CHECKS, "pass")
-    out = check_model(learner(nn.Sequential(nn.Linear(4, 1), nn.Flatten(0)), y=torch.randn(24), loss=nn.MSELoss()))
+        assert {c.name: c.status for c in check_model(learner(model), seconds=60).checks} == dict.fromkeys(checks._CHECKS, "pass")
+    out = check_model(learner(nn.Sequential(nn.Linear(4, 1), nn.Flatten(0)), y=torch.randn(24), loss=nn.MSELoss()), seconds=60)
     assert [c.name for c in out.checks if c.status == "skip"] == ["first_loss"] and not [c for c in out.checks if "Could not be run" in c.said]
 
 
