@@ -9,8 +9,7 @@ __all__ = ['config_dir', 'named_models', 'check_name', 'add_model', 'is_referenc
 import os, re
 from pathlib import Path
 from ..core import DataError, NotFoundError, StorageError
-from ..files import read_json, write_json
-from ..predictions.files import locked
+from ..files import locked, read_json, write_json
 
 # %% ../../nbs/launchers/80_registry.ipynb #bdcd4c82
 def config_dir() -> Path:
