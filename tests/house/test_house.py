@@ -6,10 +6,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT/"interp_kit"
 FLOORS = {0: ["core", "files", "plots", "findings"], 1: ["predictions", "attribution", "internals", "demo"], 2: ["interpret", "features", "data"],
-          3: ["bias", "training", "widgets"], 4: ["report"], 5: ["launchers", "explain_files", "cli", "all"]}
+          3: ["bias", "training", "widgets"], 4: ["report", "launchers"], 5: ["cli", "all"]}
 FLOOR = {room: n for n, rooms in FLOORS.items() for room in rooms}
 DOORS = set(FLOORS[5]) # may import one another, without circles
-LAZY_ROOMS = {"core", "files", "plots", "findings", "predictions", "launchers", "explain_files", "cli"}
+LAZY_ROOMS = {"core", "files", "plots", "findings", "predictions", "launchers", "cli"}
 HEAVY = {"fastai", "sklearn", "scipy"}
 FILES = [f for f in PACKAGE.rglob("*.py") if f.name not in ("_modidx.py",) and f != PACKAGE/"__init__.py"]
 
