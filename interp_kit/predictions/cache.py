@@ -19,8 +19,8 @@ from torch import Tensor
 from fastcore.basics import patch
 from ..core import DataError, NotFoundError, StorageError
 from ..findings import plain
-from ..files import digest_file, read_json, storage_errors, sync_folder, write_atomic, write_json
-from .files import locked, new_array, map_arrays, write_array
+from ..files import digest_file, locked, read_json, storage_errors, sync_folder, write_atomic, write_json
+from .files import new_array, map_arrays, write_array
 from .losses import scaled_losses
 from .scores import derived_columns
 from .store import LazyRows, Predictions, each

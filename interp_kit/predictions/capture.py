@@ -15,12 +15,11 @@ from ..core import (
     ACTIVATIONS, DataError, ModelError, StorageError, TaskError, are_probabilities, guess_activation, infer_task,
     kept_generators, logits_of, loss_name, pick_activation, untouched)
 from ..core.learners import _items_of, _vocab_of, _vocabs_of
-from ..files import digest_file, read_json, storage_errors, write_json
+from ..files import digest_file, locked, read_json, storage_errors, write_json
 from ..findings import plain
 from .cache import (
     Folder, assemble, content_hash, drop_shard, final_losses, finish, flat_arrays, is_ours, new_plan,
     open_predictions, plain_names, read_record, shard_size, unpack_state, write_plan, write_shard, write_sources)
-from .files import locked
 from .fingerprint import (
     architecture_hash, data_fingerprint, describe, loss_fingerprint, model_hash, transforms_fingerprint)
 from .loaders import RowSource, not_augmented, pick_loader, take_rows

@@ -4,17 +4,16 @@ import pytest
 from house.promises import FILES, PACKAGE, ROOT, is_promised, module_of, package_of
 
 FLOORS = {0: ["core", "files", "plots", "findings", "page"], 1: ["predictions", "attribution", "internals", "demo"],
-          2: ["interpret", "features", "data"], 3: ["bias", "training", "widgets"], 4: ["report", "launchers", "explain_files"],
+          2: ["interpret", "features", "data"], 3: ["bias", "training", "widgets"], 4: ["report", "launchers"],
           5: ["cli", "all"]}
 FLOOR = {room: n for n, rooms in FLOORS.items() for room in rooms}
 GROUND = set(FLOORS[0])
-LAZY_ROOMS = {*GROUND, "predictions", "launchers", "explain_files", "cli"}
+LAZY_ROOMS = {*GROUND, "predictions", "launchers", "cli"}
 HEAVY = {"fastai", "sklearn", "scipy"}
 
 
 def may_import(room, other):
     "From a room to itself, to lower floors, and on floor 0 from all but core to one another."
-    if (room, other) == ("explain_files", "launchers"): return True
     return room == other or FLOOR[other] < FLOOR[room] or {room, other} <= GROUND and room != "core"
 
 
