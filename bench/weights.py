@@ -10,7 +10,8 @@ from interp_kit.internals.matrices import weights_of
 from interp_kit.internals import noise
 from interp_kit.internals.noise import LEVEL, Spectrum, find_spikes, plot_spectrum
 from interp_kit.internals.spectra import operator_norm, singular_values
-from interp_kit.internals.weight_checks import plot_weights, weight_findings
+from interp_kit.internals.weight_charts import plot_weights
+from interp_kit.internals.weight_findings import weight_findings
 from interp_kit.internals.weights import critical_weights, weight_table
 
 PICTURES = Path(__file__).parent/"pictures"

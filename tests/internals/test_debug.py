@@ -1,17 +1,18 @@
 "Gradients, checks and the debugger: oracles, odd models, and everything left as found."
-import json, random
+import importlib, json, random
 import numpy as np, pandas as pd, pytest, torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from interp_kit.core import DataError, InterpKitError, ModelError, TaskError, as_learner
 from interp_kit.demo import demo_learner
-from interp_kit.internals import checks
-from interp_kit.internals.checks import check_model, plot_checks
+from interp_kit.internals.check_model import check_model, plot_checks
 from interp_kit.internals.cka import cka
 from interp_kit.internals.debug import ModelDebugger, dead_neurons
 from interp_kit.internals.flow import information_flow, shuffled_loader
-from interp_kit.internals.gradients import freezing_findings, gradient_flow, plot_gradient_flow
+from interp_kit.internals.gradient_findings import freezing_findings
+from interp_kit.internals.gradient_flow import gradient_flow, plot_gradient_flow
 
+checks = importlib.import_module("interp_kit.internals.check_model") # the room has a function of this name
 TASKS = ("classification", "multilabel", "segmentation", "regression", "tabular", "tabular_regression", "text")
 
 

@@ -6,7 +6,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from interp_kit.core import DataError, InterpKitError, as_learner
 from interp_kit.core import run_batches, watching
-from interp_kit.internals.flow import FlowObserver, check_flow, information_flow, plot_flow, shuffled_loader
+from interp_kit.internals.flow import FlowObserver, information_flow, plot_flow, shuffled_loader
+from interp_kit.internals.flow_findings import check_flow
 from interp_kit.internals.ranks import StreamedCovariance, effective_rank
 
 

@@ -6,7 +6,8 @@ from torch.nn.utils import parametrizations, prune
 from interp_kit.core import DataError
 from interp_kit.findings import plain
 from interp_kit.internals.matrices import weights_of
-from interp_kit.internals.weight_checks import plot_weights, weight_findings
+from interp_kit.internals.weight_charts import plot_weights
+from interp_kit.internals.weight_findings import weight_findings
 from interp_kit.internals.weights import HEALTH, weight_table
 
 pytestmark = pytest.mark.filterwarnings("ignore")
