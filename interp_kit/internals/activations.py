@@ -14,9 +14,9 @@ from fastcore.foundation import L
 from torch import Tensor
 from ..core import DataError, TaskError, get_model, watching
 from ..findings import Findings
-from .activation_charts import draw_hists, plot_layers, wide_scale
-from .activation_findings import LEVEL, activation_findings
-from .activation_sums import ActivationSums, HIST_BINS, count_values
+from .activation_charts import _draw_hists, _plot_layers, _wide_scale
+from .activation_findings import _LEVEL, activation_findings
+from .activation_sums import ActivationSums, _HIST_BINS, _count_values
 from ..plots import as_label, name_ticks
 
 # %% ../../nbs/internals/150_activations.ipynb #010379c7
@@ -34,7 +34,7 @@ class TrainingSteps:
         x = x.detach().float()
         mean = x.mean()
         values = torch.stack([mean, (x - mean).norm()/math.sqrt(max(x.numel() - 1, 1)), (x.abs() < near_zero).float().mean() + 0*mean]) # NaN if some value is not finite
-        self.pending.append((layer, values, count_values(x) if with_hist else None))
+        self.pending.append((layer, values, _count_values(x) if with_hist else None))
 
     def close_batch(self):
         "The batch is over: bring its numbers over, in one go."
@@ -52,7 +52,7 @@ class TrainingSteps:
         return self._fill(1, 3, math.nan)
     def hists(self) -> Tensor:
         "(batches, calls, 81) counts by bin."
-        return self._fill(2, HIST_BINS, 0.)
+        return self._fill(2, _HIST_BINS, 0.)
 
     def _fill(self, which, width, missing):
         res, at = torch.full((len(self.batches), len(self.names), width), missing), {n: i for i, n in enumerate(self.names)}
@@ -115,7 +115,7 @@ class ActivationStats(Callback):
         return self.sums[layer].channel_table()
 
     def findings(self,
-        level:float=LEVEL, # of the test on dead channels
+        level:float=_LEVEL, # of the test on dead channels
     ) -> Findings:
         "What is wrong with these activations, see `activation_findings`."
         return activation_findings(self.table, level)
@@ -211,7 +211,7 @@ class ActivationStats(Callback):
     def hist(self,
         idx:'int|str', # number or name of a call
     ) -> Tensor: # (81, batches)
-        "log(1 + counts) of a call by bin (`hist_edges`) and training batch; raises `DataError` without with_hist=True."
+        "log(1 + counts) of a call by bin (`_hist_edges`) and training batch; raises `DataError` without with_hist=True."
         i = self._number(idx)
         if not self.with_hist: raise DataError("No histograms were kept: pass with_hist=True.")
         return self.steps.hists()[:, i].T.log1p()
@@ -223,7 +223,7 @@ class ActivationStats(Callback):
     ):
         "Histograms of a call over training batches, as colours; returns the Axes."
         h = self.hist(idx).expm1().numpy()
-        ax = draw_hists(h, ax, figsize=figsize, title=as_label(self.steps.names[self._number(idx)]))
+        ax = _draw_hists(h, ax, figsize=figsize, title=as_label(self.steps.names[self._number(idx)]))
         ax.set_xlabel('training batch')
         return ax
 
@@ -241,11 +241,11 @@ class ActivationStats(Callback):
     ) -> np.ndarray: # of three Axes
         """Mean, std and share near zero; returns three Axes.
 
-        Of a callback that watched a training: of all calls, or of one, along the training (`plot_layers(cb.table)` draws one pass after it). Else of all calls along the net."""
+        Of a callback that watched a training: of all calls, or of one, along the training (`_plot_layers(cb.table)` draws one pass after it). Else of all calls along the net."""
         if isinstance(idx, tuple): idx, figsize = None, idx
         if idx is not None: return self._plot_call(idx, figsize or (12, 3))
         if len(self.steps): return self._plot_training(figsize or (15, 5))
-        return plot_layers(self.table, figsize or (15, 5))
+        return _plot_layers(self.table, figsize or (15, 5))
 
     def _plot_call(self, idx, figsize):
         import matplotlib.pyplot as plt
@@ -253,7 +253,7 @@ class ActivationStats(Callback):
         fig, axs = plt.subplots(1, 3, figsize=figsize, layout='constrained')
         for ax, v, title in zip(axs, values, ('mean', 'standard deviation', 'share near zero')):
             ax.plot(v); ax.set_title(title, fontsize=10); ax.set_xlabel('training batch'); ax.grid(alpha=.25); ax.set_xlim(-.5, len(v) - .5)
-            if title != 'share near zero': wide_scale(ax, np.asarray(v))
+            if title != 'share near zero': _wide_scale(ax, np.asarray(v))
         axs[0].set_ylabel(as_label(self.steps.names[self._number(idx)]))
         return axs
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from ..core import (
     DataError, count_rows, get_model, input_batches, map_nested, moved_to, run_model, untouched, watching)
 from ..findings import Findings, plain
-from .flow import per_sample, pooled, shuffled_loader, square_sum
-from .ranks import CONSTANT
+from .flow import _per_sample, _pooled, _shuffled_loader, _square_sum
+from .ranks import _CONSTANT
 from ..plots import elide, plot_matrix
 
 # %% ../../nbs/internals/250_cka.ipynb #c6ff961a
@@ -34,7 +34,7 @@ def _as_features(x):
     if x.ndim < 2: raise DataError(f"Features are (n, D), got an array of shape {tuple(x.shape)}.")
     x = x.flatten(1)
     c = x - x.mean(0) if len(x) else x
-    return c if c.square().sum() > CONSTANT*x.square().sum() else torch.zeros_like(c)
+    return c if c.square().sum() > _CONSTANT*x.square().sum() else torch.zeros_like(c)
 
 def linear_cka(
     x:'Tensor|np.ndarray', # (n, …) features of n samples
@@ -57,9 +57,9 @@ _PART, _COLUMNS, _FOLDS = 256, 2**16, 10 # rows compared at once; columns of a p
 def _gram(x):
     "(n, n) float64 inner products of the rows of (n, D) around the first; zeros where rows differ by rounding only."
     x = x if x.dtype in (torch.float32, torch.float64) else x.float()
-    energy, g = square_sum(x.reshape(-1)), 0.
+    energy, g = _square_sum(x.reshape(-1)), 0.
     for b in x.split(_COLUMNS, 1): b = b - b[:1]; g = g + (b @ b.T).double().cpu()
-    return g*0. if bool(g.isfinite().all()) and g.trace() <= CONSTANT*energy else g
+    return g*0. if bool(g.isfinite().all()) and g.trace() <= _CONSTANT*energy else g
 
 def _centred(g):
     "U-centred: off-diagonal rows sum to 0, the diagonal is 0."
@@ -76,9 +76,9 @@ class _Side:
 
     def see(self, call, x):
         self.times[call.layer] = self.times.get(call.layer, 0) + 1
-        y = None if x.is_meta else per_sample(x.detach(), call, self.n)
+        y = None if x.is_meta else _per_sample(x.detach(), call, self.n)
         if y is None or not y.numel(): self.why.setdefault(call.layer, 'it holds no values' if x.is_meta or not x.numel() else f'{len(x)} rows for {self.n} samples'); return
-        if self.features == 'pooled': y = pooled(y, call.channel_dim)
+        if self.features == 'pooled': y = _pooled(y, call.channel_dim)
         y = y.reshape(self.n, -1)
         self.now[call.layer] = [_centred(_gram(p)).reshape(-1) for p in y.tensor_split(-(-self.n//_PART))]
 
@@ -201,7 +201,7 @@ def _run(side, xs, others):
 
 def _loader(learn_a, learn_b, seed):
     "The data of whoever has some, in random order."
-    dl = next((d for o in (learn_a, learn_b) if o is not None and (d := shuffled_loader(o, seed)) is not None), None)
+    dl = next((d for o in (learn_a, learn_b) if o is not None and (d := _shuffled_loader(o, seed)) is not None), None)
     if dl is None: raise DataError(f"{type(learn_a).__name__} brings no validation data: pass dl, a loader or a tensor of inputs.")
     return dl
 

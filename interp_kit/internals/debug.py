@@ -11,12 +11,12 @@ import numpy as np, pandas as pd
 from torch import Tensor, nn
 from ..core import DataError, InterpKitError, TaskError, get_model, kept_rng
 from ..findings import Findings, plain, rank_findings
-from .activation_charts import dead_chart, plot_layers
-from .activation_findings import activation_findings, dead_units
+from .activation_charts import dead_chart, _plot_layers
+from .activation_findings import activation_findings, _dead_units
 from .activation_sums import ActivationSums
 from .check_model import ModelCheck, check_model
 from .gradient_flow import GradientFlow, gradient_flow
-from .sizes import ModelSummary, example_inputs, summary
+from .sizes import ModelSummary, _example_inputs, summary
 from .weight_charts import plot_weights
 from .weight_findings import weight_findings
 from .weights import weight_table
@@ -43,7 +43,7 @@ class _Batches(list):
 def _with_batch(learn, xs):
     "The inputs of a Learner among tensors, targets left out; a single sample, told by its shapes from a batch of the Learner's, as a batch of one."
     if isinstance(learn, nn.Module): return tuple(x[None] for x in xs) if len(xs) == 1 and xs[0].ndim == 3 and any(isinstance(m, nn.Conv2d) for m in learn.modules()) else xs
-    own = example_inputs(learn)
+    own = _example_inputs(learn)
     own = tuple(own.values() if isinstance(own, dict) else own)
     return tuple(x[None] if x.ndim == o.ndim - 1 else x for x, o in zip(xs, own))
 
@@ -62,8 +62,8 @@ class LayerOutputs:
     def plot(self,
         figsize:tuple=(15, 5), # inches
     ): # array of three Axes
-        "Mean, deviation and shares, call by call; see `plot_layers`."
-        return plot_layers(self.sums.table, figsize)
+        "Mean, deviation and shares, call by call; see `_plot_layers`."
+        return _plot_layers(self.sums.table, figsize)
 
     def to_dict(self) -> dict:
         "Everything, valid as strict JSON."
@@ -94,8 +94,8 @@ class DeadNeurons:
     table:pd.DataFrame # layer, type, channels, rows, dead (how many), dead_fraction, dead_channels (their indices), reason
 
     def findings(self) -> Findings:
-        "Layers with more dead channels than random weights explain; see `dead_units`."
-        return rank_findings(dead_units(self.sums.table))
+        "Layers with more dead channels than random weights explain; see `_dead_units`."
+        return rank_findings(_dead_units(self.sums.table))
 
     def plot(self,
         ax:'Axes|None'=None, # Axes

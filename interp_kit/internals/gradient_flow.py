@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..core import ModelError, count_rows, loss_name, watching
 from ..findings import Findings, plain, rank_findings
 from interp_kit.internals.gradient_findings import (
-    EXPLODE_ABOVE, VANISH_BELOW, _blocked_findings, _exploding_findings, freezing_findings, _is_matrix, _owner,
+    _EXPLODE_ABOVE, _VANISH_BELOW, _blocked_findings, _exploding_findings, freezing_findings, _is_matrix, _owner,
     _vanishing_findings)
 from .trial import labelled_batches, loss_of, outputs_of, trial
 from ..plots import NEUTRAL, PALETTE, WRONG, name_ticks, new_axes
@@ -97,8 +97,8 @@ def _param_row(name, p, flow, order, types):
                 grad_norm=g, weight_norm=w, ratio=g/w if w else np.nan, relative=np.nan, state=state, reason=reason)
 
 def _vanishing(rows):
-    "Names of the weights from the first on whose relative gradient is below `VANISH_BELOW`, the last of them not 0."
-    tiny = [r.parameter for r in rows.itertuples() if r.relative < VANISH_BELOW]
+    "Names of the weights from the first on whose relative gradient is below `_VANISH_BELOW`, the last of them not 0."
+    tiny = [r.parameter for r in rows.itertuples() if r.relative < _VANISH_BELOW]
     n = next((i for i, r in enumerate(rows.itertuples()) if r.parameter not in tiny), len(rows))
     while n and rows.relative.iloc[n - 1] == 0: n -= 1
     return list(rows.parameter[:n])
@@ -112,7 +112,7 @@ def _judged(table, signal):
         gone = _vanishing(table.loc[weights.index])
         table.loc[table.parameter.isin(gone), 'state'] = 'vanishing'
     if len(signal):
-        loud = set(signal.layer[signal.relative > EXPLODE_ABOVE])
+        loud = set(signal.layer[signal.relative > _EXPLODE_ABOVE])
         table.loc[table.layer.isin(loud) & (table.state == 'ok'), 'state'] = 'exploding'
     return table
 

@@ -8,7 +8,7 @@ __all__ = ['plot_weights']
 # %% ../../nbs/internals/200_weight_charts.ipynb #cb722e42
 import numpy as np
 from ..core import DataError
-from .weights import HEALTH
+from .weights import _HEALTH
 from ..plots import NEUTRAL, WRONG, as_label, class_colors, ink_on, name_ticks
 
 # %% ../../nbs/internals/200_weight_charts.ipynb #3a496905
@@ -53,7 +53,7 @@ def _cells(tables):
     "(values, names of the rows) of the heat map: components of one model, or health of several; shorter models end in NaN."
     if len(tables) == 1:
         t = next(iter(tables.values()))
-        return t[['health', *HEALTH]].astype(float).to_numpy().T, ['health', *HEALTH]
+        return t[['health', *_HEALTH]].astype(float).to_numpy().T, ['health', *_HEALTH]
     width = max(map(len, tables.values()))
     return np.array([np.pad(t.health.astype(float).to_numpy(), (0, width - len(t)), constant_values=np.inf) for t in tables.values()]), list(tables)
 

@@ -8,14 +8,14 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from interp_kit.core import DataError, ModelError, as_learner
 from interp_kit.demo import demo_learner
-from interp_kit.internals.activation_charts import dead_chart, draw_hists, hist_chart, plot_by_type, sums_of, type_colors
+from interp_kit.internals.activation_charts import dead_chart, _draw_hists, hist_chart, _plot_by_type, _sums_of, _type_colors
 from interp_kit.internals.activation_findings import (
-    collapsed_layers, dead_units, exploding_activations, not_finite_activations, saturated_layers)
+    _collapsed_layers, _dead_units, _exploding_activations, _not_finite_activations, _saturated_layers)
 from interp_kit.internals.activation_sums import ActivationSums
 from interp_kit.internals.activations import ActivationStats
 from interp_kit.core import Call, first_float, input_batches, kept_order, run_model
-from interp_kit.internals.channel_sums import ChannelSums
-from interp_kit.internals.flow import per_sample, pooled, square_sum
+from interp_kit.internals.channel_sums import _ChannelSums
+from interp_kit.internals.flow import _per_sample, _pooled, _square_sum
 from interp_kit.predictions import Features, capture
 from interp_kit.predictions.cache import pack_state, unpack_state
 
@@ -54,7 +54,7 @@ def agree(got, want, tol=1e-6):
 @pytest.mark.parametrize("shape,dim", [((4, 6, 7), 1), ((4,), 1), ((9, 4), -1), ((3, 40, 40), 1), ((700, 2, 2), 1)])
 def test_streamed_moments_are_those_of_the_whole(bs, level, size, shape, dim):
     x = torch.randn(65, *shape, generator=torch.Generator().manual_seed(0))*size + level
-    s = ChannelSums()
+    s = _ChannelSums()
     for b in x.split(bs): s.add(b, dim)
     axes = [i for i in range(x.ndim) if i != dim % x.ndim]
     var, mean = torch.var_mean(x.double(), axes, correction=0)
@@ -67,10 +67,10 @@ def test_streamed_moments_are_those_of_the_whole(bs, level, size, shape, dim):
 def test_memory_layouts_and_precisions_give_the_same():
     x = torch.randn(20, 6, 8, 8)
     for y in (x.to(memory_format=torch.channels_last), x.flip(0).flip(0), x[:, :, ::1].permute(0, 1, 3, 2)):
-        a, b = ChannelSums(), ChannelSums(); a.add(y); b.add(y.contiguous())
+        a, b = _ChannelSums(), _ChannelSums(); a.add(y); b.add(y.contiguous())
         assert torch.allclose(a.mean, b.mean, atol=1e-7) and torch.allclose(a.var, b.var, rtol=1e-6) and torch.equal(a.max, b.max)
     for t in (torch.float16, torch.bfloat16):
-        a, b = ChannelSums(), ChannelSums(); a.add(x.to(t)); b.add(x.to(t).double())
+        a, b = _ChannelSums(), _ChannelSums(); a.add(x.to(t)); b.add(x.to(t).double())
         assert torch.allclose(a.var, b.var, rtol=1e-6) and torch.allclose(a.mean, b.mean, atol=1e-7)
 
 
@@ -307,20 +307,20 @@ def test_views_of_the_tables():
 def test_each_rule_reads_only_its_columns_and_keeps_to_its_threshold():
     t = pd.DataFrame(dict(layer=list("abcd"), type="X", rows=200, channels=20, dead_fraction=[.5, .9, np.nan, 1.], saturated_fraction=[.89, .9, np.nan, 1.], not_finite=[0, 0, 3, 0],
                           mean=0., std=[1., 1e4, 1.1e4, np.nan], min=-1., max=1., row_spread=[.1, 1e-3, 9e-4, 1.]))
-    assert [(f.evidence["layer"], f.severity) for f in dead_units(t)] == [("b", "high"), ("d", "critical")]
-    assert [(f.evidence["layer"], f.severity) for f in dead_units(t.assign(rows=99))] == [("d", "critical")]
+    assert [(f.evidence["layer"], f.severity) for f in _dead_units(t)] == [("b", "high"), ("d", "critical")]
+    assert [(f.evidence["layer"], f.severity) for f in _dead_units(t.assign(rows=99))] == [("d", "critical")]
     small = t.assign(channels=4, dead_fraction=[0., .5, np.nan, 1.])
-    assert [[f.severity for f in dead_units(o)] for o in (t.assign(rows=15), small.assign(rows=99), small.assign(rows=100))] == [["info"], ["info"], ["critical"]]
-    assert [f.evidence["layer"] for f in saturated_layers(t)] == ["b"] # the last call is the output
-    assert [f.evidence["layer"] for f in not_finite_activations(t)] == ["c"]
-    assert [(f.evidence["first_beyond"], f.severity) for f in exploding_activations(t)] == [("c", "medium")] and not exploding_activations(t.iloc[:2])
-    assert [f.evidence["layer"] for f in collapsed_layers(t)] == ["c"] and not collapsed_layers(t.iloc[:3])
+    assert [[f.severity for f in _dead_units(o)] for o in (t.assign(rows=15), small.assign(rows=99), small.assign(rows=100))] == [["info"], ["info"], ["critical"]]
+    assert [f.evidence["layer"] for f in _saturated_layers(t)] == ["b"] # the last call is the output
+    assert [f.evidence["layer"] for f in _not_finite_activations(t)] == ["c"]
+    assert [(f.evidence["first_beyond"], f.severity) for f in _exploding_activations(t)] == [("c", "medium")] and not _exploding_activations(t.iloc[:2])
+    assert [f.evidence["layer"] for f in _collapsed_layers(t)] == ["c"] and not _collapsed_layers(t.iloc[:3])
 
 
 def test_charts_take_statistics_and_arrays():
     s = ActivationStats(nn.Sequential(nn.Linear(3, 4), nn.ReLU()), with_hist=True); s.stats_by_layer(torch.randn(9, 3))
-    assert sums_of(s) is s.sums and len(sums_of(dict(a=np.ones((2, 3))))) == 1
-    ax = draw_hists(s.sums[0].hist[:, None].numpy(), title="one")
+    assert _sums_of(s) is s.sums and len(_sums_of(dict(a=np.ones((2, 3))))) == 1
+    ax = _draw_hists(s.sums[0].hist[:, None].numpy(), title="one")
     assert ax.get_title() == "one" and "activation" in ax.get_ylabel()
     with pytest.raises(DataError, match="with_hist=True"): hist_chart(ActivationSums().run(nn.Linear(3, 2), torch.randn(4, 3)))
 
@@ -350,8 +350,8 @@ def test_numbers_that_do_not_fit_are_told():
 
 def test_colours_by_type_leave_the_rare_ones_grey():
     kinds = pd.Series(["A"]*3 + ["B"]*2 + ["C"])
-    colors = type_colors(kinds, 2)
-    ax = plot_by_type(plt.figure().gca(), kinds, np.arange(6), colors)
+    colors = _type_colors(kinds, 2)
+    ax = _plot_by_type(plt.figure().gca(), kinds, np.arange(6), colors)
     assert list(colors) == ["A", "B"] and ax.get_legend_handles_labels()[1] == ["A", "B", "other"]
     assert [len(c.get_offsets()) for c in ax.collections] == [3, 2, 1]
 
@@ -376,11 +376,11 @@ def test_pieces_below():
 def test_what_other_notebooks_share():
     x = torch.randn(6, 4, 5)
     call = lambda module, dim: Call("m", "m", "M", 0, dim, module)
-    assert per_sample(x, call(nn.ReLU(), 1), 6) is x and per_sample(x, call(nn.ReLU(), 1), 3) is x # two rows a sample
-    assert torch.equal(per_sample(x, call(nn.LSTM(2, 2), -1), 4), x.transpose(0, 1)) and per_sample(x, call(nn.ReLU(), 1), 5) is None
-    assert torch.allclose(pooled(x, 1), x.mean(2)) and torch.allclose(pooled(x, -1), x.mean(1))
+    assert _per_sample(x, call(nn.ReLU(), 1), 6) is x and _per_sample(x, call(nn.ReLU(), 1), 3) is x # two rows a sample
+    assert torch.equal(_per_sample(x, call(nn.LSTM(2, 2), -1), 4), x.transpose(0, 1)) and _per_sample(x, call(nn.ReLU(), 1), 5) is None
+    assert torch.allclose(_pooled(x, 1), x.mean(2)) and torch.allclose(_pooled(x, -1), x.mean(1))
     v = torch.randn(5001)
-    assert square_sum(v) == pytest.approx(float((v.double()**2).sum()), rel=1e-6) and square_sum(v[:0]) == 0
+    assert _square_sum(v) == pytest.approx(float((v.double()**2).sum()), rel=1e-6) and _square_sum(v[:0]) == 0
     dl = demo_learner().dls.train; state, rng = dl.rng.getstate(), dl.rng
     with kept_order(dl): next(iter(dl)); assert dl.rng is not rng
     assert dl.rng is rng and rng.getstate() == state

@@ -8,7 +8,7 @@ from interp_kit.demo import demo_learner
 from interp_kit.internals.check_model import check_model, plot_checks
 from interp_kit.internals.cka import cka
 from interp_kit.internals.debug import ModelDebugger, dead_neurons
-from interp_kit.internals.flow import information_flow, shuffled_loader
+from interp_kit.internals.flow import information_flow, _shuffled_loader
 from interp_kit.internals.gradient_findings import freezing_findings
 from interp_kit.internals.gradient_flow import gradient_flow, plot_gradient_flow
 
@@ -71,7 +71,7 @@ def test_demo_learners_are_silent_and_left_alone(task):
     debugger.analyze_layer_outputs(item(learn, task))
     assert [f for f in debugger.weight_distribution_analysis().findings() if f.severity != "info"] == []
     same()
-    shuffled_loader(learn); information_flow(learn, n_batches=1); cka(learn, n_batches=1)
+    _shuffled_loader(learn); information_flow(learn, n_batches=1); cka(learn, n_batches=1)
     same()
 
 
