@@ -7,141 +7,176 @@ __all__ = ['freezing_findings']
 
 # %% ../../nbs/internals/280_gradient_findings.ipynb #8657762c
 import math
+from dataclasses import replace
 import numpy as np, pandas as pd
 from torch import nn
-from ..core import get_model
+from ..core import get_model, listing
 from ..findings import Finding, Findings, rank_findings
 
 # %% ../../nbs/internals/280_gradient_findings.ipynb #7ad51222
-_VANISH_BELOW, _EXPLODE_ABOVE = 1e-5, 1e4 # of the largest relative gradient; times the signal at the last layer
+_LIMITS = dict(vanishing=1e-5, exploding=1e4) # of the largest relative gradient; times the signal at the last layer
+
+_BACKPROP = 'Rumelhart, Hinton & Williams 1986, Learning representations by back-propagating errors'
+_DYING = 'Lu et al. 2019, Dying ReLU and initialization, arXiv:1903.06733'
+_FASTAI = 'Howard & Gugger 2020, fastai: a layered API for deep learning, arXiv:2002.04688'
+_BETWEEN = 'Look at what happens between these layers and the next, and at detect_dead_neurons().'
+
+_WORDS = dict( # what is seen: interpretation, action, source
+    fitted=('Every row of these batches is fitted to the last digit.', 'Nothing to do.', _BACKPROP),
+    saturated=('The loss does not change with the outputs: they are saturated, or a step function (rounding, argmax) stands between.',
+               'Look at the outputs and at the scale of the last layer.', _BACKPROP),
+    unused=('These layers are not part of what the loss is computed from: they are not called, or cut off by .detach(), .data, '
+            'torch.no_grad() or NumPy.', _BETWEEN, _DYING),
+    blocked=('Something multiplies their gradient by 0: a ReLU that is never active, a saturated unit, a mask, an input that is '
+             'always 0.', _BETWEEN, _DYING),
+    vanishing=('The first {layers} layers hardly learn: each layer behind them shrinks the signal (saturating activations, too '
+               'small weights, no shortcuts).', 'Use ReLU-likes with He initialisation, normalisation layers or shortcuts.',
+               'Glorot & Bengio 2010, Understanding the difficulty of training deep feedforward neural networks'),
+    not_finite=('One step spoils the weights.',
+                'Find the first layer whose output is not finite with analyze_layer_outputs(x); lower the scale of the weights or '
+                'the precision that overflows.',
+                'Pascanu, Mikolov & Bengio 2013, On the difficulty of training recurrent neural networks'),
+    exploding=('Each layer multiplies the signal: small changes of the first weights change the output wildly.',
+               'Scale the initial weights (He: standard deviation √(2/inputs)), add normalisation layers, clip gradients.',
+               'He et al. 2015, Delving deep into rectifiers, arXiv:1502.01852'),
+    made_anew=('Exporting a frozen learner does this.', 'Call learn.freeze() or learn.unfreeze() before training on.', _FASTAI),
+    stopped=('requires_grad was taken away and not given back: these layers stay as they are.',
+             'Call learn.unfreeze(), or freeze whole groups with learn.freeze_to(n).', _FASTAI),
+    thawed=('requires_grad was set by hand after freezing: these layers change although the optimiser calls them frozen.',
+            'Call learn.freeze_to(n) again for the groups you mean.', _FASTAI),
+    left_out=('The layer was added or replaced after the optimiser was made, or the splitter leaves it out.',
+              'Call learn.create_opt() after changing the model, or mend the splitter.', _FASTAI),
+    adapters=('Most of what follows is frozen: adapters or a deliberate choice.', 'Nothing, if that was meant.', _FASTAI),
+    in_between=('Freezing it saves no work, since gradients pass through it, and keeps it from following the layers before it.',
+                'Call learn.unfreeze() or set requires_grad of these parameters, if that was not meant.', _FASTAI))
+
+def _finding(type, word, title, severity, numbers, classes=()):
+    interpretation, action, source = _WORDS[word]
+    return Finding(type, title, severity, 1., numbers, classes=tuple(classes), interpretation=interpretation.format(**numbers),
+                   action=action, source=source)
 
 # %% ../../nbs/internals/280_gradient_findings.ipynb #1b52889f
 def _owner(name): return name.rpartition('.')[0]
-
-def _is_matrix(p): return sum(n > 1 for n in p.shape) > 1
-
-# %% ../../nbs/internals/280_gradient_findings.ipynb #b66a82e2
-def _layers_text(names, n=3):
-    names = list(dict.fromkeys(names))
-    return ', '.join(f"'{o}'" for o in names[:n]) + (f' and {len(names) - n} more' if len(names) > n else '')
-
-def _blocked_layers(table):
-    "Layers in order with whether no gradient reaches them: all their tensors, or their matrix, are at zero."
-    t = table[table.trainable & table.state.isin(['ok', 'zero', 'vanishing', 'exploding', 'waiting', 'not finite'])]
-    for layer, g in t.groupby('layer', sort=False):
-        zero = g.state == 'zero'
-        yield layer, bool(zero.all() or (zero & g.matrix).any()), g
+def _layers_text(names): return listing(dict.fromkeys(names), 3, quote=True)
 
 def _blocked_groups(table):
-    "Neighbouring layers without a gradient, as lists, and the layer after each."
+    "Neighbouring layers that no gradient reaches (all their tensors, or their matrix, are at zero), and the layer after each."
+    t = table[table.trainable & ~table.state.isin(['frozen', 'unmeasured'])]
     group = []
-    for layer, blocked, g in [*_blocked_layers(table), (None, False, None)]:
-        if blocked: group.append((layer, g))
-        elif group: yield group, layer; group = []
+    for layer, rows in t.groupby('layer', sort=False):
+        zero = rows.state == 'zero'
+        if zero.all() or (zero & rows.matrix).any(): group.append(rows)
+        elif group:
+            yield pd.concat(group), layer
+            group = []
+    if group: yield pd.concat(group), None
 
 def _blocked_findings(flow):
     "One finding for each run of layers that no gradient reaches."
     t = flow.table[flow.table.trainable]
     if (t.state == 'not finite').any(): return [] # NaN times 0 says nothing
     if len(t) and (t.grad_norm.fillna(0) == 0).all(): return [_nothing_flows(flow)]
-    return [_blocked_finding(group, after, flow) for group, after in _blocked_groups(flow.table)]
+    return [_blocked_finding(rows, after, flow) for rows, after in _blocked_groups(flow.table)]
 
 def _nothing_flows(flow):
     fine = abs(flow.loss) < 1e-6
-    return Finding('zero_gradient', f"The gradient is 0 everywhere, at a loss of {flow.loss:.3g}", 'info' if fine else 'high', 1., dict(loss=flow.loss, batches=flow.n_batches),
-        interpretation='Every row of these batches is fitted to the last digit.' if fine else 'The loss does not change with the outputs: they are saturated, or a step function (rounding, argmax) stands between.',
-        action='Nothing to do.' if fine else 'Look at the outputs and at the scale of the last layer.', source='Rumelhart, Hinton & Williams 1986, Learning representations by back-propagating errors')
+    return _finding('zero_gradient', 'fitted' if fine else 'saturated', f"The gradient is 0 everywhere, at a loss of {flow.loss:.3g}",
+                    'info' if fine else 'high', dict(loss=flow.loss, batches=flow.n_batches))
 
-def _blocked_finding(group, after, flow):
-    names = [n for n, _ in group]
-    rows = pd.concat([g for _, g in group])
-    unused = bool((rows.reason == 'not used by the loss').all())
+def _blocked_finding(rows, after, flow):
+    names, unused = list(rows.layer.unique()), rows.reason == 'not used by the loss'
     n = int(sum(np.prod(s) for s in rows['shape'][rows.state == 'zero']))
-    return Finding('zero_gradient', f"No gradient reaches {_layers_text(names)} ({n:,} parameters)", 'high', 1.,
-        dict(layers=len(names), parameters=n, not_in_graph=int((rows.reason == 'not used by the loss').sum()), first=names[0], last=names[-1], after=after, batches=flow.n_batches), classes=tuple(names),
-        interpretation=('These layers are not part of what the loss is computed from: they are not called, or cut off by .detach(), .data, torch.no_grad() or NumPy.' if unused else
-                        'Something multiplies their gradient by 0: a ReLU that is never active, a saturated unit, a mask, an input that is always 0.') + (f" The next layer, '{after}', does get one." if after else ''),
-        action='Look at what happens between these layers and the next, and at detect_dead_neurons().', source='Lu et al. 2019, Dying ReLU and initialization, arXiv:1903.06733')
+    numbers = dict(layers=len(names), parameters=n, not_in_graph=int(unused.sum()), first=names[0], last=names[-1], after=after,
+                   batches=flow.n_batches)
+    res = _finding('zero_gradient', 'unused' if unused.all() else 'blocked',
+                   f"No gradient reaches {_layers_text(names)} ({n:,} parameters)", 'high', numbers, names)
+    return replace(res, interpretation=f"{res.interpretation} The next layer, '{after}', does get one.") if after else res
 
 def _vanishing_findings(flow):
     t = flow.table[flow.table.state == 'vanishing']
     if not len(t): return []
-    first, n = float(t.relative.iloc[0]), t.layer.nunique()
-    return [Finding('vanishing_gradients', f"Gradients vanish towards the input: in '{t.layer.iloc[0]}' {first:.1e} of the largest, relative to the weights", 'high', 1., dict(first=first, layers=n, threshold=_VANISH_BELOW, loss=flow.loss), classes=tuple(t.layer.unique()),
-        interpretation=f"The first {n} layers hardly learn: each layer behind them shrinks the signal (saturating activations, too small weights, no shortcuts).",
-        action='Use ReLU-likes with He initialisation, normalisation layers or shortcuts.', source='Glorot & Bengio 2010, Understanding the difficulty of training deep feedforward neural networks')]
+    first, layers = float(t.relative.iloc[0]), t.layer.unique()
+    title = f"Gradients vanish towards the input: in '{layers[0]}' {first:.1e} of the largest, relative to the weights"
+    numbers = dict(first=first, layers=len(layers), threshold=_LIMITS['vanishing'], loss=flow.loss)
+    return [_finding('vanishing_gradients', 'vanishing', title, 'high', numbers, layers)]
 
 def _exploding_findings(flow):
-    c, bad = flow.calls, flow.table[flow.table.state == 'not finite']
-    if len(bad): return [Finding('exploding_gradients', f"Gradients are not finite in {_layers_text(bad.layer)}", 'critical', 1., dict(parameters=len(bad), loss=flow.loss), classes=tuple(bad.layer.unique()),
-        interpretation='One step spoils the weights.', action='Find the first layer whose output is not finite with analyze_layer_outputs(x); lower the scale of the weights or the precision that overflows.', source='Pascanu, Mikolov & Bengio 2013, On the difficulty of training recurrent neural networks')]
-    loud = c[c.relative > _EXPLODE_ABOVE]
+    calls, bad = flow.calls, flow.table[flow.table.state == 'not finite']
+    if len(bad):
+        title, numbers = f"Gradients are not finite in {_layers_text(bad.layer)}", dict(parameters=len(bad), loss=flow.loss)
+        return [_finding('exploding_gradients', 'not_finite', title, 'critical', numbers, bad.layer.unique())]
+    loud = calls[calls.relative > _LIMITS['exploding']]
     if not len(loud): return []
     top = loud.loc[loud.relative.idxmax()]
-    return [Finding('exploding_gradients', f"Gradients explode towards the input: at '{top.layer}' {top.relative:.1e} times that at '{c.layer.iloc[-1]}'", 'high', 1., dict(growth=float(top.relative), calls=len(loud), threshold=_EXPLODE_ABOVE, loss=flow.loss), classes=tuple(loud.layer),
-        interpretation='Each layer multiplies the signal: small changes of the first weights change the output wildly.',
-        action='Scale the initial weights (He: standard deviation √(2/inputs)), add normalisation layers, clip gradients.', source='He et al. 2015, Delving deep into rectifiers, arXiv:1502.01852')]
+    title = f"Gradients explode towards the input: at '{top.layer}' {top.relative:.1e} times that at '{calls.layer.iloc[-1]}'"
+    numbers = dict(growth=float(top.relative), calls=len(loud), threshold=_LIMITS['exploding'], loss=flow.loss)
+    return [_finding('exploding_gradients', 'exploding', title, 'high', numbers, loud.layer)]
+
+def _flow_findings(flow): return [*_blocked_findings(flow), *_vanishing_findings(flow), *_exploding_findings(flow)]
 
 # %% ../../nbs/internals/280_gradient_findings.ipynb #14b188b3
-_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm) + ((nn.RMSNorm,) if hasattr(nn, 'RMSNorm') else ())
-
-def _is_norm(m): return isinstance(m, _NORMS) or 'Norm' in type(m).__name__
-
 def _own_params(model):
-    "(name, parameter, module) of each parameter once, normalisation layers left out."
-    seen = set()
+    "(name, parameter) of each parameter once, normalisation layers left out."
+    norms, seen = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm), set()
     for name, m in model.named_modules():
+        if isinstance(m, norms) or 'Norm' in type(m).__name__: continue
         for k, p in m.named_parameters(recurse=False):
-            if id(p) in seen or _is_norm(m): continue
-            seen.add(id(p)); yield f'{name}.{k}' if name else k, p, m
+            if id(p) not in seen: yield f'{name}.{k}' if name else k, p
+            seen.add(id(p))
 
 def _groups(opt):
     "id of a parameter -> (its group, whether it trains in a frozen one too)."
     return {id(p): (i, bool(opt.state.get(p, {}).get('force_train'))) for i, ps in enumerate(opt.param_lists) for p in ps}
 
-def _frozen_finding(title, severity, names, interpretation, action, **evidence):
-    return Finding('frozen_by_mistake', title, severity, 1., dict(parameters=len(names), **evidence), classes=tuple(names), interpretation=interpretation, action=action,
-                   source='Howard & Gugger 2020, fastai: a layered API for deep learning, arXiv:2002.04688', id=None)
+def _frozen_finding(word, title, severity, names, **numbers):
+    "A finding about parameters; `title` says of their layers what they are."
+    layers = dict.fromkeys(map(_owner, names))
+    title = title.format(layers=f"{_layers_text(layers)} {'is' if len(layers) == 1 else 'are'}")
+    return _finding('frozen_by_mistake', word, title, severity, dict(parameters=len(names), **numbers), names)
 
 def _uniform_prefix(params, group):
     "Whether the groups are frozen as `freeze_to` does: whole, and from the first on."
     flags = {}
-    for _, p, _ in params:
+    for _, p in params:
         if id(p) in group: flags.setdefault(group[id(p)][0], set()).add(p.requires_grad)
-    each = [flags[i] for i in sorted(flags)]
-    return all(len(f) == 1 for f in each) and [True in f for f in each] == sorted(True in f for f in each)
+    in_order = [flags[i] for i in sorted(flags)]
+    trains = [True in f for f in in_order]
+    return all(len(f) == 1 for f in in_order) and trains == sorted(trains)
 
 def _against_optimiser(params, opt):
     "Findings of the first rule."
     group, n = _groups(opt), opt.frozen_idx
-    stopped = [name for name, p, _ in params if id(p) in group and group[id(p)][0] >= n and not p.requires_grad]
-    thawed = [name for name, p, _ in params if id(p) in group and group[id(p)][0] < n and p.requires_grad and not group[id(p)][1]]
-    lost = [name for name, p, _ in params if id(p) not in group and p.requires_grad]
+    lost = [name for name, p in params if id(p) not in group and p.requires_grad]
+    held = [(name, p, *group[id(p)]) for name, p in params if id(p) in group]
+    stopped = [name for name, p, i, _ in held if i >= n and not p.requires_grad]
+    thawed = [name for name, p, i, forced in held if i < n and p.requires_grad and not forced]
     if stopped and _uniform_prefix(params, group):
-        yield _frozen_finding(f"{len(stopped)} parameters are frozen as freeze() leaves them, but the optimiser was made anew and says none is", 'info', stopped, 'Exporting a frozen learner does this.', 'Call learn.freeze() or learn.unfreeze() before training on.', frozen_groups=n)
-    elif stopped: yield _frozen_finding(f"{_layers_text(map(_owner, stopped))} {_is(stopped)} frozen in a group that the optimiser trains", 'high', stopped, 'requires_grad was taken away and not given back: these layers stay as they are.', 'Call learn.unfreeze(), or freeze whole groups with learn.freeze_to(n).', frozen_groups=n)
-    if thawed: yield _frozen_finding(f"{_layers_text(map(_owner, thawed))} {_is(thawed)} trained in a group that the optimiser has frozen", 'medium', thawed, 'requires_grad was set by hand after freezing: these layers change although the optimiser calls them frozen.', 'Call learn.freeze_to(n) again for the groups you mean.', frozen_groups=n)
-    if lost: yield _frozen_finding(f"{_layers_text(map(_owner, lost))} {_is(lost)} in no group of the optimiser, so nothing changes them", 'high', lost, 'The layer was added or replaced after the optimiser was made, or the splitter leaves it out.', 'Call learn.create_opt() after changing the model, or mend the splitter.', frozen_groups=n)
+        title = f"{len(stopped)} parameters are frozen as freeze() leaves them, but the optimiser was made anew and says none is"
+        yield _frozen_finding('made_anew', title, 'info', stopped, frozen_groups=n)
+    elif stopped:
+        yield _frozen_finding('stopped', "{layers} frozen in a group that the optimiser trains", 'high', stopped, frozen_groups=n)
+    if thawed:
+        yield _frozen_finding('thawed', "{layers} trained in a group that the optimiser has frozen", 'medium', thawed, frozen_groups=n)
+    if lost:
+        title = "{layers} in no group of the optimiser, so nothing changes them"
+        yield _frozen_finding('left_out', title, 'high', lost, frozen_groups=n)
 
-def _is(names): return 'is' if len(set(map(_owner, names))) == 1 else 'are'
+def _is_weight(p): return isinstance(p, nn.parameter.UninitializedParameter) or sum(n > 1 for n in p.shape) > 1
 
 def _against_order(params, opt, order):
     "Findings of the second rule."
     meant = {i for i, (g, _) in _groups(opt).items() if g < opt.frozen_idx} if opt is not None else set()
-    at = lambda name: order.get(_owner(name), math.inf)
-    own = [(name, p) for name, p, _ in params if math.isfinite(at(name)) and (_is_matrix(p) if not isinstance(p, nn.parameter.UninitializedParameter) else True)]
-    start = min((at(name) for name, p in own if p.requires_grad), default=math.inf)
-    later = [(name, p) for name, p in own if at(name) > start]
+    weights = [(name, p, order[_owner(name)]) for name, p in params if _owner(name) in order and _is_weight(p)]
+    start, first = min(((at, name) for name, p, at in weights if p.requires_grad), default=(math.inf, ''), key=lambda o: o[0])
+    later = [(name, p) for name, p, at in weights if at > start]
     odd = [name for name, p in later if not p.requires_grad and id(p) not in meant]
     if not odd: return
     most = len(odd) > len(later)/2
-    first = next(name for name, p in own if at(name) == start and p.requires_grad)
-    yield _frozen_finding(f"{_layers_text(map(_owner, odd))} {_is(odd)} frozen after '{_owner(first)}', which trains", 'info' if most else 'high', odd,
-        'Most of what follows is frozen: adapters or a deliberate choice.' if most else 'Freezing it saves no work, since gradients pass through it, and keeps it from following the layers before it.',
-        'Nothing, if that was meant.' if most else 'Call learn.unfreeze() or set requires_grad of these parameters, if that was not meant.', first_trained=first, later=len(later))
+    yield _frozen_finding('adapters' if most else 'in_between', f"{{layers}} frozen after '{_owner(first)}', which trains",
+                          'info' if most else 'high', odd, first_trained=first, later=len(later))
 
 def freezing_findings(
-    learn:'Learner|nn.Module', # whose parameters
+    learn:'Learner|nn.Module', # model or Learner
     order:'dict|None'=None, # name of a layer -> its position in the pass; None: the order of definition
 ) -> Findings: # of the type 'frozen_by_mistake'
     "What is frozen, or trained, against the optimiser's groups or against the order of the layers; runs nothing."
@@ -150,5 +185,5 @@ def freezing_findings(
     if not hasattr(opt, 'param_lists') or not hasattr(opt, 'frozen_idx'): opt = None
     if order is None: order = {n: i for i, (n, m) in enumerate(model.named_modules()) if not list(m.children())}
     found = list(_against_optimiser(params, opt)) if opt is not None else []
-    told = {c for f in found for c in f.classes}
-    return rank_findings(found + list(_against_order([p for p in params if p[0] not in told], opt, order)))
+    named = {c for f in found for c in f.classes}
+    return rank_findings(found + list(_against_order([(n, p) for n, p in params if n not in named], opt, order)))

@@ -9,17 +9,20 @@ __all__ = ['trial', 'labelled_batches', 'outputs_of', 'loss_of']
 from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
-from interp_kit.core import (
-    DataError, ModelError, TaskError, get_model, kept_order, logits_of, loss_name, map_nested, moved_to, run_model,
-    untouched)
+from ..core import (
+    DataError, ModelError, TaskError, get_model, kept_order, logits_of, loss_name, map_nested, model_device, moved_to,
+    run_model, shapes_of, split_batch, untouched)
 
 # %% ../../nbs/internals/260_trial.ipynb #7f617d15
-def _plain_attrs(m): return {k: v for k, v in vars(m).items() if k not in ('_parameters', '_buffers', '_modules', 'training') and '_hooks' not in k}
+def _plain_attrs(m):
+    "Attributes of a module other than what `untouched` restores."
+    own = '_parameters', '_buffers', '_modules', 'training'
+    return {k: v for k, v in vars(m).items() if k not in own and '_hooks' not in k}
 
 @contextmanager
 def _kept_attributes(model):
-    "Attributes of modules, other than parameters, buffers and hooks, are after the block what they were; lists among them keep what they held."
-    saved = [(m, _plain_attrs(m), {k: list(v) for k, v in _plain_attrs(m).items() if isinstance(v, list)}) for m in model.modules()]
+    "Attributes of modules are after the block what they were; lists among them keep what they held."
+    saved = [(m, attrs := _plain_attrs(m), {k: list(v) for k, v in attrs.items() if isinstance(v, list)}) for m in model.modules()]
     try: yield
     finally:
         for m, attrs, lists in saved:
@@ -27,53 +30,48 @@ def _kept_attributes(model):
             vars(m).update(attrs)
             for k, v in lists.items(): attrs[k][:] = v
 
-def _copied(params):
-    "Give parameters copies of their values, to be changed; `untouched` puts the old tensors back."
-    for p in params: p.data = p.data.clone()
-
 @contextmanager
 def trial(
-    learn:'Learner|nn.Module', # to be tried
-    change:bool=False, # parameters will be changed
+    learn:'Learner|nn.Module', # model or Learner to try
+    change:bool=False, # whether parameters will be changed
 ):
-    "Inside the block the model may be trained: parameters, buffers, gradients, modes, hooks, attributes, random states and the Learner are after it as before, bit by bit."
+    """Inside the block the model may be trained; everything is afterwards as before, bit by bit.
+
+    Beyond what `untouched` restores these are the values of parameters, attributes of modules and a loss that has a state."""
     model, loss = get_model(learn), getattr(learn, 'loss_func', None)
     with ExitStack() as stack:
         stack.enter_context(untouched(learn))
         if isinstance(loss, nn.Module): stack.enter_context(untouched(loss))
         stack.enter_context(_kept_attributes(model))
-        stack.enter_context(torch.inference_mode(False)); stack.enter_context(torch.enable_grad())
-        if change: _copied(_real(model.parameters()))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for p in model.parameters() if change else ():
+            if not isinstance(p, nn.parameter.UninitializedParameter): p.data = p.data.clone() # `untouched` puts the old one back
         yield model
 
-def _real(params): return [p for p in params if not isinstance(p, nn.parameter.UninitializedParameter)]
-
 # %% ../../nbs/internals/260_trial.ipynb #528f129c
-def _loaders(learn): return [dl for dl in (learn.dls[i] for i in range(len(learn.dls.loaders)))]
-
 def labelled_batches(
-    learn:'Learner', # whose batches
-    dl:'DataLoader|Iterable|None'=None, # batches of inputs and targets; None: the training set, or the validation set where that has no batch
+    learn:'Learner', # a Learner
+    dl:'DataLoader|Iterable|None'=None, # batches of inputs and targets; None: the training set, or else the validation set
     n_batches:'int|None'=1, # stop after so many
-): # of (inputs, targets), two tuples on the model's device and in its floating type
-    "Yield batches with targets, leaving the loader's order as it was; raises `TaskError` for a plain module, `DataError` without batches or targets."
-    if isinstance(learn, nn.Module): raise TaskError(f"{type(learn).__name__} comes without data and loss. Wrap it: as_learner(model, dl, loss_func).")
-    move, n = moved_to(get_model(learn)), 0
-    if dl is None: dl = next((o for o in _loaders(learn) if len(o)), ())
-    n_inp = getattr(dl, 'n_inp', None) or getattr(learn.dls, 'n_inp', None)
+): # of (inputs, targets), two tuples on the model's device, inputs in its floating type
+    """Yield batches with targets, leaving the loader's order as it was.
+
+    Raises `TaskError` for a plain module, `DataError` without batches or targets."""
+    if isinstance(learn, nn.Module):
+        raise TaskError(f"{type(learn).__name__} comes without data and loss. Wrap it: as_learner(model, dl, loss_func).")
+    model, n = get_model(learn), 0
+    move, device = moved_to(model), model_device(model)
+    if dl is None: dl = next((o for i in range(len(learn.dls.loaders)) if len(o := learn.dls[i])), ())
     with kept_order(dl):
         for b in dl:
             if n_batches is not None and n >= n_batches: return
-            k = n_inp or max(1, len(b) - 1)
-            if not isinstance(b, (tuple, list)) or len(b) <= k: raise DataError("The batches hold no targets: gradients are those of the loss, pass a loader of (inputs, targets).")
-            yield map_nested(move, tuple(b[:k])), _as_they_are(tuple(b[k:]), get_model(learn))
+            xs, ys = split_batch(b, dl, learn)
+            if not isinstance(b, (tuple, list)) or not ys:
+                raise DataError("The batches hold no targets: gradients are those of the loss, pass a loader of (inputs, targets).")
+            yield map_nested(move, xs), map_nested(lambda t: t.as_subclass(Tensor).to(device) if isinstance(t, Tensor) else t, ys)
             n += 1
     if not n: raise DataError("There is no batch: the loaders are empty, or drop_last=True dropped the only one.")
-
-def _as_they_are(ys, model):
-    "Targets as plain tensors on the model's device, of their own type."
-    device = next(iter(model.parameters()), torch.zeros(0)).device
-    return map_nested(lambda t: t.as_subclass(Tensor).to(device) if isinstance(t, Tensor) else t, ys)
 
 def outputs_of(
     learn:'Learner', # the model and its callbacks
@@ -89,13 +87,13 @@ def outputs_of(
     return learn.pred
 
 def loss_of(
-    learn:'Learner', # whose loss
+    learn:'Learner', # its loss is taken
     out:'Tensor|tuple|dict', # what the model gave
     ys:tuple, # targets
 ) -> Tensor: # scalar
     "The loss of a batch, its mean if there is one a row; raises `ModelError` that names the shapes."
     try: loss = learn.loss_func(out, *ys)
     except Exception as e:
-        shape = lambda o: map_nested(lambda t: tuple(t.shape) if isinstance(t, Tensor) else type(t).__name__, o)
-        raise ModelError(f"The loss {loss_name(learn.loss_func)} fails on outputs of shape {shape(out)} with targets of shape {shape(ys[0] if len(ys) == 1 else ys)}: {e}") from e
+        raise ModelError(f"The loss {loss_name(learn.loss_func)} fails on outputs of shape {shapes_of(out)} "
+                         f"with targets of shape {shapes_of(ys[0] if len(ys) == 1 else ys)}: {e}") from e
     return loss.mean() if isinstance(loss, Tensor) and loss.ndim else loss

@@ -10,7 +10,7 @@ from interp_kit.internals.cka import cka
 from interp_kit.internals.debug import ModelDebugger, dead_neurons
 from interp_kit.internals.flow import information_flow, _shuffled_loader
 from interp_kit.internals.gradient_findings import freezing_findings
-from interp_kit.internals.gradient_flow import gradient_flow, plot_gradient_flow
+from interp_kit.internals.gradient_flow import gradient_flow
 
 checks = importlib.import_module("interp_kit.internals.check_model") # the room has a function of this name
 TASKS = ("classification", "multilabel", "segmentation", "regression", "tabular", "tabular_regression", "text")
@@ -206,7 +206,7 @@ def test_several_inputs_shared_layers_and_tuples():
         json.dumps(r.to_dict(), allow_nan=False); r._repr_html_()
         if not isinstance(r, type(flow)): assert r.plot() is not None
     assert len(plot_checks(result).texts) == 3*len(result.checks)
-    ax = plot_gradient_flow(flow)
+    ax = flow.plot()
     assert sum(len(c.get_offsets()) for c in ax.collections if hasattr(c, "get_offsets") and c.get_label()[:1] != "_") == flow.table.matrix.sum()
 
 
