@@ -239,7 +239,7 @@ def plot_explained(
     name:str='', # of the picture, above it
 ): # Axes of both panels
     "Draw a picture, and beside it the same under one of its maps; returns both Axes."
-    from interp_kit.attribution.attribution import Attribution, upsample
+    from interp_kit.attribution.result import Attribution, upsample
     from interp_kit.plots import elide, font_family, new_grid, show_image
     shown, out = _drawable(picture), explained.outputs[k]
     w, h = _panel(*shown.size)

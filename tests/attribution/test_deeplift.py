@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.models import resnet18
 from interp_kit.attribution.deeplift import DeepLift, DeepLiftShap, Rescaled, baseline_set
-from interp_kit.attribution.targets import probing
+from interp_kit.attribution.probe import probing
 from interp_kit.core import DataError
 from interp_kit.demo import demo_learner
 

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.models import resnet18
 from interp_kit.attribution.gradients import PATH_METHODS, IntegratedGradients, chunk_rows, gradient_times_input, integrate, path_steps, precision_check, saliency_map
-from interp_kit.attribution.targets import probing
+from interp_kit.attribution.probe import probing
 from interp_kit.core import DataError, LabelError, ModelError, TaskError
 from interp_kit.demo import demo_learner
 

@@ -215,7 +215,7 @@ def test_a_thousand_classes_stay_small():
 
 def test_result_is_saved_and_is_json(tmp_path):
     import json
-    from interp_kit.attribution.attribution import Attribution
+    from interp_kit.attribution.result import Attribution
     a = RISE(small_net(), n_masks=30).explain(image(3, 24, 24), tol=.1)
     json.loads(json.dumps(a.to_dict(), allow_nan=False))
     assert torch.equal(Attribution.open(a.save(tmp_path/"a")).values, a.values)

@@ -5,12 +5,13 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.models import resnet18
-from interp_kit.attribution.attribution import Attribution
+from interp_kit.attribution.result import Attribution
 from interp_kit.attribution.gradients import completeness, low_precision, point_grads, print_precision, rounding
 from interp_kit.attribution.deeplift import lift
-from interp_kit.attribution.saliency import SALIENCY_METHODS, AppendSaliency, SaliencyMap, append_map, feature_map
+from interp_kit.attribution.saliency import SALIENCY_METHODS, SaliencyMap
+from interp_kit.attribution.append import AppendSaliency, append_map, feature_map
 from interp_kit.core import tapped
-from interp_kit.attribution.targets import probing
+from interp_kit.attribution.probe import probing
 from interp_kit.core import DataError, LabelError, ModelError, TaskError
 from interp_kit.demo import demo_learner
 
