@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['PATH_METHODS', 'chunk_rows', 'pass_rows', 'settled', 'point_grads', 'saliency_map', 'gradient_times_input',
-           'path_steps', 'baseline_leaves', 'integrate', 'rounding', 'completeness', 'IntegratedGradients',
-           'precision_check', 'low_precision', 'print_precision']
+           'path_steps', 'baseline_leaves', 'integrate', 'rounding', 'completeness', 'IntegratedGradients']
 
 # %% ../../nbs/attribution/050_gradients.ipynb #589e3eec
 import warnings
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from numbers import Number
 import numpy as np, torch
@@ -328,11 +327,10 @@ class IntegratedGradients:
         method:str='gausslegendre', # one of `PATH_METHODS`
         return_convergence_delta:bool=False, # return the completeness error too
         tol:'float|None'=None, # double the steps until the error is below this part of F(x) − F(baseline); None: as many as `n_steps`
-        precision:'str|None'=None, # 'bfloat16' runs the steps so and prints how far gradients are off; None: as the model is
     ): # values like the inputs (no batch dimension for a single one), or (values, error (B,) float64)
         "What each input element adds to the score; warns where more than `tol` (else 1 %) is missing in the sum."
         with probing(self.learn, x, target) as probe:
-            values, delta, _ = self._values(probe, n_steps, internal_batch_size, method, tol, precision)
+            values, delta, _ = self._values(probe, n_steps, internal_batch_size, method, tol)
             out = _first_of(probe, values)
             return (out, delta[0] if probe.single else delta) if return_convergence_delta else out
 
@@ -344,21 +342,19 @@ class IntegratedGradients:
         internal_batch_size:'int|None'=None, # points a pass; None: as 112 MB allow
         method:str='gausslegendre', # one of `PATH_METHODS`
         tol:'float|None'=.01, # double the steps until the error is below this part of F(x) − F(baseline)
-        precision:'str|None'=None, # see `attribute`
     ) -> Attribution:
         "The same as an `Attribution` with its completeness error; the steps taken are in its `meta`."
         with probing(self.learn, x, target) as probe:
-            values, delta, meta = self._values(probe, n_steps, internal_batch_size, method, tol, precision)
+            values, delta, meta = self._values(probe, n_steps, internal_batch_size, method, tol)
             return attribution_of(self.learn, probe, probe.to_inputs(values), 'integrated_gradients', delta=delta, meta=meta)
 
-    def _values(self, probe, n_steps, internal_batch_size, method, tol, precision):
+    def _values(self, probe, n_steps, internal_batch_size, method, tol):
         "Values like the leaves, their completeness errors, and how they were got."
         path_steps(method, n_steps); _check_count(internal_batch_size, 'internal_batch_size')
         if tol is not None and not tol > 0: raise DataError(f"tol={tol}: a part of the score's change, above 0, e.g. .01.")
         bases = baseline_leaves(self.learn, probe, self.baseline)
         start = _start(probe, bases, internal_batch_size)
-        with low_precision(probe, bases, precision):
-            values, delta, steps = _refined(probe, bases, start, n_steps, method, tol, max(self.max_steps, n_steps))
+        values, delta, steps = _refined(probe, bases, start, n_steps, method, tol, max(self.max_steps, n_steps))
         change = start.change.abs()
         meta = dict(n_steps=steps.tolist(), method=method, baseline='zeros' if self.baseline is None else 'given', change=start.change.tolist(), tol=tol)
         _warn_missing(delta, change, start.noise, tol, steps)
@@ -388,37 +384,3 @@ def _warn_missing(delta, change, noise, tol, steps):
     remedy = "Raise n_steps, or give tol=.01 to have it raised." if tol is None else "Use another baseline, or accept a larger tol."
     warnings.warn(f"Integrated gradients of {int(bad.sum())} of {len(bad)} inputs do not add up: row {i} misses the change of its score, {float(change[i]):.3g}, by {float(delta[i].abs()):.2g} "
                   f"after {int(steps[i])} steps. {remedy}", stacklevel=4)
-
-# %% ../../nbs/attribution/050_gradients.ipynb #7d452902
-def precision_check(
-    probe:Probe, # made by `probing`
-    bases:tuple, # where the ways begin, like `probe.leaves`
-    *,
-    n:int=4, # points on the way of the first row
-) -> dict: # correlation of the gradients, largest difference of the scores relative to the largest score
-    "How far bfloat16 gradients on the first row's way are from those in full."
-    at = torch.linspace(1/n, 1, n, device=probe.xs[0].device)
-    points = tuple((b[:1] + at.view(-1, *[1]*(l.ndim - 1)).to(l.dtype)*(l[:1] - b[:1])).detach() for l, b in zip(probe.leaves, bases))
-    rows = torch.zeros(n, dtype=torch.long, device=at.device)
-    (g, s) = probe.grads(points, rows)
-    with torch.autocast(at.device.type, torch.bfloat16): (h, t) = probe.grads(points, rows)
-    flat = lambda gs: torch.cat([_wide(o).flatten() for o in gs])
-    return dict(correlation=float(torch.corrcoef(torch.stack([flat(g), flat(h)]))[0, 1]), score_error=float((s - t).abs().max()/s.abs().max().clamp_min(1e-30)), points=n)
-
-@contextmanager
-def low_precision(
-    probe:Probe, # made by `probing`
-    bases:tuple, # where the ways begin, like `probe.leaves`
-    precision:'str|None'=None, # None or 'bfloat16'
-):
-    "Run the block in this precision, after printing what it costs; raises `TaskError` for another."
-    if precision in (None, 'float32'): yield; return
-    if precision != 'bfloat16': raise TaskError(f"precision={precision!r}: None (as the model is) or 'bfloat16'.")
-    print_precision(precision_check(probe, bases))
-    with torch.autocast(probe.xs[0].device.type, torch.bfloat16): yield
-
-def print_precision(
-    check:dict, # of `precision_check`
-):
-    "Say in one line how far bfloat16 is from float32."
-    print(f"bfloat16 against float32 at {check['points']} points: gradients correlate {check['correlation']:.4f}, scores differ by {check['score_error']:.2%}.")

@@ -7,7 +7,6 @@ __all__ = ['STEPS', 'GROUPS', 'CHECK_EVERY', 'mask_weights', 'build_masks', 'Mas
            'as_image_batch', 'RISE']
 
 # %% ../../nbs/attribution/110_rise.ipynb #28cb07e1
-from contextlib import nullcontext
 from types import SimpleNamespace
 import numpy as np, torch
 from torch import Tensor, nn
@@ -315,15 +314,13 @@ class RISE:
         seed:int=0, # of the masks
         estimator:str='centred', # 'centred', or 'classic' as in the paper
         activation:'Callable|None'=None, # turns what a module or function returns into scores, e.g. a softmax; a Learner knows its own
-        precision:str='float32', # 'bfloat16' runs the model in it where it can, faster on some machines, and prints how well that agrees
         baseline:'float|Tensor'=0., # what is seen where parts are hidden, in the values that the model sees
         progress:'bool|Callable'=False, # show a progress bar, or call this with (masks done, masks in all)
     ):
         cells, masks = (tuple(cell) if isinstance(cell, (tuple, list)) else (cell, cell)), _as_masks(masks)
         n_masks = len(masks) if isinstance(masks, Tensor) else n_masks
         _check_settings(n_masks, cells, p, masks, estimator, batch_size)
-        if precision not in ('float32', 'bfloat16'): raise DataError(f"precision={precision!r}: 'float32' or 'bfloat16'.")
-        self.model, self.n_masks, self.activation, self.precision, self.progress = model_or_learn, n_masks, activation, precision, progress
+        self.model, self.n_masks, self.activation, self.progress = model_or_learn, n_masks, activation, progress
         self.settings = SimpleNamespace(cells=cells, p=p, masks=masks, batch_size=batch_size, seed=seed, estimator=estimator, baseline=baseline)
 
     def explain(self,
@@ -364,7 +361,7 @@ class RISE:
         with self._scoring() as scores: job = _Job(self, x, targets, scores)
         tell = _teller(self.progress, n)
         while job.runs.done < n:
-            with self._scoring() as scores, job.casting(): job.runs.advance(lambda i, b: scores(b)[:, job.wanted[i]], min(every, n - job.runs.done))
+            with self._scoring() as scores: job.runs.advance(lambda i, b: scores(b)[:, job.wanted[i]], min(every, n - job.runs.done))
             tell(job.runs.done)
             yield job
             if tol is not None and _settled(*job.runs.errors(), tol): break
@@ -379,29 +376,7 @@ class _Job:
         self.names = names if names is not None and len(names) == self.clean.shape[1] else None
         self.wanted = _wanted(targets, self.clean, self.names)
         self.layout = _layout(rise.model, self.x, scores, self.clean)
-        self.runs, self.check = self._runs(), None
-        if rise.precision == 'bfloat16': self.check = self._compare(scores)
-
-    def _runs(self): return MaskedRuns(self.x, [len(w) for w in self.wanted], self.rise.settings, self.layout)
-
-    def casting(self):
-        "The model's arithmetic: bfloat16 where it was asked for."
-        return torch.autocast(self.x.device.type, torch.bfloat16) if self.rise.precision == 'bfloat16' else nullcontext()
-
-    def _compare(self, scores, n=64):
-        "Scores and maps of the first `n` masks in both precisions: their correlations, printed."
-        n, kept, res = min(n, self.rise.n_masks), {}, {}
-        for kind in ('float32', 'bfloat16'):
-            runs, seen = self._runs(), []
-            def run(i, b):
-                with self.casting() if kind == 'bfloat16' else nullcontext(): seen.append(scores(b)[:, self.wanted[i]])
-                return seen[-1]
-            runs.advance(run, n)
-            kept[kind] = torch.cat([s.flatten() for s in seen]), torch.cat([m.flatten() for m in runs.maps()])
-        for j, what in enumerate(('scores', 'maps')): res[what] = float(torch.corrcoef(torch.stack([kept['float32'][j], kept['bfloat16'][j]]))[0, 1])
-        res['largest_error'] = float((kept['float32'][0] - kept['bfloat16'][0]).abs().max())
-        print(f"bfloat16 against float32 on {n} masks: scores correlate {res['scores']:.4f} (largest error {res['largest_error']:.2g}), maps {res['maps']:.4f}")
-        return dict(masks=n, **res)
+        self.runs = MaskedRuns(self.x, [len(w) for w in self.wanted], rise.settings, self.layout)
 
     def _label(self, c): return str(self.names[c]) if self.names else 'output' if self.clean.shape[1] == 1 else f'class {c}'
 
@@ -411,8 +386,8 @@ class _Job:
         of = [i for i, _ in flat]
         facts, maps = self.runs.facts(tol), self.runs.maps()
         pictures = _pictures_of(self.rise.model, SimpleNamespace(xs=(self.x,)))
-        meta = facts | dict(precision=self.rise.precision, activation=None if self.rise.activation is None else getattr(self.rise.activation, '__name__', str(self.rise.activation)))
-        if self.check: meta['float32_check'] = self.check
+        act = self.rise.activation
+        meta = facts | dict(activation=None if act is None else getattr(act, '__name__', str(act)))
         return Attribution(maps[0] if len(maps) == 1 else torch.cat(maps), self.x.cpu(), [c for _, c in flat], 'rise', scores=torch.stack([self.clean[i, c] for i, c in flat]),
                            labels=[self._label(c) for _, c in flat], pictures=pictures, meta=meta, of=None if of == list(range(len(self.x))) else of)
 
