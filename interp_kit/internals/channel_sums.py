@@ -7,7 +7,6 @@ __all__ = []
 
 # %% ../../nbs/internals/110_channel_sums.ipynb #38d320fe
 import numpy as np, torch
-from torch import Tensor
 from ..core import DataError
 
 # %% ../../nbs/internals/110_channel_sums.ipynb #75a2cf88

@@ -247,7 +247,7 @@ def _panel(width, height):
 
 def _plot_explained(explained, k, picture, size, name=''):
     "Draw a picture and the same under its `k`-th map; boxes are in pixels of an input of `size`; returns both Axes."
-    from interp_kit.attribution.attribution import Attribution, upsample
+    from interp_kit.attribution.result import Attribution, upsample
     from interp_kit.plots import elide, font_family, new_grid, show_image
     shown, out = _drawable(picture), explained.outputs[k]
     w, h = _panel(*shown.size)
