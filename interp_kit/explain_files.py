@@ -16,6 +16,7 @@ from .core import DataError, InterpKitError, NotFoundError, TaskError
 from .findings import plain
 from .launchers.load import Launcher
 from .files import read_json, write_atomic, write_json
+from .plots import one_font_warning
 
 # %% ../nbs/89_explain_files.ipynb #70a87c9a
 PICTURE_ENDINGS = {'.jpg', '.jpeg', '.png', '.bmp', '.gif', '.webp', '.tif', '.tiff', '.ppm', '.pgm', '.pbm', '.jp2'}
@@ -364,11 +365,11 @@ def explain_files(
     `TaskError` (the method does not fit the model) is raised."""
     pictures, errors = find_pictures(targets, skip=save_dir)
     for e in errors: yield FileResult('', error=e)
-    taken, wrong = set(), set()
+    taken, told = set(), set()
     for i, path in enumerate(pictures):
         report = (lambda done, n, i=i, path=path: tell(i, len(pictures), path.name, done, n)) if tell else False
         if tell: tell(i, len(pictures), path.name, 0, 0)
-        try: yield from _explain_one(launcher, path, Path(save_dir), method, classes, progressive, how, report, taken, wrong)
+        try: yield from _explain_one(launcher, path, Path(save_dir), method, classes, progressive, how, report, taken, told)
         except TaskError: raise # the question does not fit the model, whatever the picture
         except (InterpKitError, OSError) as e: yield FileResult(str(path), error=_about(e, path))
 
@@ -377,19 +378,20 @@ def _about(e, path):
     if isinstance(e, InterpKitError) and str(path) not in str(e): return type(e)(f'{path}: {e}').with_traceback(e.__traceback__)
     return e
 
-def _explain_one(launcher, path, folder, method, classes, progressive, how, report, taken, wrong):
-    "Explain one picture; `wrong` collects the classes complained about already."
+def _explain_one(launcher, path, folder, method, classes, progressive, how, report, taken, told):
+    "Explain one picture; `told` collects the classes and characters complained about already."
     started = time.time()
     x, picture = launcher.read(path)
     answer = launcher(x[None])
     chosen, errors = which_classes(launcher, classes, None if launcher.is_detector else answer[0])
     for e in errors:
-        if str(e) not in wrong: wrong.add(str(e)); yield FileResult('', error=e)
+        if str(e) not in told: told.add(str(e)); yield FileResult('', error=e)
     if chosen == []: return
     stem = f'{result_name(path, folder, method, taken)}.{method}'
     facts = lambda: dict(**launcher.to_dict(), input=dict(channels=x.shape[0], height=x.shape[1], width=x.shape[2]), options={k: v for k, v in how.items() if v is not None}, seconds=round(time.time() - started, 3))
     last, kept = None, False
-    write = lambda e, notes: write_explained(e, path, picture, tuple(x.shape[1:]), folder, stem, dict(facts(), notes=notes))
+    def write(e, notes):
+        with one_font_warning(told): return write_explained(e, path, picture, tuple(x.shape[1:]), folder, stem, dict(facts(), notes=notes))
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter('always')
         try:
