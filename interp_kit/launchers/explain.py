@@ -15,6 +15,7 @@ from ..core import DataError, InterpKitError, NotFoundError, TaskError
 from ..files import read_json, write_atomic, write_json
 from ..findings import plain
 from .load import Launcher
+from ..plots import one_font_warning
 
 # %% ../../nbs/launchers/60_explain.ipynb #70a87c9a
 _ENDINGS = {'.jpg', '.jpeg', '.png', '.bmp', '.gif', '.webp', '.tif', '.tiff', '.ppm', '.pgm', '.pbm', '.jp2'}
@@ -247,7 +248,7 @@ def _panel(width, height):
 
 def _plot_explained(explained, k, picture, size, name=''):
     "Draw a picture and the same under its `k`-th map; boxes are in pixels of an input of `size`; returns both Axes."
-    from interp_kit.attribution.attribution import Attribution, upsample
+    from interp_kit.attribution.result import Attribution, upsample
     from interp_kit.plots import elide, font_family, new_grid, show_image
     shown, out = _drawable(picture), explained.outputs[k]
     w, h = _panel(*shown.size)
@@ -398,7 +399,8 @@ def explain_files(
                          options=_given(options))
             def write(e, notes):
                 about = dict(facts, notes=notes, seconds=round(time.time() - started, 3))
-                return _write_explained(e, path, picture, tuple(x.shape[1:]), folder, stem, about)
+                with one_font_warning(complained):
+                    return _write_explained(e, path, picture, tuple(x.shape[1:]), folder, stem, about)
             steps = _explain_picture(launcher, x, method, classes=chosen, options=options, tell=report)
             for e, files, notes in _written(steps, write, progressive):
                 yield FileResult(str(path), files, e.outputs, notes=notes, complete=e.complete)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np, torch
 from torch import Tensor, nn
-from ..attribution.targets import as_inputs
+from ..attribution.inputs import as_inputs
 from ..core import (
     ACTIVATIONS, DataError, InterpKitError, ModelError, NotFoundError, TaskError, class_names, map_nested,
     model_device, pick_activation)

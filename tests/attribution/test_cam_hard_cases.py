@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.models import SwinTransformer, VisionTransformer, resnet18
 from interp_kit.attribution.cam import CAM_METHODS, GradCAM
-from interp_kit.attribution.targets import in_region, of_output, probing
+from interp_kit.attribution.targets import in_region, of_output
+from interp_kit.attribution.probe import probing
 from interp_kit.core import DataError, InterpKitError, LabelError, ModelError, TaskError
 
 EVERY = pytest.mark.parametrize("method", CAM_METHODS)

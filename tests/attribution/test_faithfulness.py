@@ -4,12 +4,13 @@ import numpy as np, pandas as pd, pytest, torch
 import torch.nn.functional as F
 from torch import nn
 from helpers import needs
-from interp_kit.attribution.attribution import Attribution
+from interp_kit.attribution.result import Attribution
 from interp_kit.attribution.curves import area, baseline_of, blurred, curve, image_input, image_scores, infidelity, losses_without, pixel_ranks, random_squares, step_sizes
 from interp_kit.attribution.explain import explain
 from interp_kit.attribution.faithfulness import CONTROLS, MEASURES, Faithfulness, drawn, faithfulness, interval, judge, plot_curves, plot_measures, plot_methods
 from interp_kit.attribution.measures import completeness_error, noisy_copies, pointing, rank_correlation, region_masks, relative_change, shuffled_weights
-from interp_kit.attribution.targets import in_region, of_output, probing
+from interp_kit.attribution.targets import in_region, of_output
+from interp_kit.attribution.probe import probing
 from interp_kit.core import DataError, TaskError
 from interp_kit.demo import demo_learner
 
