@@ -10,7 +10,7 @@ import os, re
 from pathlib import Path
 from ..core import DataError, NotFoundError, StorageError
 from ..files import read_json, write_json
-from ..predictions.files import locked
+from ..predictions.arrays import locked
 
 # %% ../../nbs/launchers/80_registry.ipynb #bdcd4c82
 def config_dir() -> Path:

@@ -14,10 +14,10 @@ import numpy as np, torch
 from torch import Tensor, nn
 from ..core import DataError, ModelError, kept_rng, logits_of, map_nested, untouched
 from ..predictions.cache import assemble
-from ..predictions.capture import _facts, _ignored, _join, _Keeper, _masks, _now, _to_cpu
+from ..predictions.decide import _facts, _ignored, _join, _Keeper, _masks, _now, _to_cpu
 from ..core.learners import _items_of
 from ..predictions.losses import PerSampleLoss, _as_written, _is_pixelwise
-from ..predictions.segmentation import map_facts
+from ..predictions.masks import map_facts
 from ..predictions.store import Predictions, each, n_rows
 from .batch_rows import BatchRows
 

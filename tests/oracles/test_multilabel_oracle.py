@@ -6,7 +6,7 @@ from helpers import needs
 from interp_kit.core import DataError, LabelError, TaskError
 from interp_kit.predictions import (Predictions, best_thresholds, bootstrap, known_thresholds, label_confusions, label_counts, label_reliability, label_rows, label_scores, multilabel_intervals,
                                     multilabel_metrics, per_label_metrics, pooled_ranking, pr_curves, roc_curves, with_thresholds)
-from interp_kit.predictions.multilabel import label_margins
+from interp_kit.predictions.metrics.multilabel import label_margins
 
 nan = np.nan
 

@@ -5,7 +5,9 @@ import sklearn.metrics as skm
 from helpers import needs
 from interp_kit.interpret.segmentation import SegmentationInterpretation
 from interp_kit.predictions import Predictions, bootstrap, confusion_counts, segmentation_metrics
-from interp_kit.predictions.segmentation import boundary_iou, boundary_width, counts_of, image_counts, image_mass, image_ious, map_facts, mask_boundary, pixel_confusion
+from interp_kit.predictions.metrics.segmentation import (
+    boundary_iou, boundary_width, image_ious, mask_boundary, pixel_confusion)
+from interp_kit.predictions.masks import counts_of, image_counts, image_mass, map_facts
 
 TYPES = (torch.uint8, torch.int16, torch.int64)
 IGNORED = (None, 255, -100, 0)
@@ -152,7 +154,7 @@ def test_a_boundary_is_as_wide_as_said():
 
 @pytest.mark.parametrize("seed", range(6))
 def test_order_chunks_and_types_do_not_matter(seed, monkeypatch):
-    import interp_kit.predictions.segmentation as seg
+    import interp_kit.predictions.metrics.segmentation as seg
     p = case(4*seed + 1); order = np.random.default_rng(seed).permutation(len(p))
     a, b = segmentation_metrics(p), segmentation_metrics(p[order])
     np.testing.assert_allclose(list(a.values()), list(b.values()), atol=1e-9, equal_nan=True)
