@@ -6,12 +6,13 @@
 __all__ = []
 
 # %% ../../nbs/core/70_room.ipynb #fc20023a
-from . import base, layers, learners, stats, tasks
+from . import base, layers, learners, stats, tasks, words
 from .base import *
+from .words import *
 from .tasks import *
 from .learners import *
 from .layers import *
 from .stats import *
 
 # %% ../../nbs/core/70_room.ipynb #bd585f0b
-__all__ = sorted({n for m in (base, tasks, learners, layers, stats) for n in m.__all__})
+__all__ = sorted({n for m in (base, words, tasks, learners, layers, stats) for n in m.__all__})

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['InterpKitError', 'DataError', 'LabelError', 'TaskError', 'ModelError', 'StorageError', 'NotFoundError', 'map_nested',
-           'kept_rng', 'get_model', 'untouched']
+           'kept_rng', 'get_model', 'untouched', 'block_rows']
 
 # %% ../../nbs/core/10_base.ipynb #b2e7a611
 import copy, random
@@ -44,7 +44,9 @@ def _refill(box, saved):
     "Give the container `box` (list, dict, set or L) the contents of `saved`, keeping its identity."
     if hasattr(box, 'items') and isinstance(box.items, list): box, saved = box.items, saved.items
     if isinstance(box, list): box[:] = saved
-    else: box.clear(); box.update(saved)
+    else:
+        box.clear()
+        box.update(saved)
 
 def _is_box(o): return isinstance(o, (list, dict, set)) or isinstance(getattr(o, 'items', None), list)
 
@@ -58,7 +60,8 @@ def _keep_attrs(o):
     attrs = dict(vars(o))
     boxes = {k: _copy_box(v) for k, v in attrs.items() if _is_box(v)}
     def restore():
-        vars(o).clear(); vars(o).update(attrs)
+        vars(o).clear()
+        vars(o).update(attrs)
         for k, saved in boxes.items(): _refill(attrs[k], saved)
     return restore
 
@@ -83,7 +86,8 @@ def _keep_params(m):
     def restore():
         for p, data, needs, grad in saved:
             p.data = data
-            p.requires_grad_(needs); p.grad = grad
+            p.requires_grad_(needs)
+            p.grad = grad
     return restore
 
 def _keep_model(model):
@@ -104,7 +108,9 @@ def kept_rng():
     gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     try: yield
     finally:
-        random.setstate(py); np.random.set_state(np_); torch.set_rng_state(cpu)
+        random.setstate(py)
+        np.random.set_state(np_)
+        torch.set_rng_state(cpu)
         if gpu: torch.cuda.set_rng_state_all(gpu)
 
 def _keep_learner(learn):
@@ -143,3 +149,15 @@ def untouched(
         try: yield learn_or_model
         finally:
             for restore in keeps: restore()
+
+# %% ../../nbs/core/10_base.ipynb #c06a98fa
+def block_rows(
+    per_row:int, # numbers (or bytes) that a row takes
+    budget:int=2**22, # numbers (or bytes) that a block may take
+    *,
+    least:int=1, # rows that a block has at least
+    most:int|None=None, # rows that it has at most; None: no limit
+) -> int:
+    "How many rows a block holds."
+    rows = max(least, budget//max(1, int(per_row)))
+    return rows if most is None else min(rows, most)

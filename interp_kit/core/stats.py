@@ -17,7 +17,7 @@ def excess_p(
     expected:'np.ndarray|float', # sums of their probabilities
     n:'np.ndarray|int', # numbers of trials
 ) -> np.ndarray: # p-values
-    "Bound on the chance of at least `seen` events when `n` independent trials expect `expected` (Hoeffding 1956); 1 below the mean."
+    "Bound on the chance of at least `seen` events in `n` independent trials that expect `expected` (Hoeffding 1956)."
     from scipy.special import bdtrc
     seen, expected, n = (np.asarray(o, dtype=np.float64) for o in (seen, expected, n))
     rate = np.clip(expected/np.maximum(n, 1), 0, 1)
@@ -31,7 +31,8 @@ def two_sided(
     n:'np.ndarray|int', # numbers of trials
 ) -> np.ndarray: # p-values
     "Bound on the chance of being at least as far from `expected`, on either side, see `excess_p`."
-    return np.minimum(1, 2*np.minimum(excess_p(seen, expected, n), excess_p(np.subtract(n, seen), np.subtract(n, expected), n)))
+    fewer = excess_p(np.subtract(n, seen), np.subtract(n, expected), n)
+    return np.minimum(1, 2*np.minimum(excess_p(seen, expected, n), fewer))
 
 def rowwise_p(
     x:np.ndarray, # (N,) a number for each row, 0 on average if there is nothing to find
@@ -140,5 +141,6 @@ def holm(
     p = np.asarray(p, dtype=np.float64)
     order = np.argsort(p, kind='stable')
     adjusted = np.maximum.accumulate(p[order]*(len(p) - np.arange(len(p))))
-    res = np.empty(len(p)); res[order] = np.minimum(adjusted, 1)
+    res = np.empty(len(p))
+    res[order] = np.minimum(adjusted, 1)
     return res
