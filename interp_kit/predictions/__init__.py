@@ -13,6 +13,7 @@ from .loaders import *
 from .losses import *
 from .observers import *
 from .masks import *
+from .source import *
 from .decide import *
 from .one_pass import *
 from .arrays import *

@@ -7,19 +7,22 @@ __all__ = ['capture']
 
 # %% ../../nbs/predictions/50_capture.ipynb #82672ba0
 import torch
-from ..core import ModelError, TaskError, kept_generators, untouched
-from ..core.learners import _items_of
+from ..core import ModelError, TaskError, kept_order, untouched
 from .cache import assemble, final_losses
-from .decide import _facts, _now
 from .fingerprint import data_fingerprint, model_hash
-from .folder import Folder
-from .loaders import RowSource, not_augmented, pick_loader
+from .loaders import not_augmented, pick_loader
 from .one_pass import run_shard
-from .resume import _capture_to_disk
+from .resume import capture_to_disk
+from .source import Source, now
 from .store import Predictions
 
-# %% ../../nbs/predictions/50_capture.ipynb #e8964220
-def _refuse_distributed():
+# %% ../../nbs/predictions/50_capture.ipynb #d0c0f669
+def _check_door(learn, path, probabilities):
+    "Raise `TaskError` for no Learner or for what cannot be written to disk, `ModelError` inside a distributed world."
+    if not hasattr(learn, 'get_preds'):
+        raise TaskError(f"capture takes a Learner, got {type(learn).__name__}. Wrap a plain model with as_learner(model, dl).")
+    if path is not None and probabilities:
+        raise TaskError("Probabilities of every pixel are not written to disk: leave out probabilities, or capture in memory, without path.")
     d = torch.distributed
     if d.is_available() and d.is_initialized() and d.get_world_size() > 1:
         raise ModelError("capture does not run inside a distributed world of several ranks: fastai gathers the ranks' batches interleaved, "
@@ -42,14 +45,12 @@ def capture(
     Losses are per row for any loss function; `meta['loss']` says how. Raises `DataError` for an empty loader or one without
     targets, `ModelError` if the model's outputs do not fit the data, `TaskError` if `learn` is no Learner, `StorageError` if `path`
     cannot be written, is in use, or holds predictions of another model, other data or other transforms."""
-    if not hasattr(learn, 'get_preds'): raise TaskError(f"capture takes a Learner, got {type(learn).__name__}. Wrap a plain model with as_learner(model, dl).")
-    if path is not None and probabilities: raise TaskError("Probabilities of every pixel are not written to disk: leave out probabilities, or capture in memory, without path.")
-    _refuse_distributed()
-    dl = pick_loader(learn, dl, ds_idx)
-    with kept_generators(dl): source = RowSource(dl)
-    if path is not None: return _capture_to_disk(learn, source, Folder(path), act, resume, observers, progress)
-    with kept_generators(dl), untouched(learn), not_augmented(dl): s = run_shard(learn, source, act=act, observers=observers, keep=probabilities, progress=progress)
-    losses, said = final_losses(s.arrays, [dict(loss=s.loss)])
-    vocab = s.decision.vocab
-    meta = dict(_facts(learn), loss=said, created=_now(), model_hash=model_hash(learn.model), dataset_fingerprint=data_fingerprint(dl, s.rows, vocab))
-    return assemble(s.arrays, vars(s.decision), losses, meta, rows=s.rows, items=_items_of(dl, s.rows))
+    _check_door(learn, path, probabilities)
+    source = Source.of(learn, pick_loader(learn, dl, ds_idx), act)
+    if path is not None: return capture_to_disk(source, path, resume=resume, observers=observers, progress=progress)
+    with kept_order(source.dl), untouched(learn), not_augmented(source.dl):
+        shard = run_shard(source, observers=observers, keep=probabilities, progress=progress)
+    losses, how = final_losses(shard.arrays, [shard.loss])
+    data = data_fingerprint(source.dl, shard.rows, shard.decision.vocab)
+    meta = dict(source.facts(), loss=how, created=now(), model_hash=model_hash(source.model), dataset_fingerprint=data)
+    return assemble(shard.arrays, vars(shard.decision), losses, meta, rows=shard.rows, items=source.items(shard.rows))

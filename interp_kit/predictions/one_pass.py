@@ -12,52 +12,82 @@ from dataclasses import dataclass
 import numpy as np, torch
 from torch import Tensor
 from ..core import DataError, ModelError, logits_of, loss_name
-from .decide import Decision, _Keeper, _to_cpu
-from .loaders import RowSource
+from .decide import Decision, Keeper
 from .losses import PerSampleLoss
-from .store import each, n_rows
+from .source import Source
+from .store import each, n_rows, to_cpu
 
-# %% ../../nbs/predictions/31_one_pass.ipynb #cf6dcc62
+# %% ../../nbs/predictions/31_one_pass.ipynb #156fc910
+def _check_batch(out, n, room):
+    "Raise `ModelError` unless a batch of `n` rows has one output each, and `room` is left for it."
+    if n_rows(out) != n or room < n:
+        raise ModelError(f"A batch of {n} rows gave outputs of {n_rows(out)} rows: the model must return one output a row.")
+
 @functools.lru_cache
 def _watch_class():
-    "The fastai callback that hands the batches of one pass to a keeper and to observers; made when it is first needed, since fastai is slow to import."
+    "The fastai callback that hands the batches of a pass on; made when it is first needed, since fastai is slow to import."
     from fastai.callback.core import Callback
     class Watch(Callback):
         order = 1000 # after whoever changes predictions
-        def __init__(self, rows, observers, keeper): self.rows, self.observers, self.keeper, self.done, self.cancelled, self.row_losses, self.fresh = rows, observers, keeper, 0, 0, [], False
+        def __init__(self, rows, observers, keeper):
+            self.rows, self.observers, self.keeper = rows, observers, keeper
+            self.by_row, self.row_losses = None, [] # losses of this batch, and of those before
+            self.done = self.cancelled = 0
+
         def after_pred(self):
             self.learn.pred = logits_of(self.pred)
             if isinstance(self.pred, Tensor) and self.pred.ndim == 0: self.learn.pred = self.pred[None] # a batch of one, squeezed
-            if not len(self.yb): raise DataError("The loader has no targets, and every question needs the right answers. "
-                                                 "Make it with learn.dls.test_dl(items, with_labels=True).")
-        def after_loss(self): # other callbacks expect one number
-            self.fresh, self.by_row = True, self.learn.loss
+            if not len(self.yb):
+                raise DataError("The loader has no targets, and every question needs the right answers. "
+                                "Make it with learn.dls.test_dl(items, with_labels=True).")
+
+        def after_loss(self):
+            self.by_row = self.learn.loss
             self.learn.loss = self.by_row.mean()
+
         def after_cancel_batch(self): self.cancelled += 1
+
         def after_batch(self):
-            if not self.fresh: return # another callback cancelled this batch
-            self.fresh, n = False, len(self.by_row)
-            at = np.arange(self.done, self.done + n) if self.rows is None else self.rows[self.done:self.done + n]
-            out, y = _to_cpu(self.pred), _to_cpu(self.yb)
-            if n_rows(out) != n or len(at) != n:
-                raise ModelError(f"A batch of {n} rows gave outputs of {n_rows(out)} rows: the model must return one output a row.")
+            if self.by_row is None: return # another callback cancelled this batch
+            losses, self.by_row = self.by_row, None
+            out, y, lo, hi = to_cpu(self.pred), to_cpu(self.yb), self.done, self.done + len(losses)
+            rows = np.arange(lo, hi) if self.rows is None else self.rows[lo:hi]
+            _check_batch(out, len(losses), len(rows))
             self.keeper.add(out, y[0] if len(y) == 1 else y, type(self.yb[0]).__name__)
-            for o in self.observers: o.on_batch(at, tuple(self.xb), self.pred)
-            self.row_losses.append(self.by_row.detach().cpu().as_subclass(Tensor).float()); self.done += n
+            for o in self.observers: o.on_batch(rows, tuple(self.xb), self.pred)
+            self.row_losses.append(to_cpu(losses).float())
+            self.done = hi
     return Watch
 
+# %% ../../nbs/predictions/31_one_pass.ipynb #05b3850e
 @contextmanager
 def _attached(observers, learn):
-    "Observers see the pass inside the block, and are detached whatever happens."
-    with_ = []
+    "Observers see the pass inside the block."
+    attached = []
     try:
         for o in observers:
-            if hasattr(o, 'attach'): o.attach(learn); with_.append(o)
+            if not hasattr(o, 'attach'): continue
+            o.attach(learn)
+            attached.append(o)
         yield
     finally:
-        for o in with_: o.detach()
+        for o in attached: o.detach()
 
-# %% ../../nbs/predictions/31_one_pass.ipynb #156fc910
+def _columns(observers, rows):
+    "What observers keep for each row, in the order of `rows`; raises `DataError` where one left out a row, or two chose one name."
+    res = {}
+    for o in observers:
+        for name, (seen, values) in (o.columns() if hasattr(o, 'columns') else {}).items():
+            place = {int(r): i for i, r in enumerate(seen)}
+            missing = [int(r) for r in rows if int(r) not in place]
+            if missing:
+                raise DataError(f"The observer {type(o).__name__} has no {name} for row {missing[0]}: "
+                                "columns() must give one entry for each row that it saw.")
+            if name in res: raise DataError(f"Two observers keep a column {name!r}: only one can.")
+            res[name] = torch.as_tensor(values[[place[int(r)] for r in rows]])
+    return res
+
+# %% ../../nbs/predictions/31_one_pass.ipynb #552c1905
 @dataclass
 class Shard:
     "What one range of rows gave."
@@ -66,54 +96,49 @@ class Shard:
     decision:Decision # how outputs became predictions
     loss:dict # name, how, and how far plain and weighted means miss the loss's own
 
+def _in_order(rows, arrays, decision, loss):
+    "The shard with its rows ascending."
+    arrays = {k: v for k, v in arrays.items() if v is not None}
+    if not (np.diff(rows) > 0).all():
+        order = np.argsort(rows, kind='stable')
+        rows, arrays = rows[order], {k: each(lambda t: t[order], v) for k, v in arrays.items()}
+    facts = dict(name=loss_name(loss.loss_func), how=loss.how, misfit=[float(x) for x in loss.misfit])
+    return Shard(rows, arrays, decision, facts)
+
+# %% ../../nbs/predictions/31_one_pass.ipynb #45181fca
+def _listen(source, loader, watch, loss, progress):
+    "Run the loader through the Learner's validation loop, with `loss` in place of its own."
+    learn = source.learn
+    quiet = nullcontext() if progress else learn.removed_cbs([c for c in learn.cbs if c.name == 'progress'])
+    learn.loss_func = loss
+    try:
+        with _attached(watch.observers, learn), quiet:
+            learn.get_preds(dl=loader, cbs=[watch], with_preds=False, with_targs=False, reorder=False)
+    finally: learn.loss_func = source.loss_func
+    if not watch.done: raise DataError("The pass gave no rows: the loader is empty, or a callback cancelled every batch.")
+
 def run_shard(
-    learn:'Learner', # a Learner, inside `untouched`
-    source:RowSource, # the rows
+    source:Source, # facts of a Learner, inside `untouched`
     lo:int=0, # first row of the run
     hi:int|None=None, # end of the range; None takes all
     *,
-    act:'Callable|None'=None, # raw outputs -> probabilities
     decision:Decision|None=None, # what earlier rows showed; None decides on these
     observers:'Sequence'=(), # objects that watch the pass
     keep:bool|None=False, # keep the probabilities of a segmentation; None: while they are small
     progress:bool=False, # show the Learner's progress bar
 ) -> Shard:
     "Run rows [lo, hi) through the Learner's validation loop, once: a function of the range alone, whatever ran before."
-    loader, rows = source.loader(lo, hi)
+    loader, rows = source.rows.loader(lo, hi)
     if rows is not None and not len(rows): raise DataError("The loader selects no rows.")
-    loss_func, loss = learn.loss_func, PerSampleLoss(learn.loss_func)
-    n = len(rows) if rows is not None else len(loader)*source.batch_size
-    keeper = _Keeper(learn, source.dl, loss_func, act, decision, keep, n)
+    n = len(rows) if rows is not None else len(loader)*source.rows.batch_size
+    keeper, loss = Keeper(source, n, decision, keep), PerSampleLoss(source.loss_func)
     watch = _watch_class()(rows, observers, keeper)
-    quiet = nullcontext() if progress else learn.removed_cbs([c for c in learn.cbs if c.name == 'progress'])
-    learn.loss_func = loss
-    try:
-        with _attached(observers, learn), quiet:
-            learn.get_preds(dl=loader, cbs=[watch], with_preds=False, with_targs=False, reorder=False)
-    finally: learn.loss_func = loss_func
-    if not watch.done: raise DataError("The pass gave no rows: the loader is empty, or a callback cancelled every batch.")
+    _listen(source, loader, watch, loss, progress)
     wanted = len(rows) if rows is not None else watch.done if hi is None else hi - lo
-    if watch.done != wanted or watch.cancelled: raise ModelError(f"Only {watch.done} of {max(wanted, watch.done + watch.cancelled)} rows ran: a callback cancels batches.")
-    rows = np.arange(lo, lo + watch.done) if rows is None else rows
-    return _in_order(rows, keeper, torch.cat(watch.row_losses), loss, observers)
-
-def _in_order(rows, keeper, losses, loss, observers):
-    "The shard with its rows ascending."
-    pieces = loss.pieces() or (None, None)
-    arrays = dict(keeper.arrays(), losses=losses, fixed=pieces[0], weights=pieces[1], **{f'col-{k}': v for k, v in _columns(observers, rows).items()})
-    if not (np.diff(rows) > 0).all():
-        order = np.argsort(rows, kind='stable')
-        rows, arrays = rows[order], {k: None if v is None else each(lambda t: t[order], v) for k, v in arrays.items()}
-    return Shard(rows, {k: v for k, v in arrays.items() if v is not None}, keeper.how, dict(name=loss_name(loss.loss_func), how=loss.how, misfit=[float(x) for x in loss.misfit]))
-
-def _columns(observers, rows):
-    "What observers keep for each row, in the order of `rows`."
-    res = {}
-    for o in observers:
-        for name, (seen, values) in (o.columns() if hasattr(o, 'columns') else {}).items():
-            at = dict(zip(np.asarray(seen).tolist(), range(len(seen))))
-            missing = [int(r) for r in rows if int(r) not in at]
-            if missing: raise DataError(f"The observer {type(o).__name__} has no {name} for row {missing[0]}: columns() must give one entry for each row that it saw.")
-            if name in res: raise DataError(f"Two observers keep a column {name!r}: only one can.")
-            res[name] = torch.as_tensor(values[[at[int(r)] for r in rows]])
-    return res
+    if watch.done != wanted or watch.cancelled:
+        raise ModelError(f"Only {watch.done} of {max(wanted, watch.done + watch.cancelled)} rows ran: a callback cancels batches.")
+    if rows is None: rows = np.arange(lo, lo + watch.done)
+    fixed, weights = loss.pieces() or (None, None)
+    arrays = dict(keeper.arrays(), losses=torch.cat(watch.row_losses), fixed=fixed, weights=weights)
+    arrays |= {f'col-{k}': v for k, v in _columns(observers, rows).items()}
+    return _in_order(rows, arrays, keeper.decision, loss)

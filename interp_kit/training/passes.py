@@ -8,17 +8,19 @@ __all__ = ['logits_behind', 'row_margins', 'TopInputs', 'Pass']
 # %% ../../nbs/training/74_passes.ipynb #392d2a5c
 import time
 from contextlib import ExitStack
-from types import FunctionType, SimpleNamespace
+from dataclasses import replace
+from types import FunctionType
 from typing import TYPE_CHECKING
 import numpy as np, torch
+from fastcore.basics import patch
 from torch import Tensor, nn
-from ..core import DataError, ModelError, kept_rng, logits_of, map_nested, untouched
+from ..core import DataError, ModelError, items_of, kept_rng, logits_of, loss_chain, map_nested, untouched
 from ..predictions.cache import assemble
-from ..predictions.decide import _facts, _ignored, _join, _Keeper, _masks, _now, _to_cpu
-from ..core.learners import _items_of
-from ..predictions.losses import PerSampleLoss, _as_written, _is_pixelwise
+from ..predictions.decide import Keeper, ignored_index, kept_masks
+from ..predictions.losses import PerSampleLoss, is_as_written, is_pixelwise
 from ..predictions.masks import map_facts
-from ..predictions.store import Predictions, each, n_rows
+from ..predictions.source import Source, now
+from ..predictions.store import Predictions, concat_rows, each, n_rows, to_cpu
 from .batch_rows import BatchRows
 
 # %% ../../nbs/training/74_passes.ipynb #aced5d02
@@ -47,12 +49,13 @@ def row_margins(
     own = logits.gather(1, targs[:, None])
     return (own - logits.scatter(1, targs[:, None], -torch.inf).max(1, keepdim=True).values).squeeze(1)
 
-def _row_facts(how, out, a):
+def _row_facts(task, out, a):
     "What is said of each row of a block, beside its loss."
-    if how.task == 'multilabel': return dict(right=((a['targs'] > 0) == a['decoded'].bool()).all(1).float())
-    if how.task != 'classification' or isinstance(a['preds'], tuple) or a['preds'].ndim != 2: return {}
+    if task == 'multilabel': return dict(right=((a['targs'] > 0) == a['decoded'].bool()).all(1).float())
+    if task != 'classification' or isinstance(a['preds'], tuple) or a['preds'].ndim != 2: return {}
     p, t, d = a['preds'], a['targs'], a['decoded']
-    return dict(label=t.int(), predicted=d.int(), prob=p.gather(1, t[:, None]).squeeze(1).float(), margin=row_margins(logits_behind(out, p), t), right=(t == d).float())
+    prob, margin = p.gather(1, t[:, None]).squeeze(1).float(), row_margins(logits_behind(out, p), t)
+    return dict(label=t.int(), predicted=d.int(), prob=prob, margin=margin, right=(t == d).float())
 
 # %% ../../nbs/training/74_passes.ipynb #998eb85c
 class TopInputs:
@@ -86,9 +89,8 @@ class TopInputs:
 # %% ../../nbs/training/74_passes.ipynb #7105f110
 _WAIT = 2**20 # numbers that may wait to be worked on
 _BLOCK = 2**18 # a batch of so many numbers does not wait; about so many are worked on together
-_SOFTMAXES = 'softmax', 'CrossEntropyLoss.activation'
 _EACH = 256 # numbers that the two tensors of a batch take beside their own
-_LONG = .5 # seconds: after a pass that took longer nobody notices that it is worked out at once
+_LONG = .5 # seconds: after a pass that took longer one does not notice that its rows are worked out at once
 
 def _copied(t): return (t if type(t) is Tensor else t.as_subclass(Tensor)).detach().clone()
 def _own(o): return map_nested(lambda t: _copied(t) if isinstance(t, Tensor) else t, o)
@@ -100,31 +102,32 @@ def _taken(pred, yb, most):
     if len(yb) == 1 and isinstance(pred, Tensor) and isinstance(yb[0], Tensor) and pred.ndim: # nearly always, and quick
         return _copied(pred) if pred.numel() < most else pred.detach().as_subclass(Tensor), _copied(yb[0])
     out, y = _own(logits_of(pred)), _own(tuple(yb))
-    out = tuple(out) if isinstance(out, list) else out[None] if isinstance(out, Tensor) and out.ndim == 0 else out
+    if isinstance(out, list): out = tuple(out)
+    elif isinstance(out, Tensor) and out.ndim == 0: out = out[None]
     y = y[0] if len(y) == 1 else y
     return out, tuple(y) if isinstance(y, list) else y
 
-def _modules_of(loss):
-    while loss is not None:
-        if isinstance(loss, nn.Module): yield loss
-        loss = getattr(loss, 'func', None)
-
-def _kept(v): return v.detach().clone() if isinstance(v, Tensor) else type(v)({k: _kept(x) for k, x in v.items()} if v else ()) if isinstance(v, dict) else v
+def _attribute_now(v):
+    "A copy of what a loss holds: tensors, also in its dicts of parameters and buffers."
+    if isinstance(v, Tensor): return v.detach().clone()
+    if not isinstance(v, dict): return v
+    return type(v)({k: _attribute_now(x) for k, x in v.items()} if v else ())
 
 def _as_now(loss):
     "A copy of one of torch's losses that later changes do not reach."
     if isinstance(loss, FunctionType): return loss
     new = type(loss).__new__(type(loss)) # copy.copy is much slower
-    vars(new).update({k: _kept(v) for k, v in vars(loss).items()})
+    vars(new).update({k: _attribute_now(v) for k, v in vars(loss).items()})
     if hasattr(new, 'func'): new.func = _as_now(new.func)
     return new
 
+# %% ../../nbs/training/74_passes.ipynb #c347335e
 class Pass:
     """What one pass said of each row. Feed it with `add`, then call `finish` once.
 
     `add` only keeps what the model said, until that is much; `finish` may come later, when nobody waits. `size` tells how many numbers were kept so far."""
     def __init__(self,
-        learn:'Learner', # the Learner, whose loss function is that of the rows
+        source:Source, # facts of the Learner and the loader, whose loss is that of the rows
         notes:BatchRows, # who knows the rows of each batch
         on:str, # 'train' or 'valid'
         epoch:int, # number of the epoch
@@ -133,169 +136,214 @@ class Pass:
         mixed:str='', # name of the callback that mixes inputs
         before:'Pass|None'=None, # the pass before over the same loader, which decided how outputs become predictions
     ):
-        self.dl, self.notes, self.on, self.epoch, self.mixed = notes.dl, notes, on, epoch, mixed
-        self.as_learn = SimpleNamespace(loss_func=learn.loss_func, model=learn.model, dls=learn.dls, task=getattr(learn, 'task', None))
-        self.loss, self.top = None, TopInputs(k)
-        self.watched_loss = self.loss_func = learn.loss_func
-        self.as_written = _as_written(learn.loss_func) # what it says of a row depends on its own attributes only, and it changes no output
-        self.how, self.began, self.took = self._decided(before), time.perf_counter(), 0.
-        self.held, self.named, self.waiting, self.size, self.blocks, self.no_loss = [], [], 0, 0, [], ''
-        self.reason, self.rows, self.fields, self.arrays, self._predictions = '', None, {}, None, None
+        self.source, self.dl, self.notes, self.on, self.epoch, self.mixed = source, source.dl, notes, on, epoch, mixed
+        self.watched_loss = source.loss_func
+        self.as_written = is_as_written(source.loss_func) # what it says of a row depends on its own attributes only, and it changes no output
+        self.decision, self.top = self._decided(before), TopInputs(k)
+        self.loss, self.no_loss = None, '' # one number a row, and why that cannot be had
+        self.held, self.named, self.waiting, self.size = [], [], 0, 0 # batches, their rows, numbers in them, numbers in all
+        self.blocks, self.fields, self.arrays, self._predictions = [], {}, None, None # what was worked out
+        self.rows, self.reason = None, ''
+        self.began, self.took = time.perf_counter(), 0.
 
     def _decided(self, before):
         "What an earlier pass decided, if it holds still."
-        if before is None or before.how is None or before.dl is not self.dl or before.watched_loss is not self.watched_loss: return None
-        return before.how if before.how.task != 'segmentation' or before.how.ignore_index == _ignored(self.loss_func) else None
+        if before is None or before.decision is None: return None
+        if before.dl is not self.dl or before.watched_loss is not self.watched_loss: return None
+        same = before.decision.task != 'segmentation' or before.decision.ignore_index == ignored_index(self.source.loss_func)
+        return before.decision if same else None
 
     def __len__(self): return 0 if self.rows is None else len(self.rows)
     def __repr__(self): return f'Pass(epoch {self.epoch}, {self.on}, {len(self):,} rows)'
 
-    def add(self,
-        i:int, # number of the batch
-        xb:tuple, # its inputs
-        pred:object, # what the model returned
-        yb:tuple, # its targets
-    ):
-        "Take what the model said of a batch."
-        out, y = _taken(pred, yb, _BLOCK if self.as_written else np.inf) # what is worked out at once needs no copy
-        self.held.append((i, out, y, type(yb[0])))
-        size = _size(out) + _size(y) + _EACH; self.size += size; self.waiting += size
-        if size >= _BLOCK or self.waiting >= _WAIT or self.top.k: self.settle(xb)
+# %% ../../nbs/training/74_passes.ipynb #e7cd7677
+@patch
+def add(self:Pass,
+    i:int, # number of the batch
+    xb:tuple, # its inputs
+    pred:object, # what the model returned
+    yb:tuple, # its targets
+):
+    "Take what the model said of a batch."
+    out, y = _taken(pred, yb, _BLOCK if self.as_written else np.inf) # what is worked out at once needs no copy
+    self.held.append((i, out, y, type(yb[0])))
+    size = _size(out) + _size(y) + _EACH
+    self.size += size
+    self.waiting += size
+    if size >= _BLOCK or self.waiting >= _WAIT or self.top.k: self._settle(xb)
 
-    def end(self) -> 'Pass':
-        "The pass is over: take over what may have changed when `finish` comes. Raises `ModelError` if a batch did not get one output a row."
-        self.name_rows()
-        self.reason, self.took = self.notes.reason, time.perf_counter() - self.began
-        if self.blocks: self.settle() # with the loss that judged the others
-        if self.may_wait: self.as_learn.loss_func = self.loss_func = _as_now(self.loss_func)
-        return self
+@patch
+def end(self:Pass) -> Pass:
+    "The pass is over: take over what may have changed when `finish` comes. Raises `ModelError` if a batch did not get one output a row."
+    self._name_rows()
+    self.reason, self.took = self.notes.reason, time.perf_counter() - self.began
+    if self.blocks: self._settle() # with the loss that judged the others
+    if self.may_wait: self.source = replace(self.source, loss_func=_as_now(self.source.loss_func))
+    return self
 
-    @property
-    def may_wait(self) -> bool:
-        "Whether `finish` would say the same later. A first pass that took long does not wait: what is wrong with it should be said while there is time."
-        return self.as_written and (self.how is not None or self.took < _LONG)
+@patch(as_prop=True)
+def may_wait(self:Pass) -> bool:
+    "Whether `finish` would say the same later. A first pass that took long does not wait: what is wrong with it should be said while there is time."
+    return self.as_written and (self.decision is not None or self.took < _LONG)
 
-    def name_rows(self):
-        "Find the rows of the batches that wait."
-        for i, out, y, _ in self.held[len(self.named):]:
-            n, m = _length(y), _length(out)
-            if m != n: raise ModelError(f"A batch of {n} rows gave outputs of {m} rows: the model must return one output a row.")
-            self.named.append(self.notes.take(i, n))
+@patch
+def _name_rows(self:Pass):
+    "Find the rows of the batches that wait."
+    for i, out, y, _ in self.held[len(self.named):]:
+        n, m = _length(y), _length(out)
+        if m != n: raise ModelError(f"A batch of {n} rows gave outputs of {m} rows: the model must return one output a row.")
+        self.named.append(self.notes.take(i, n))
 
-    def settle(self,
-        xb:tuple=(), # inputs of the batch, if only one is waiting
-    ):
-        "Work out losses and the rest for the batches that wait."
-        if not self.held: return
-        self.name_rows()
-        _, outs, ys, types = zip(*self.held)
-        rows, out, y = np.concatenate(self.named), *(o[0] if len(o) == 1 else _join(list(o)) for o in (outs, ys))
-        self.held, self.named, self.waiting = [], [], 0
-        if self.loss is None: self.loss = PerSampleLoss(self.loss_func)
-        if not len(rows): return
-        step = len(rows) if self.how is None else -(-len(rows)//max(1, _size(out)//_BLOCK)) # what is decided is decided by many rows
-        device = (out[0] if isinstance(out, tuple) else out).device.type
-        with torch.no_grad(), torch.autocast(device, enabled=False), ExitStack() as stack:
-            if not self.as_written: # a module's loss keeps the random states too
-                for c in list(map(untouched, _modules_of(self.loss_func))) or [kept_rng()]: stack.enter_context(c)
-            parts = [self._worked_out(rows[i:i+step], each(lambda t: t[i:i+step], out), each(lambda t: t[i:i+step], y), types[0].__name__) for i in range(0, len(rows), step)]
-        self.blocks = [*self.blocks, *parts]
-        self.top.add(rows, torch.cat([p['losses'] for p in parts]), xb)
+# %% ../../nbs/training/74_passes.ipynb #001cffb2
+@patch
+def _settle(self:Pass, xb=()):
+    "Work out losses and the rest for the batches that wait; `xb` are the inputs, if only one batch is waiting."
+    if not self.held: return
+    self._name_rows()
+    _, outs, ys, types = zip(*self.held)
+    rows, out, y = np.concatenate(self.named), *(o[0] if len(o) == 1 else concat_rows(list(o)) for o in (outs, ys))
+    self.held, self.named, self.waiting = [], [], 0
+    if self.loss is None: self.loss = PerSampleLoss(self.source.loss_func)
+    if not len(rows): return
+    step = len(rows) if self.decision is None else -(-len(rows)//max(1, _size(out)//_BLOCK)) # what is decided is decided by many rows
+    parts = []
+    with torch.no_grad(), self._undisturbed(out):
+        for lo in range(0, len(rows), step):
+            some = slice(lo, lo + step)
+            parts.append(self._worked_out(rows[some], each(lambda t: t[some], out), each(lambda t: t[some], y), types[0].__name__))
+    self.blocks = [*self.blocks, *parts]
+    self.top.add(rows, torch.cat([p['losses'] for p in parts]), xb)
 
-    def _worked_out(self, rows, out, y, type_name):
-        "What is kept of some rows."
-        quick = self._of_maps(out, y)
-        if quick is not None: return dict(rows=rows, **quick)
-        losses = self._losses(out, y)
-        out, y = _to_cpu(out), _to_cpu(y)
-        keeper = _Keeper(self.as_learn, self.dl, self.loss_func, None, self.how, 'masks' if self.on == 'train' else 'sums', len(rows)) # pixels can be counted later, probabilities of training images are not kept
-        keeper.add(out, y, type_name); a = keeper.arrays()
-        self.how = keeper.how
-        a['decoded'] = a['preds'] if a.get('decoded') is None else a['decoded']
-        return dict(rows=rows, losses=losses, **a, **{f'={k}': v for k, v in _row_facts(self.how, out, a).items()})
+@patch
+def _undisturbed(self:Pass, out):
+    "Mixed precision is off inside the block; a loss that is not as written leaves itself and the random states as they were."
+    stack = ExitStack()
+    stack.enter_context(torch.autocast((out[0] if isinstance(out, tuple) else out).device.type, enabled=False))
+    if not self.as_written:
+        modules = [f for f in loss_chain(self.source.loss_func) if isinstance(f, nn.Module)]
+        for c in [*map(untouched, modules)] or [kept_rng()]: stack.enter_context(c)
+    return stack
 
-    def _of_maps(self, out, y):
-        "The same of maps on the CPU whose softmax torch's cross entropy judges, which needs the exponentials of the outputs once only; None for all else."
-        how, base = self.how, getattr(self.loss_func, 'func', self.loss_func)
-        if how is None or how.task != 'segmentation' or how.activation not in _SOFTMAXES or how.complement or self.no_loss: return None
-        if not _is_pixelwise(self.loss_func, out, y) or not out.is_cpu or base.label_smoothing or base.ignore_index != how.ignore_index: return None
-        facts = map_facts(out, y, how.ignore_index, weight=base.weight, mass=self.on == 'valid')
-        if facts is None: return None
-        self.loss.how = 'row by row' # as these losses say of themselves
-        losses, decoded, mass = facts
-        return dict(losses=losses, **_masks(how, y, decoded), **({} if mass is None else {'col-mass': mass}))
+@patch
+def _worked_out(self:Pass, rows, out, y, type_name):
+    "What is kept of some rows."
+    quick = self._of_maps(out, y)
+    if quick is not None: return dict(rows=rows, **quick)
+    losses = self._losses(out, y)
+    out, y = to_cpu(out), to_cpu(y)
+    keep = 'masks' if self.on == 'train' else 'sums' # pixels can be counted later, probabilities of training images are not kept
+    keeper = Keeper(self.source, len(rows), self.decision, keep)
+    keeper.add(out, y, type_name)
+    a, self.decision = keeper.arrays(), keeper.decision
+    if a.get('decoded') is None: a['decoded'] = a['preds']
+    return dict(rows=rows, losses=losses, **a, **{f'={k}': v for k, v in _row_facts(self.decision.task, out, a).items()})
 
-    def _losses(self, out, y):
-        n = n_rows(y)
-        if not self.no_loss:
-            try: return self.loss(out, *(y if isinstance(y, tuple) else (y,))).cpu()
-            except ModelError as e: self.no_loss = str(e)
-        return torch.full((n,), torch.nan)
+# %% ../../nbs/training/74_passes.ipynb #ffec57d1
+@patch
+def _is_quick(self:Pass, out, y):
+    "Whether these are maps on the CPU whose softmax torch's cross entropy judges."
+    d, loss = self.decision, self.source.loss_func
+    if d is None or d.task != 'segmentation' or d.complement or self.no_loss: return False
+    if d.activation not in ('softmax', 'CrossEntropyLoss.activation') or not is_pixelwise(loss, out, y) or not out.is_cpu: return False
+    base = getattr(loss, 'func', loss)
+    return not base.label_smoothing and base.ignore_index == d.ignore_index
 
-    def finish(self,
-        like:'Pass|None'=None, # an earlier pass, whose decisions hold if it is over the same loader, and whose array of rows is shared if it is the same
-    ) -> 'Pass':
-        "Put the rows in order; a row that came several times is kept as it came last."
-        self.how = self.how or self._decided(like)
-        self.settle()
-        if not self.blocks: self.rows = np.zeros(0, dtype=np.int64); return self
-        rows = np.concatenate([b.pop('rows') for b in self.blocks])
-        losses = torch.cat([b.pop('losses') for b in self.blocks])
-        losses, self.said = self.loss.finish(losses) if not self.no_loss else (losses, f'none: {self.no_loss}')
-        own, last = np.unique(rows[::-1], return_index=True)
-        self.rows = like.rows if like is not None and np.array_equal(like.rows, own) else own
-        last = len(rows) - 1 - last
-        to = np.full(len(rows), -1); to[last] = np.arange(len(last))
-        arrays = {k: _scattered([b.pop(k) for b in self.blocks], to, len(last)) for k in list(self.blocks[0])}
-        self.fields = {k[1:]: v.numpy() for k, v in arrays.items() if k.startswith('=')}
-        self.fields['loss'] = losses.numpy()[last]
-        self.arrays, self.blocks = {k: v for k, v in arrays.items() if not k.startswith('=')}, []
-        self.facts = _facts(self.as_learn)
-        self.as_learn = self.loss = self.loss_func = None
-        return self
+@patch
+def _of_maps(self:Pass, out, y):
+    "What is kept of maps whose losses need the exponentials of the outputs once only; None for all else."
+    if not self._is_quick(out, y): return None
+    base = getattr(self.source.loss_func, 'func', self.source.loss_func)
+    facts = map_facts(out, y, self.decision.ignore_index, weight=base.weight, mass=self.on == 'valid')
+    if facts is None: return None
+    self.loss.how = 'row by row' # as these losses say of themselves
+    losses, decoded, mass = facts
+    return dict(losses=losses, **kept_masks(self.decision, y, decoded), **({} if mass is None else {'col-mass': mass}))
 
-    def drop_arrays(self):
-        "Forget the probabilities, and keep losses, probabilities of the label, margins and decisions."
-        self.arrays = self._predictions = None
-        self.top = TopInputs(0)
+@patch
+def _losses(self:Pass, out, y):
+    "A loss for each row; NaN where it cannot be had."
+    if not self.no_loss:
+        try: return self.loss(out, *(y if isinstance(y, tuple) else (y,))).cpu()
+        except ModelError as e: self.no_loss = str(e)
+    return torch.full((n_rows(y),), torch.nan)
 
-    @property
-    def predictions(self) -> Predictions:
-        "All rows of the pass, in the order of the data set."
-        if self.arrays is None: raise DataError("Nothing is kept of this pass but losses and decisions: it had no rows, or a later one took its place.")
-        if self._predictions is None:
-            meta = dict(self.facts, loss=self.said, created=_now(), epoch=self.epoch, on=self.on, watched='while training', **({'mixed': self.mixed} if self.mixed else {}))
-            items = None if self.reason else _items_of(self.dl, self.rows)
-            self._predictions = assemble(self.arrays, vars(self.how), torch.from_numpy(self.fields['loss']), meta, rows=self.rows, items=items)
-        return self._predictions
-
-    def spread(self,
-        name:str, # of a field: prob, margin, right, loss
-        n:int, # rows of the data set
-    ) -> np.ndarray: # (n,) float32
-        "A field of all rows of the data set; NaN for those that did not come."
-        v = self.fields[name]
-        if len(v) == n: return v
-        res = np.full(n, np.nan, dtype=np.float32); res[self.rows] = v
-        return res
-
-    def to_frame(self,
-        names:'list|None'=None, # names of the classes
-    ) -> 'DataFrame':
-        "One line a row: epoch, on, row, target, predicted, prob_target, margin, correct, loss, as far as the task has them."
-        import pandas as pd
-        f, name = self.fields, lambda v: v if names is None else np.asarray(names, dtype=object)[v]
-        res = dict(epoch=self.epoch, on=self.on, row=self.rows)
-        if 'label' in f: res.update(target=name(f['label']), predicted=name(f['predicted']), prob_target=f['prob'], margin=f['margin'])
-        if 'right' in f: res.update(correct=f['right'] > 0)
-        return pd.DataFrame({**res, 'loss': f['loss']})
-
+# %% ../../nbs/training/74_passes.ipynb #51d3da49
 def _scattered(blocks, to, n):
     "Blocks put to their places in an array of n rows; -1 leaves an entry out. Blocks are let go as they are used."
     if isinstance(blocks[0], tuple): return tuple(_scattered(list(b), to, n) for b in zip(*blocks))
     if len(blocks) == 1 and len(to) == n and (to[:-1] < to[1:]).all(): return blocks[0] # in order already
     res, lo = torch.empty(n, *blocks[0].shape[1:], dtype=blocks[0].dtype), 0
     while blocks:
-        b = blocks.pop(0); at = to[lo:lo+len(b)]; lo += len(b)
+        b = blocks.pop(0)
+        at = to[lo:lo+len(b)]
+        lo += len(b)
         res[at[at >= 0]] = b[at >= 0] if (at < 0).any() else b
     return res
+
+@patch
+def finish(self:Pass,
+    like:'Pass|None'=None, # an earlier pass, whose decisions hold if it is over the same loader, and whose array of rows is shared if it is the same
+) -> Pass:
+    "Put the rows in order; a row that came several times is kept as it came last."
+    self.decision = self.decision or self._decided(like)
+    self._settle()
+    if not self.blocks:
+        self.rows = np.zeros(0, dtype=np.int64)
+        return self
+    rows = np.concatenate([b.pop('rows') for b in self.blocks])
+    losses = torch.cat([b.pop('losses') for b in self.blocks])
+    losses, self.said = self.loss.finish(losses) if not self.no_loss else (losses, f'none: {self.no_loss}')
+    own, last = np.unique(rows[::-1], return_index=True)
+    last = len(rows) - 1 - last
+    self.rows = like.rows if like is not None and np.array_equal(like.rows, own) else own
+    to = np.full(len(rows), -1)
+    to[last] = np.arange(len(last))
+    arrays = {k: _scattered([b.pop(k) for b in self.blocks], to, len(last)) for k in list(self.blocks[0])}
+    self.fields = {k[1:]: v.numpy() for k, v in arrays.items() if k.startswith('=')} | dict(loss=losses.numpy()[last])
+    self.arrays, self.blocks = {k: v for k, v in arrays.items() if not k.startswith('=')}, []
+    self.facts = self.source.facts()
+    self.source = self.loss = None
+    return self
+
+@patch
+def drop_arrays(self:Pass):
+    "Forget the probabilities, and keep losses, probabilities of the label, margins and decisions."
+    self.arrays = self._predictions = None
+    self.top = TopInputs(0)
+
+# %% ../../nbs/training/74_passes.ipynb #3f61273a
+@patch(as_prop=True)
+def predictions(self:Pass) -> Predictions:
+    "All rows of the pass, in the order of the data set."
+    if self.arrays is None: raise DataError("Nothing is kept of this pass but losses and decisions: it had no rows, or a later one took its place.")
+    if self._predictions is None:
+        meta = dict(self.facts, loss=self.said, created=now(), epoch=self.epoch, on=self.on, watched='while training')
+        if self.mixed: meta['mixed'] = self.mixed
+        items = None if self.reason else items_of(self.dl, self.rows)
+        losses = torch.from_numpy(self.fields['loss'])
+        self._predictions = assemble(self.arrays, vars(self.decision), losses, meta, rows=self.rows, items=items)
+    return self._predictions
+
+@patch
+def spread(self:Pass,
+    name:str, # of a field: prob, margin, right, loss
+    n:int, # rows of the data set
+) -> np.ndarray: # (n,) float32
+    "A field of all rows of the data set; NaN for those that did not come."
+    v = self.fields[name]
+    if len(v) == n: return v
+    res = np.full(n, np.nan, dtype=np.float32)
+    res[self.rows] = v
+    return res
+
+@patch
+def to_frame(self:Pass,
+    names:'list|None'=None, # names of the classes
+) -> 'DataFrame':
+    "One line a row: epoch, on, row, target, predicted, prob_target, margin, correct, loss, as far as the task has them."
+    import pandas as pd
+    f, name = self.fields, lambda v: v if names is None else np.asarray(names, dtype=object)[v]
+    res = dict(epoch=self.epoch, on=self.on, row=self.rows)
+    if 'label' in f: res.update(target=name(f['label']), predicted=name(f['predicted']), prob_target=f['prob'], margin=f['margin'])
+    if 'right' in f: res.update(correct=f['right'] > 0)
+    return pd.DataFrame({**res, 'loss': f['loss']})
