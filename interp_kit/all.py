@@ -18,8 +18,8 @@ from .predictions.metrics.multilabel import (
 from .predictions.metrics.segmentation import boundary_iou, per_class_iou, segmentation_metrics
 from .predictions.metrics.regression import per_target_metrics, regression_metrics
 from .predictions.metrics.bootstrap import bootstrap
-from .predictions.metrics.classification import (
-    classification_metrics, per_class_metrics, pr_curves, roc_curves)
+from .predictions.metrics.classification import classification_metrics, per_class_metrics
+from .predictions.metrics.curves import pr_curves, roc_curves
 from .predictions.confusion import confusion_counts
 from .predictions.calibration import (Temperature, adaptive_ece, brier, brier_decomposition, classwise_ece, consistency_test, debiased_ece, ece, fit_temperature, plot_reliability, reliability,
                                                 smooth_ece)

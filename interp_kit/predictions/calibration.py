@@ -7,17 +7,44 @@ __all__ = ['Reliability', 'reliability', 'label_reliability', 'ece', 'adaptive_e
            'smooth_ece', 'ConsistencyTest', 'consistency_test', 'BrierDecomposition', 'brier', 'brier_decomposition',
            'Temperature', 'fit_temperature', 'plot_reliability']
 
-# %% ../../nbs/predictions/60_calibration.ipynb #e750bfb2
+# %% ../../nbs/predictions/60_calibration.ipynb #429f4a35
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 import numpy as np, torch
 from ..core import DataError
 from ..findings import plain
-from .scores import as_predictions, bin_edges, bin_index, bin_means, check_finite, gap_of_bins, row_scores
+from .scores import as_predictions, check_finite, row_scores
 from .store import Predictions
 
 # %% ../../nbs/predictions/60_calibration.ipynb #1ff6de66
 if TYPE_CHECKING: from pandas import DataFrame
+
+# %% ../../nbs/predictions/60_calibration.ipynb #b9e6fe73
+def _bin_edges(x, bins=15, strategy='width'):
+    "Edges of bins over [0, 1]; raises `DataError` for an unknown strategy or less than one bin."
+    if bins < 1: raise DataError(f"bins={bins}: at least one bin is needed.")
+    if strategy == 'width': return np.arange(bins + 1)/bins
+    if strategy != 'mass': raise DataError(f"strategy={strategy!r} is neither 'width' nor 'mass'.")
+    x = np.sort(np.asarray(x, dtype=np.float64))
+    firsts = np.cumsum([0] + [len(o) for o in np.array_split(x, bins)])[:-1]
+    return np.r_[0, np.unique(x[firsts[(firsts > 0) & (firsts < len(x))]]), 1]
+
+def _bin_index(x, edges):
+    "The bin of each value: `edges[i] <= x < edges[i+1]`, the last bin closed."
+    return np.clip(np.searchsorted(edges, np.asarray(x, dtype=np.float64), side='right') - 1, 0, len(edges) - 2)
+
+# %% ../../nbs/predictions/60_calibration.ipynb #135db6a1
+def _bin_means(x, y, edges):
+    "Mean probability, mean outcome and number of rows of each bin."
+    b, n = _bin_index(x, edges), len(edges) - 1
+    count = np.bincount(b, minlength=n)
+    safe = np.where(count, count, np.nan)
+    return np.bincount(b, weights=x, minlength=n)/safe, np.bincount(b, weights=y, minlength=n)/safe, count
+
+def _gap_of_bins(x, y, edges):
+    "Σ n_b/N · |mean x − mean y| over bins: the expected calibration error."
+    mx, my, n = _bin_means(x, y, edges)
+    return float(np.nansum(n*np.abs(mx - my))/n.sum())
 
 # %% ../../nbs/predictions/60_calibration.ipynb #bc9fba63
 @dataclass
@@ -67,12 +94,12 @@ def reliability(
 ) -> Reliability:
     "Confidence, accuracy and number of rows of each bin of confidence."
     conf, right = _confidence(p)
-    edges = bin_edges(conf, bins, strategy)
+    edges = _bin_edges(conf, bins, strategy)
     return _reliability_of(_bin_sums(conf, right, edges), edges, strategy)
 
 def _bin_sums(x, y, edges):
     "(4, B) number, Σx, Σy and Σx(1−x) of each bin; those of consecutive rows add up."
-    b = bin_index(x, edges)
+    b = _bin_index(x, edges)
     return np.stack([np.bincount(b, weights=w, minlength=len(edges) - 1) for w in (None, x, y, x*(1 - x))])
 
 def _reliability_of(sums, edges, strategy):
@@ -88,7 +115,7 @@ def label_reliability(
     chunk:int=65536, # rows at a time
 ) -> Reliability: # `confidence`: mean probability, `accuracy`: share of rows with the label, `count`: probabilities in the bin
     "Mean probability against frequency in bins of the labels' probabilities; raises `DataError` if one is not finite."
-    p, edges, sums = as_predictions(p, task='multilabel'), bin_edges(None, bins), 0
+    p, edges, sums = as_predictions(p, task='multilabel'), _bin_edges(None, bins), 0
     for c in p.chunks(chunk):
         q, t = (o if column is None else o[:, column] for o in (c.preds, c.targs))
         if not q.isfinite().all(): raise DataError("Some probabilities are not finite: leave these rows out, p[rows], to look at calibration.")
@@ -101,7 +128,7 @@ def ece(
     bins:int=15, # equally wide bins of confidence
 ) -> float: # in [0, 1]
     "Expected calibration error of the predicted class (Guo et al. 2017)."
-    return gap_of_bins(*_confidence(p), bin_edges(None, bins))
+    return _gap_of_bins(*_confidence(p), _bin_edges(None, bins))
 
 def adaptive_ece(
     p:'Predictions', # Predictions of a classification
@@ -109,7 +136,7 @@ def adaptive_ece(
 ) -> float: # in [0, 1]
     "Expected calibration error over bins of equally many rows (Nguyen and O'Connor 2015)."
     conf, right = _confidence(p)
-    return gap_of_bins(conf, right, bin_edges(conf, bins, 'mass'))
+    return _gap_of_bins(conf, right, _bin_edges(conf, bins, 'mass'))
 
 def classwise_ece(
     p:'Predictions', # Predictions of a classification
@@ -117,13 +144,13 @@ def classwise_ece(
 ) -> float: # in [0, 1]
     "Mean over classes of the calibration error of that class's probability (Kull et al. 2019)."
     p = as_predictions(p); _confidence(p)
-    edges = bin_edges(None, bins)
-    column = lambda c: gap_of_bins(p.preds[:, c].double().numpy(), (p.targs == c).double().numpy(), edges)
+    edges = _bin_edges(None, bins)
+    column = lambda c: _gap_of_bins(p.preds[:, c].double().numpy(), (p.targs == c).double().numpy(), edges)
     return float(np.mean([column(c) for c in range(p.n_classes)]))
 
 def _debiased_square(conf, right, edges):
     "Σ n_b/N·((mean gap)² − its variance under binomial noise), an unbiased estimate of the squared L2 error (Kumar et al. 2019)."
-    mean, acc, n = bin_means(conf, right, edges)
+    mean, acc, n = _bin_means(conf, right, edges)
     ok = n > 1
     if not ok.any(): return np.nan
     noise = acc[ok]*(1 - acc[ok])/(n[ok] - 1)
@@ -131,7 +158,7 @@ def _debiased_square(conf, right, edges):
 
 def _mass_edges(conf, bins):
     "Edges of bins of equally many rows, at least two each."
-    return bin_edges(conf, max(1, min(bins, len(conf)//2)), 'mass')
+    return _bin_edges(conf, max(1, min(bins, len(conf)//2)), 'mass')
 
 def debiased_ece(
     p:'Predictions', # Predictions of a classification
@@ -193,7 +220,7 @@ def consistency_test(
     conf, right = _confidence(p)
     if n < 1: raise DataError(f"n={n}: at least one set of labels must be drawn.")
     edges = _mass_edges(conf, bins)
-    b, (mean, _, count) = bin_index(conf, edges), bin_means(conf, right, edges)
+    b, (mean, _, count) = _bin_index(conf, edges), _bin_means(conf, right, edges)
     acc = _calibrated_counts(conf, b, len(count), n, seed)/np.where(count, count, np.nan)
     gaps, noise = mean - acc, acc*(1 - acc)/np.where(count > 1, count - 1, np.nan)
     sims = np.nansum(count*np.abs(gaps), 1)/count.sum()
@@ -201,7 +228,7 @@ def consistency_test(
     seen = _debiased_square(conf, right, edges)
     band = tuple(float(o) for o in np.quantile(sims, [(1 - level)/2, (1 + level)/2]))
     p_value = float((1 + (squares >= seen).sum())/(1 + n)) if np.isfinite(seen) else np.nan
-    return ConsistencyTest(gap_of_bins(conf, right, edges), band, float(np.sqrt(np.maximum(seen, 0))), p_value, n)
+    return ConsistencyTest(_gap_of_bins(conf, right, edges), band, float(np.sqrt(np.maximum(seen, 0))), p_value, n)
 
 def _calibrated_counts(conf, b, bins, n, seed):
     "(n, bins) right rows of each bin when rows are right with probability `conf`; normal above 20,000 rows."
@@ -239,7 +266,7 @@ def brier(
     return float(row_scores(as_predictions(p)).brier.mean())
 
 def _brier_terms(x, y, edges):
-    b, (mx, my, n) = bin_index(x, edges), bin_means(x, y, edges)
+    b, (mx, my, n) = _bin_index(x, edges), _bin_means(x, y, edges)
     w, base = n/n.sum(), y.mean()
     dx, dy = x - mx[b], y - my[b]
     return np.array([np.nansum(w*(mx - my)**2), np.nansum(w*(my - base)**2), base*(1 - base), (dx*dx).mean(), 2*(dx*dy).mean()])
@@ -251,7 +278,7 @@ def brier_decomposition(
     top_label:bool=False, # decompose (confidence − correct)² of the predicted class instead of the sum over classes
 ) -> BrierDecomposition:
     "The terms of the Brier score, summed over classes, or of the predicted class alone."
-    p, edges = as_predictions(p), bin_edges(None, bins)
+    p, edges = as_predictions(p), _bin_edges(None, bins)
     conf, right = _confidence(p)
     if top_label: return BrierDecomposition(*map(float, _brier_terms(conf, right, edges)))
     terms = sum(_brier_terms(p.preds[:, c].double().numpy(), (p.targs == c).double().numpy(), edges) for c in range(p.n_classes))
@@ -322,7 +349,7 @@ def fit_temperature(
         soft[out] = (logits[out]*(_fit_beta(logits[rest], t[rest], beta) if rest.any() else beta)).softmax(1)
     nll = lambda b: _slope(logits, t, b)[0]
     right = (p.decoded == t).double().numpy()
-    after = gap_of_bins(soft.gather(1, p.decoded[:, None]).squeeze(1).numpy(), right, bin_edges(None, 15))
+    after = _gap_of_bins(soft.gather(1, p.decoded[:, None]).squeeze(1).numpy(), right, _bin_edges(None, 15))
     lost = beta < .0101 or beta > 99 or beta != 1 and _slope(logits, t, beta)[2] < 1e-9
     return Temperature(1/beta, nll(1.), nll(beta), before, after, bool(lost))
 

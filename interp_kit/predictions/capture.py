@@ -9,10 +9,10 @@ __all__ = ['capture']
 import torch
 from ..core import ModelError, TaskError, kept_order, untouched
 from .cache import assemble, final_losses
-from .fingerprint import data_fingerprint, model_hash
+from .fingerprint import _data_fingerprint, _model_hash
 from .loaders import not_augmented, pick_loader
-from .one_pass import run_shard
-from .resume import capture_to_disk
+from .one_pass import _run_shard
+from .resume import _capture_to_disk
 from .source import Source, now
 from .store import Predictions
 
@@ -47,10 +47,10 @@ def capture(
     cannot be written, is in use, or holds predictions of another model, other data or other transforms."""
     _check_door(learn, path, probabilities)
     source = Source.of(learn, pick_loader(learn, dl, ds_idx), act)
-    if path is not None: return capture_to_disk(source, path, resume=resume, observers=observers, progress=progress)
+    if path is not None: return _capture_to_disk(source, path, resume=resume, observers=observers, progress=progress)
     with kept_order(source.dl), untouched(learn), not_augmented(source.dl):
-        shard = run_shard(source, observers=observers, keep=probabilities, progress=progress)
+        shard = _run_shard(source, observers=observers, keep=probabilities, progress=progress)
     losses, how = final_losses(shard.arrays, [shard.loss])
-    data = data_fingerprint(source.dl, shard.rows, shard.decision.vocab)
-    meta = dict(source.facts(), loss=how, created=now(), model_hash=model_hash(source.model), dataset_fingerprint=data)
+    data = _data_fingerprint(source.dl, shard.rows, shard.decision.vocab)
+    meta = dict(source.facts(), loss=how, created=now(), _model_hash=_model_hash(source.model), dataset_fingerprint=data)
     return assemble(shard.arrays, vars(shard.decision), losses, meta, rows=shard.rows, items=source.items(shard.rows))

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..core import (
     ACTIVATIONS, ModelError, are_probabilities, guess_activation, infer_task, loss_chain, output_names, pick_activation)
 from .losses import is_as_written
-from .masks import image_counts, image_mass
+from .masks import _image_counts, _image_mass
 from .source import Source
 from .store import check_targets, concat_rows, decode, to_cpu
 
@@ -204,8 +204,8 @@ class Keeper:
             return kept_masks(how, _as_classes(how, out, y)[1], decode(out, 'segmentation'))
         preds, targs, decoded = settle(how, self.source, out, y)
         if self.keep is None: self.keep = self.n*preds[0].numel()*4 <= _KEEP_BYTES
-        res = kept_masks(how, targs, decoded) | {'col-mass': image_mass(preds, targs, decoded, how.ignore_index)}
-        if self.keep != 'sums': res['col-counts'] = image_counts(targs, decoded, how.n_classes, how.ignore_index).int()
+        res = kept_masks(how, targs, decoded) | {'col-mass': _image_mass(preds, targs, decoded, how.ignore_index)}
+        if self.keep != 'sums': res['col-counts'] = _image_counts(targs, decoded, how.n_classes, how.ignore_index).int()
         return dict(res, preds=preds) if self.keep is True else res
 
     def arrays(self) -> dict: # name -> Tensor or tuple of Tensors

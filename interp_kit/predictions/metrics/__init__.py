@@ -11,6 +11,7 @@ from .counts import *
 from .resampling import *
 from .classification import *
 from .multilabel import *
+from .curves import *
 from .segmentation import *
 from .regression import *
 from .outputs import *
