@@ -37,12 +37,13 @@ from .attribution.faithfulness import faithfulness, judge, plot_curves, plot_mea
 from .internals.activations import ActivationStats
 from .internals.activation_charts import dead_chart, hist_chart
 from .internals.weights import critical_weights, weight_table
-from .internals.weight_checks import plot_weights, weight_findings
+from .internals.weight_charts import plot_weights
+from .internals.weight_findings import weight_findings
 from .internals.ranks import effective_rank
 from .internals.flow import information_flow
 from .internals.cka import cka, linear_cka
 from .internals.sizes import model_sizes, print_summary, summary
-from .internals.checks import check_model
+from .internals.check_model import check_model
 from .internals.debug import ModelDebugger
 from .demo import demo_detector, demo_learner, digit_scenes
 from .interpret.checks import classification_findings

@@ -14,9 +14,9 @@ import numpy as np, torch
 from fastcore.basics import patch
 from torch import Tensor
 from ..core import DataError, StorageError, block_rows
-from ..files import digest_file, read_json, storage_errors, sync_folder, write_json
+from ..files import digest_file, locked, read_json, storage_errors, sync_folder, write_json
 from ..findings import plain
-from .arrays import locked, _new_array
+from .arrays import _new_array
 from .folder import _Folder, _RowNames, _new_plan
 from .losses import _scaled_losses
 from .scores import _derived_columns

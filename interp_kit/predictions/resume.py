@@ -11,9 +11,8 @@ from contextlib import contextmanager
 import numpy as np, torch
 from torch import Tensor
 from ..core import DataError, StorageError, kept_order, listing, untouched
-from ..files import digest_file, read_json, storage_errors, write_json
+from ..files import digest_file, locked, read_json, storage_errors, write_json
 from ..findings import plain
-from .arrays import locked
 from .cache import _finish
 from .decide import Decision
 from .fingerprint import _fingerprints, _observer_name

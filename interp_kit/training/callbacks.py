@@ -20,8 +20,8 @@ from ..findings import Findings, rank_findings
 from ..interpret.base import Interpretation
 from ..interpret.verbs import INTERPRETATIONS
 from .batch_rows import BatchRows
-from .cartography import (
-    cartography, check_forgotten, check_mislabelled, plot_aum, plot_cartography)
+from .cartography import cartography, plot_aum, plot_cartography
+from .cartography_findings import check_forgotten, check_mislabelled
 from .passes import Pass, _WAIT
 
 # %% ../../nbs/training/76_callbacks.ipynb #aced5d02

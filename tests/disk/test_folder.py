@@ -222,7 +222,7 @@ def test_partial(tmp_path):
 
 def test_two_processes(tmp_path):
     p = tmp_path/"p"; p.mkdir()
-    code = f"import sys, time\nfrom interp_kit.predictions import locked\nwith locked({str(p)!r}): print('held', flush=True); time.sleep(60)"
+    code = f"import sys, time\nfrom interp_kit.files import locked\nwith locked({str(p)!r}): print('held', flush=True); time.sleep(60)"
     other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout.readline().strip() == "held"

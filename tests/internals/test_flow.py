@@ -6,8 +6,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from interp_kit.core import DataError, InterpKitError, as_learner
 from interp_kit.core import run_batches, watching
-from interp_kit.internals.flow import FlowObserver, check_flow, information_flow, plot_flow, shuffled_loader
-from interp_kit.internals.ranks import StreamedCovariance, effective_rank
+from interp_kit.internals.flow import FlowObserver, information_flow, plot_flow, _shuffled_loader
+from interp_kit.internals.flow_findings import check_flow
+from interp_kit.internals.ranks import _StreamedCovariance, effective_rank
 
 
 def slow_rank(x):
@@ -67,13 +68,13 @@ def test_ranks_by_gram_and_by_batches_equal_those_by_svd(shape, scale):
     assert effective_rank(x) == pytest.approx(want, rel=1e-6)
     assert effective_rank(np.cov(x.T), kind="covariance") == pytest.approx(want, rel=1e-4)
     for size in (1, 7, 32):
-        s = StreamedCovariance()
+        s = _StreamedCovariance()
         for b in torch.tensor(x).split(size): s.add(b)
         assert s.effective_rank() == pytest.approx(want, rel=1e-6)
 
 
 def test_a_covariance_keeps_no_more_than_channels_squared():
-    s = StreamedCovariance()
+    s = _StreamedCovariance()
     for seed in range(50): s.add(torch.randn(100, 30, generator=torch.Generator().manual_seed(seed)))
     assert s.n == 5000 and sum(r.numel() for r in s.rows) + s.scatter.numel() <= 3*30**2
 
@@ -153,7 +154,7 @@ def sorted_learner():
 
 def test_the_first_batches_of_data_sorted_by_class_are_mixed():
     learn, y = sorted_learner()
-    assert len(torch.cat([b[1] for _, b in zip(range(3), shuffled_loader(learn, 0))]).unique()) == 4
+    assert len(torch.cat([b[1] for _, b in zip(range(3), _shuffled_loader(learn, 0))]).unique()) == 4
     state = torch.get_rng_state()
     ours, first = information_flow(learn, n_batches=3), information_flow(learn, learn.dls[1], n_batches=3)
     assert torch.equal(state, torch.get_rng_state())
@@ -163,7 +164,7 @@ def test_the_first_batches_of_data_sorted_by_class_are_mixed():
 
 def test_a_fastai_loader_is_mixed_and_left_alone(digits):
     state = digits.dls.valid.rng.getstate()
-    rows = [torch.cat([b[1] for _, b in zip(range(2), shuffled_loader(digits, s))]).tolist() for s in (0, 0, 1)]
+    rows = [torch.cat([b[1] for _, b in zip(range(2), _shuffled_loader(digits, s))]).tolist() for s in (0, 0, 1)]
     assert rows[0] == rows[1] != rows[2] and digits.dls.valid.rng.getstate() == state
     assert rows[0] != torch.cat([b[1] for _, b in zip(range(2), digits.dls.valid)]).tolist()
 

@@ -1,7 +1,7 @@
 "The front against the definition, and its speed on sets that are hard for each way of computing it."
 import time
 import numpy as np, pandas as pd, pytest
-from interp_kit.training.pareto import pareto_front, pareto_table, plot_pareto
+from interp_kit.training.pareto import pareto_front, _pareto_table, plot_pareto
 
 
 def brute(v, signs):
@@ -39,7 +39,7 @@ def test_4000_points_take_less_than_a_tenth_of_a_second():
 
 
 def test_names_and_reasons():
-    t = pareto_table(pd.DataFrame({"a": [1, 2, np.nan], "b": [1., 2, 3]}, index=["x", "y", "z"]), ["max", "max"])
+    t = _pareto_table(pd.DataFrame({"a": [1, 2, np.nan], "b": [1., 2, 3]}, index=["x", "y", "z"]), ["max", "max"])
     assert t.front.tolist() == [False, True, False] and t.reason.tolist() == ["dominated by y", "", "a not known: not compared"]
 
 
