@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np, torch
 from ..core import DataError
 from ..findings import plain
-from .scores import as_predictions, check_finite, row_scores
+from .scores import as_predictions, _check_finite, row_scores
 from .store import Predictions
 
 # %% ../../nbs/predictions/60_calibration.ipynb #1ff6de66
@@ -84,7 +84,7 @@ class Reliability:
 
 def _confidence(p):
     "Confidence and correctness of each row; raises `DataError` where confidences are not finite."
-    p = check_finite(as_predictions(p))
+    p = _check_finite(as_predictions(p))
     return p.preds.gather(1, p.decoded[:, None]).squeeze(1).double().numpy(), (p.decoded == p.targs).double().numpy()
 
 def reliability(

@@ -8,7 +8,7 @@ __all__ = ['capture']
 # %% ../../nbs/predictions/50_capture.ipynb #82672ba0
 import torch
 from ..core import ModelError, TaskError, kept_order, untouched
-from .cache import assemble, final_losses
+from .cache import assemble, _final_losses
 from .fingerprint import _data_fingerprint, _model_hash
 from .loaders import not_augmented, pick_loader
 from .one_pass import _run_shard
@@ -50,7 +50,7 @@ def capture(
     if path is not None: return _capture_to_disk(source, path, resume=resume, observers=observers, progress=progress)
     with kept_order(source.dl), untouched(learn), not_augmented(source.dl):
         shard = _run_shard(source, observers=observers, keep=probabilities, progress=progress)
-    losses, how = final_losses(shard.arrays, [shard.loss])
+    losses, how = _final_losses(shard.arrays, [shard.loss])
     data = _data_fingerprint(source.dl, shard.rows, shard.decision.vocab)
     meta = dict(source.facts(), loss=how, created=now(), _model_hash=_model_hash(source.model), dataset_fingerprint=data)
     return assemble(shard.arrays, vars(shard.decision), losses, meta, rows=shard.rows, items=source.items(shard.rows))

@@ -9,7 +9,7 @@ __all__ = ['confusion_counts']
 import torch
 from torch import Tensor
 from ..core import DataError, LabelError
-from .store import check_targets, void_mask
+from .store import _check_targets, void_mask
 
 # %% ../../nbs/predictions/12_confusion.ipynb #47720d6b
 def _known(targs, n_classes, void):
@@ -25,7 +25,7 @@ def _pair_numbers(t, d, n_classes, ignore_index, dtype):
     void = void_mask(t, ignore_index) if ignore_index is not None else None
     _known(t, n_classes, void)
     if d.numel() and void is not None and (d.amin() < 0 or d.amax() >= n_classes): d = d.masked_fill(void, 0)
-    check_targets(d, n_classes, 'decoded')
+    _check_targets(d, n_classes, 'decoded')
     pairs = torch.add(d, t.to(dtype), alpha=n_classes)
     return pairs if void is None else pairs.masked_fill_(void, n_classes**2)
 

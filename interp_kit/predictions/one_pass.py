@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np, torch
 from torch import Tensor
 from ..core import DataError, ModelError, logits_of, loss_name
-from .decide import Decision, Keeper
+from .decide import _Decision, Keeper
 from .losses import PerSampleLoss
 from .store import each, n_rows, to_cpu
 
@@ -92,7 +92,7 @@ class _Shard:
     "What one range of rows gave."
     rows:np.ndarray # (n,) rows of the data set, ascending
     arrays:dict # name -> (n, …) Tensor or tuple of Tensors: preds, targs, decoded, losses, fixed, weights, columns named 'col-…'
-    decision:Decision # how outputs became predictions
+    decision:_Decision # how outputs became predictions
     loss:dict # name, how, and how far plain and weighted means miss the loss's own
 
 def _in_order(rows, arrays, decision, loss):

@@ -14,9 +14,9 @@ from ..core import DataError, StorageError, kept_order, listing, untouched
 from ..files import digest_file, locked, read_json, storage_errors, write_json
 from ..findings import plain
 from .cache import _finish
-from .decide import Decision
+from .decide import _Decision
 from .fingerprint import _fingerprints, _observer_name
-from .folder import _Folder, _RowNames, content_hash, _new_plan
+from .folder import _Folder, _RowNames, _content_hash, _new_plan
 from .loaders import not_augmented, take_rows
 from .one_pass import _run_shard
 from .source import now
@@ -120,7 +120,7 @@ def _seed(n):
 
 def _read_decision(folder):
     "(decision, hash of its file), or (None, None) where it is missing or damaged."
-    try: return Decision(**read_json(folder.decision_file)), digest_file(folder.decision_file)['sha256']
+    try: return _Decision(**read_json(folder.decision_file)), digest_file(folder.decision_file)['sha256']
     except (OSError, StorageError, TypeError): return None, None
 
 # %% ../../nbs/predictions/44_resume.ipynb #01697914
@@ -129,7 +129,7 @@ class _Run:
     def __init__(self, source, folder, observers):
         self.source, self.folder = source, folder
         plan = folder.plan()
-        self.observers, self.plan_hash = _copies(observers, source), content_hash(plan, 'created')
+        self.observers, self.plan_hash = _copies(observers, source), _content_hash(plan, 'created')
         self.ranges = folder.ranges(plan)
         self.records = {k: folder.record(k, verify=True, plan_hash=self.plan_hash) for k, *_ in self.ranges}
         self.decision, self.known = _read_decision(folder)

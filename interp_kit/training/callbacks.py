@@ -22,7 +22,7 @@ from ..interpret.verbs import INTERPRETATIONS
 from .batch_rows import BatchRows
 from .cartography import cartography, plot_aum, plot_cartography
 from .cartography_findings import check_forgotten, check_mislabelled
-from .passes import Pass, _WAIT
+from .passes import _Pass, _WAIT
 
 # %% ../../nbs/training/76_callbacks.ipynb #aced5d02
 if TYPE_CHECKING: from pandas import DataFrame
@@ -69,7 +69,7 @@ class _Watch:
         before.append(p)
 
     @property
-    def passes(self) -> dict: # of 'train' and 'valid': list of Pass
+    def passes(self) -> dict: # of 'train' and 'valid': list of _Pass
         "All passes that were kept."
         self.finish()
         return self.finished
@@ -186,7 +186,7 @@ class InterpretationCallback(Callback):
         dl = self.learn.dl
         if on not in w.notes or w.notes[on].dl is not dl: w.notes[on] = BatchRows(dl)
         w.notes[on].listen()
-        w.current = Pass(Source.of(self.learn, dl), w.notes[on], on, w.epoch, k=self.k if on == 'train' and self._due() else 0, mixed=_mixer(self.learn) if on == 'train' else '', before=next(iter(w.finished[on][-1:]), None))
+        w.current = _Pass(Source.of(self.learn, dl), w.notes[on], on, w.epoch, k=self.k if on == 'train' and self._due() else 0, mixed=_mixer(self.learn) if on == 'train' else '', before=next(iter(w.finished[on][-1:]), None))
 
     # batches
 

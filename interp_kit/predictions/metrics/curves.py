@@ -11,7 +11,7 @@ import numpy as np
 from ...core import DataError
 from .counts import ranking
 from .multilabel import label_ranking
-from ..scores import as_predictions, check_finite
+from ..scores import as_predictions, _check_finite
 
 # %% ../../../nbs/predictions/metrics/45_curves.ipynb #93e57762
 @dataclass
@@ -25,7 +25,7 @@ class Curve:
 
 def _curves(p, targs, curve_of, areas, classes):
     labels = getattr(p, 'task', None) == 'multilabel'
-    p = as_predictions(p, targs, 'multilabel') if labels else check_finite(as_predictions(p, targs))
+    p = as_predictions(p, targs, 'multilabel') if labels else _check_finite(as_predictions(p, targs))
     if labels and not all(bool(c.preds.isfinite().all()) for c in p.chunks()): raise DataError("Some probabilities are not finite: leave these rows out, p[rows], to rank.")
     if classes is None: classes = range(p.n_classes)
     area = areas(label_ranking(p) if labels else ranking(p))

@@ -15,8 +15,8 @@ from torch import Tensor
 from ...core import DataError, LabelError, mean_interval, quantile_interval, resamples, wilson
 from ..calibration import label_reliability
 from .counts import (
-    Margins, Ranking, Scores, average_defined, class_rates, _rank_column, _ranking_of_bins, ratio)
-from .resampling import group_sums, resampled_sums, _row_groups
+    Margins, Ranking, Scores, average_defined, class_rates, _rank_column, _ranking_of_bins, _ratio)
+from .resampling import group_sums, _resampled_sums, _row_groups
 from ..scores import as_predictions
 from ..store import Predictions
 
@@ -152,7 +152,7 @@ _AVERAGES = ('macro', 'micro', 'weighted') # over labels
 
 def _label_rates(m):
     "Precision, recall, F1 and Jaccard index (found among all that are there or said to be) of each label; NaN where there is nothing to divide by."
-    return dict(class_rates(m), jaccard=ratio(m.hits, m.actual + m.predicted - m.hits))
+    return dict(class_rates(m), jaccard=_ratio(m.hits, m.actual + m.predicted - m.hits))
 
 def _label_scores(m):
     "Macro, micro and weighted averages of `_label_rates` over labels; where no label has weight, all weigh the same, as in scikit-learn."
@@ -338,11 +338,11 @@ _AREAS = ('roc_auc_macro', 'average_precision_macro', 'roc_auc_micro', 'average_
 def _resampled_margins(p, n, seed):
     "Margins of `n` bootstrap samples, (n, C)."
     def counts(c): t, d = _yes(c.targs), c.decoded.bool(); return torch.cat([t & d, t, d], 1).numpy()
-    if len(p) <= 20_000: sums = resampled_sums(counts(p), n, seed)
+    if len(p) <= 20_000: sums = _resampled_sums(counts(p), n, seed)
     else:
         groups, x, lo = _row_groups(len(p), seed=seed), 0, 0
         for c in p.chunks(65536): x, lo = x + group_sums(counts(c), groups[lo:lo+len(c)], 2000), lo + len(c)
-        sums = resampled_sums(x, n, seed, sizes=np.bincount(groups))
+        sums = _resampled_sums(x, n, seed, sizes=np.bincount(groups))
     return Margins(*np.split(sums, 3, axis=1))
 
 def _resampled_areas(p, n, seed, most=200_000):

@@ -9,7 +9,7 @@ __all__ = ['n_outputs']
 import torch
 from fastcore.basics import patch
 from ...core import DataError, TaskError, are_probabilities, infer_task
-from ..store import Predictions, check_targets, decode, _standard_losses
+from ..store import Predictions, _check_targets, _decode, _standard_losses
 
 # %% ../../../nbs/predictions/metrics/70_outputs.ipynb #009b3bbb
 def _as_tuple(o): return tuple(o) if isinstance(o, (tuple, list)) else (o,)
@@ -51,9 +51,9 @@ def _settled(preds, targs, task):
     if task == 'classification':
         if preds.numel() == len(preds): preds = preds.reshape(-1, 1); preds = torch.cat([1 - preds, preds], 1)
         if targs.is_floating_point() and targs.shape == preds.shape: targs = targs.argmax(1)
-        targs = targs.reshape(len(preds), *preds.shape[2:]).long(); check_targets(targs, preds.shape[1])
+        targs = targs.reshape(len(preds), *preds.shape[2:]).long(); _check_targets(targs, preds.shape[1])
     if task in ('classification', 'segmentation'): _check_probabilities(preds)
-    if task == 'segmentation': targs = targs.reshape(len(preds), *preds.shape[2:]).long(); check_targets(targs, preds.shape[1])
+    if task == 'segmentation': targs = targs.reshape(len(preds), *preds.shape[2:]).long(); _check_targets(targs, preds.shape[1])
     if task == 'regression': targs = targs.reshape(preds.shape)
     return preds, targs
 
@@ -79,5 +79,5 @@ def output(self:Predictions,
     if vocab is not None and task != 'regression' and len(vocab) != preds.shape[1]: vocab = None
     meta = {**{k: v for k, v in self.meta.items() if k not in ('tasks', 'vocabs', 'target_names')}, 'task': task, 'output': i, 'loss': 'standard'}
     if names is not None: meta['target_names'] = names if isinstance(names, (list, tuple)) else [names]
-    return Predictions(preds, targs, _losses(preds, targs, task), decode(preds, task), vocab=None if vocab is None or task == 'regression' else list(vocab), task=task,
+    return Predictions(preds, targs, _losses(preds, targs, task), _decode(preds, task), vocab=None if vocab is None or task == 'regression' else list(vocab), task=task,
                        ids=self.ids, rows=self.rows, items=(lambda: self.items) if callable(self._items) else self._items, columns=self.columns, meta=meta)

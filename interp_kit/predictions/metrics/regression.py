@@ -11,8 +11,8 @@ from typing import Iterator, TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 from ...core import DataError, TaskError, mean_interval, quantile_interval
-from .counts import Scores, average_defined, ratio
-from .resampling import group_sums, resampled_sums, _row_groups
+from .counts import Scores, average_defined, _ratio
+from .resampling import group_sums, _resampled_sums, _row_groups
 from ..scores import as_predictions
 from ..store import Predictions
 
@@ -88,8 +88,8 @@ def _scores_of_means(m, mid):
     r, rr, mae, rel, t, tt, p, pp, tp = np.moveaxis(m, -1, 0)
     spread = lambda one, two: np.where(two - one*one > 1e-12*two, two - one*one, 0)
     mse, vt, vp = rr + 2*r*mid.residual + mid.residual**2, spread(t, tt), spread(p, pp)
-    return dict(r2=1 - ratio(mse, vt), explained_variance=1 - ratio(np.maximum(rr - r*r, 0), vt), mae=mae, rmse=np.sqrt(np.maximum(mse, 0)), mape=rel,
-                bias=r + mid.residual, pearson=np.clip(ratio(tp - t*p, np.sqrt(vt*vp)), -1, 1))
+    return dict(r2=1 - _ratio(mse, vt), explained_variance=1 - _ratio(np.maximum(rr - r*r, 0), vt), mae=mae, rmse=np.sqrt(np.maximum(mse, 0)), mape=rel,
+                bias=r + mid.residual, pearson=np.clip(_ratio(tp - t*p, np.sqrt(vt*vp)), -1, 1))
 
 def _means(a, b, mid):
     "(K, 9) means of the parts."
@@ -105,7 +105,7 @@ def _rank_correlation(p, t):
     "Spearman's correlation of each column; NaN where one side has no spread."
     from scipy.stats import rankdata
     u, v = (rankdata(o, axis=0) - (len(o) + 1)/2 for o in (p, t))
-    return ratio((u*v).sum(0), np.sqrt((u*u).sum(0)*(v*v).sum(0)))
+    return _ratio((u*v).sum(0), np.sqrt((u*u).sum(0)*(v*v).sum(0)))
 
 def _ordered_scores(a, b, mae, bad):
     "Median and largest absolute error and Spearman's correlation of each target, and how many targets are nearer to 0 than the mean error."
@@ -211,12 +211,12 @@ def _resampled(a, b, mid, n, seed, size=4_000_000):
     for lo in range(0, a.shape[1], width):
         k = slice(lo, lo + width); m = _of(mid, k)
         x = _group_means(a[:, k], b[:, k], m, groups)
-        means = resampled_sums(x.reshape(len(x), -1), n, seed, sizes=np.bincount(groups)).reshape(n, *x.shape[1:])/len(a)
+        means = _resampled_sums(x.reshape(len(x), -1), n, seed, sizes=np.bincount(groups)).reshape(n, *x.shape[1:])/len(a)
         for name, s in _scores_of_means(means, m).items():
             if name not in _RESAMPLED: continue
             s = np.where(_flat(m, name), np.nan, s); ok = ~np.isnan(s)
             total[name] = total[name] + np.where(ok, s, 0).sum(1); count[name] = count[name] + ok.sum(1)
-    return {k: ratio(total[k], count[k]) for k in _RESAMPLED}
+    return {k: _ratio(total[k], count[k]) for k in _RESAMPLED}
 
 # %% ../../../nbs/predictions/metrics/60_regression.ipynb #ecc8dd3b
 def _median_interval(a, b, level):
@@ -230,7 +230,7 @@ def _median_interval(a, b, level):
     total, mean, k = np.zeros(n), 0, a.shape[1]
     for _, p, t in _column_blocks(a, b):
         r = np.abs(p - t); x, med = np.sort(r, 0), np.median(r, 0)
-        density = ratio((hi - lo)/n, x[min(hi, n - 1)] - x[max(lo - 1, 0)])
+        density = _ratio((hi - lo)/n, x[min(hi, n - 1)] - x[max(lo - 1, 0)])
         total += np.nan_to_num((.5 - (r <= med))/density).sum(1)/k; mean += med.sum()/k
     return mean_interval(mean + total, level=level)
 

@@ -13,9 +13,9 @@ import numpy as np, torch
 from torch import Tensor
 from ...core import DataError, mean_interval, quantile_interval
 from ..masks import counts_of, _image_chunks, _image_counts, mass_of
-from .counts import Margins, Scores, average_defined, class_rates, ratio
+from .counts import Margins, Scores, average_defined, class_rates, _ratio
 from ..confusion import confusion_counts
-from .resampling import resampled_sums
+from .resampling import _resampled_sums
 from ..scores import as_predictions
 from ..store import Predictions, void_mask
 
@@ -44,12 +44,12 @@ def mask_rates(
 ) -> dict: # name -> (…, C)
     "Accuracy (recall), precision, IoU and Dice coefficient of each class; NaN where there is nothing to divide by."
     r = class_rates(m)
-    return dict(accuracy=r['recall'], precision=r['precision'], iou=ratio(m.hits, m.actual + m.predicted - m.hits), dice=r['f1'])
+    return dict(accuracy=r['recall'], precision=r['precision'], iou=_ratio(m.hits, m.actual + m.predicted - m.hits), dice=r['f1'])
 
 def _mask_scores(m):
     "The scores that sums of counts determine; NaN where undefined."
     r = mask_rates(m)
-    return dict(pixel_accuracy=ratio(m.hits.sum(-1), m.actual.sum(-1)), mean_accuracy=average_defined(r['accuracy']), mean_iou=average_defined(r['iou']),
+    return dict(pixel_accuracy=_ratio(m.hits.sum(-1), m.actual.sum(-1)), mean_accuracy=average_defined(r['accuracy']), mean_iou=average_defined(r['iou']),
                 frequency_weighted_iou=average_defined(r['iou'], m.actual), mean_dice=average_defined(r['dice']))
 
 def image_ious(
@@ -92,7 +92,7 @@ def segmentation_metrics(
     void = (counts[:, 1].sum(1) == 0).numpy()
     m = mask_margins(counts.sum(0), p.ignore_index)
     res = dict(_mask_scores(m), mean_image_iou=average_defined(mean_image_ious(p)), loss=np.nan if void.all() else p.losses.double().numpy()[~void].mean())
-    if mass is not None: res['mean_confidence'] = ratio(mass[:, 0].double().sum().numpy(), m.actual.sum())
+    if mass is not None: res['mean_confidence'] = _ratio(mass[:, 0].double().sum().numpy(), m.actual.sum())
     return Scores(res, {k: v for k, v in _remarks(p, m, void).items() if k != 'mean_confidence' or not np.isfinite(res.get(k, 0))})
 
 # %% ../../../nbs/predictions/metrics/50_segmentation.ipynb #aceff462
@@ -114,7 +114,7 @@ def resampled_masks(
     seed:int=0, # of the resampling
 ) -> Margins: # each (n, C)
     "Margins of `n` bootstrap samples of the images."
-    return mask_margins(resampled_sums(counts_of(p).flatten(1).numpy(), n, seed).reshape(n, 3, -1), p.ignore_index)
+    return mask_margins(_resampled_sums(counts_of(p).flatten(1).numpy(), n, seed).reshape(n, 3, -1), p.ignore_index)
 
 def segmentation_interval(
     p:Predictions, # of a segmentation
@@ -131,8 +131,8 @@ def segmentation_interval(
     if metric == 'loss': return mean_interval(p.losses.numpy()[pixels > 0], n, seed, level)
     if metric == 'mean_image_iou': return mean_interval(mean_image_ious(p)[pixels > 0], n, seed, level)
     if metric == 'mean_confidence':
-        sure, size = resampled_sums(np.stack([mass_of(p)[:, 0].double().sum(1), pixels], 1), n, seed).T
-        return quantile_interval(ratio(sure, size), level)
+        sure, size = _resampled_sums(np.stack([mass_of(p)[:, 0].double().sum(1), pixels], 1), n, seed).T
+        return quantile_interval(_ratio(sure, size), level)
     return quantile_interval(_mask_scores(drawn or resampled_masks(p, n, seed))[metric], level)
 
 def iou_intervals(
