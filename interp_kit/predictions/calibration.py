@@ -11,7 +11,7 @@ __all__ = ['Reliability', 'reliability', 'label_reliability', 'ece', 'adaptive_e
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 import numpy as np, torch
-from ..core import DataError
+from ..core import DataError, block_rows
 from ..findings import plain
 from .scores import as_predictions, _check_finite, row_scores
 from .store import Predictions
@@ -238,7 +238,7 @@ def _calibrated_counts(conf, b, bins, n, seed):
         return np.clip(rng.normal(mean, np.sqrt(var), (n, bins)), 0, np.bincount(b, minlength=bins))
     order = np.argsort(b, kind='stable'); starts = np.searchsorted(b[order], np.arange(bins))
     draw = lambda k: np.add.reduceat((rng.random((k, len(conf))) < conf[order]).astype(np.int32), starts, axis=1)
-    step = max(1, 4_000_000//len(conf))
+    step = block_rows(len(conf))
     return np.concatenate([draw(min(step, n - i)) for i in range(0, n, step)])
 
 # %% ../../nbs/predictions/60_calibration.ipynb #383898c1

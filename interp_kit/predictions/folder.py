@@ -62,6 +62,8 @@ class _Folder:
         _check_format(plan, self.plan_file, _PLANNED)
         return plan
 
+    def plan_hash(self, plan): return _content_hash(plan, 'created')
+
     def ranges(self, plan):
         "The shards' numbers and rows, (k, lo, hi)."
         n, size = plan['n'], plan['shard_rows']
@@ -262,7 +264,7 @@ def put_in_order(self:_Folder, plan, arrays):
 @patch
 def write_manifest(self:_Folder, plan, facts):
     "Write the manifest."
-    manifest = dict(format_version=FORMAT, n=plan['n'], complete=True, **facts, plan=_content_hash(plan, 'created'))
+    manifest = dict(format_version=FORMAT, n=plan['n'], complete=True, **facts, plan=self.plan_hash(plan))
     manifest = json.loads(json.dumps(manifest))
     write_json(self.manifest_file, dict(manifest, sha256=_content_hash(manifest)))
     sync_folder(self.path)
@@ -273,7 +275,7 @@ def manifest(self:_Folder, plan, verify=False):
     manifest = read_json(self.manifest_file)
     _check_format(manifest, self.manifest_file, ('shards', 'files', 'decision', 'loss', 'plan', 'sha256'))
     whole = not verify or manifest['sha256'] == _content_hash(manifest, 'sha256')
-    for f, ok in ((self.manifest_file, whole), (self.plan_file, manifest['plan'] == _content_hash(plan, 'created'))):
+    for f, ok in ((self.manifest_file, whole), (self.plan_file, manifest['plan'] == self.plan_hash(plan))):
         if not ok:
             raise StorageError(f"{f} is damaged: it has changed since it was written. "
                                "Call capture with the same path and loader, or with resume=False.")

@@ -69,7 +69,7 @@ def is_pixelwise(
     y:'Tensor|tuple', # their targets
 ) -> bool:
     "Whether this is torch's mean cross entropy of maps, alone or flattened by fastai along the classes: the usual losses of segmentations."
-    base = getattr(loss, 'func', loss)
+    *_, base = loss_chain(loss)
     if type(base) is not nn.CrossEntropyLoss or base.reduction != 'mean' or not is_as_written(loss): return False
     if not (_is_dense(y) and isinstance(pred, Tensor) and pred.shape[:1] + pred.shape[2:] == y.shape): return False
     return base is loss or type(loss).__name__ == 'CrossEntropyLossFlat' and y.ndim == 3 and loss.axis == 1 and loss.flatten and loss.is_2d and not loss.floatify
@@ -77,7 +77,7 @@ def is_pixelwise(
 def _image_means(loss, pred, y):
     "Losses (n,) of images as a pixelwise loss gives them for each image alone, worked out together; None for other losses and shapes."
     if not is_pixelwise(loss, pred, y): return None
-    pred, y, base = pred.as_subclass(Tensor), y.as_subclass(Tensor).long(), getattr(loss, 'func', loss)
+    pred, y, (*_, base) = pred.as_subclass(Tensor), y.as_subclass(Tensor).long(), loss_chain(loss)
     if pred.dtype in (torch.float16, torch.bfloat16): pred = pred.float()
     pixels = F.cross_entropy(pred, y, base.weight, ignore_index=base.ignore_index, reduction='none', label_smoothing=base.label_smoothing)
     void = y == base.ignore_index

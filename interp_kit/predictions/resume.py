@@ -16,7 +16,7 @@ from ..findings import plain
 from .cache import _finish
 from .decide import _Decision
 from .fingerprint import _fingerprints, _observer_name
-from .folder import _Folder, _RowNames, _content_hash, _new_plan
+from .folder import _Folder, _RowNames, _new_plan
 from .loaders import not_augmented, take_rows
 from .one_pass import _run_shard
 from .source import now
@@ -129,7 +129,7 @@ class _Run:
     def __init__(self, source, folder, observers):
         self.source, self.folder = source, folder
         plan = folder.plan()
-        self.observers, self.plan_hash = _copies(observers, source), _content_hash(plan, 'created')
+        self.observers, self.plan_hash = _copies(observers, source), folder.plan_hash(plan)
         self.ranges = folder.ranges(plan)
         self.records = {k: folder.record(k, verify=True, plan_hash=self.plan_hash) for k, *_ in self.ranges}
         self.decision, self.known = _read_decision(folder)

@@ -128,7 +128,7 @@ class _Pass:
         *,
         k:int=0, # inputs of so many rows with the largest losses are held
         mixed:str='', # name of the callback that mixes inputs
-        before:'Pass|None'=None, # the pass before over the same loader, which decided how outputs become predictions
+        before:'_Pass|None'=None, # the pass before over the same loader, which decided how outputs become predictions
     ):
         self.source, self.dl, self.notes, self.on, self.epoch, self.mixed = source, source.dl, notes, on, epoch, mixed
         self.watched_loss = source.loss_func
@@ -239,14 +239,14 @@ def _is_quick(self:_Pass, out, y):
     d, loss = self.decision, self.source.loss_func
     if d is None or d.task != 'segmentation' or d.complement or self.no_loss: return False
     if d.activation not in ('softmax', 'CrossEntropyLoss.activation') or not is_pixelwise(loss, out, y) or not out.is_cpu: return False
-    base = getattr(loss, 'func', loss)
+    *_, base = loss_chain(loss)
     return not base.label_smoothing and base.ignore_index == d.ignore_index
 
 @patch
 def _of_maps(self:_Pass, out, y):
     "What is kept of maps whose losses need the exponentials of the outputs once only; None for all else."
     if not self._is_quick(out, y): return None
-    base = getattr(self.source.loss_func, 'func', self.source.loss_func)
+    *_, base = loss_chain(self.source.loss_func)
     facts = map_facts(out, y, self.decision.ignore_index, weight=base.weight, mass=self.on == 'valid')
     if facts is None: return None
     self.loss.how = 'row by row' # as these losses say of themselves
@@ -276,7 +276,7 @@ def _scattered(blocks, to, n):
 
 @patch
 def finish(self:_Pass,
-    like:'Pass|None'=None, # an earlier pass, whose decisions hold if it is over the same loader, and whose array of rows is shared if it is the same
+    like:'_Pass|None'=None, # an earlier pass, whose decisions hold if it is over the same loader, and whose array of rows is shared if it is the same
 ) -> _Pass:
     "Put the rows in order; a row that came several times is kept as it came last."
     self.decision = self.decision or self._decided(like)

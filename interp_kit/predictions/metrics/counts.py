@@ -9,6 +9,7 @@ __all__ = ['Margins', 'average_defined', 'class_rates', 'decision_scores', 'Rank
 import html
 from dataclasses import dataclass
 import numpy as np, torch
+from ...core import block_rows
 from ...findings import plain
 from ..scores import as_predictions, _check_finite
 
@@ -97,7 +98,7 @@ def ranking(
     if approx: return _ranking_by_histogram(p)
     if 'ranking' in p.memo: return p.memo['ranking']
     pos, res = _positives(p.targs.numpy(), p.n_classes), []
-    block = block or max(1, min(64, 2**27//(len(p)*p.preds.element_size())))
+    block = block or block_rows(len(p)*p.preds.element_size(), 2**27, most=64)
     for lo in range(0, p.n_classes, block):
         cols = p.preds[:, lo:lo+block].T.contiguous().numpy()
         res += [_rank_column(x, pos[lo + i]) for i, x in enumerate(cols)]

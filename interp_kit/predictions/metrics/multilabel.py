@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from typing import Iterator, TYPE_CHECKING
 import numpy as np, torch
 from torch import Tensor
-from ...core import DataError, LabelError, mean_interval, quantile_interval, resamples, wilson
+from ...core import DataError, LabelError, block_rows, mean_interval, plural, quantile_interval, resamples, wilson
 from ..calibration import label_reliability
 from .counts import (
     Margins, Ranking, Scores, average_defined, class_rates, _rank_column, _ranking_of_bins, _ratio)
@@ -121,7 +121,7 @@ def label_losses(
 # %% ../../../nbs/predictions/metrics/40_multilabel.ipynb #9f0cb82b
 def _columns(p) -> Iterator: # of (column, (N,) scores, (N,) bool targets)
     "Column by column, in blocks of at most 128 MB."
-    block = max(1, min(64, 2**27//(len(p)*p.preds.element_size())))
+    block = block_rows(len(p)*p.preds.element_size(), 2**27, most=64)
     for lo in range(0, p.n_classes, block):
         q, t = (torch.as_tensor(o[:, lo:lo+block]).T.contiguous() for o in (p.preds, p.targs))
         yield from zip(range(lo, lo + len(q)), q.numpy(), _yes(t).numpy())
@@ -142,7 +142,7 @@ def _pooled_ranking(p, targs=None, *, exact=20000000):
         auc, ap = _rank_column(p.preds.flatten().numpy(), np.flatnonzero(_yes(p.targs).numpy()))
         return Ranking(np.array([auc]), np.array([ap]))
     sums, bins = torch.zeros(2, 65536, dtype=torch.int64), 65536
-    for c in p.chunks(max(1, 4_000_000//p.n_classes)):
+    for c in p.chunks(block_rows(p.n_classes)):
         b = ((torch.logit(c.preds).clamp(-20, 20) + 20)*((bins - 1)/40)).long()
         sums += torch.stack([torch.bincount(b[m], minlength=bins) for t in (_yes(c.targs),) for m in (t, ~t)])
     return _ranking_of_bins(*sums.numpy()[:, None])
@@ -171,7 +171,7 @@ def _row_scores(p, rows):
                 loss=p.losses.double().numpy(), log_loss=rows.log_loss, brier=rows.brier, mean_labels=rows.predicted, mean_labels_actual=rows.actual)
 
 # %% ../../../nbs/predictions/metrics/40_multilabel.ipynb #0253cc51
-def _left(n, what, kind='label'): return f"{n} {kind}{'s' if n > 1 else ''} {what}, left out of the mean"
+def _left(n, what, kind='label'): return f"{plural(n, kind)} {what}, left out of the mean"
 
 def _notes(p, m, rows, error):
     "What to say about scores that leave labels or rows out, or are approximate."
