@@ -26,10 +26,11 @@ from .predictions.calibration import (Temperature, adaptive_ece, brier, brier_de
 from .predictions.compare import compare_predictions
 from .core import mcnemar
 from .attribution.targets import in_region, of_output
-from .attribution.attribution import Attribution
+from .attribution.result import Attribution
 from .attribution.gradients import IntegratedGradients, gradient_times_input, saliency_map
 from .attribution.cam import GradCAM
-from .attribution.saliency import AppendSaliency, SaliencyMap
+from .attribution.append import AppendSaliency
+from .attribution.saliency import SaliencyMap
 from .attribution.rise import RISE
 from .attribution.drise import DRISE
 from .attribution.explain import explain

@@ -9,7 +9,7 @@ __all__ = ['dead_chart', 'hist_chart']
 import numpy as np, torch
 from ..core import DataError
 from ..plots import NEUTRAL, PALETTE, RIGHT, WRONG, as_label, color_for, name_ticks, new_axes, new_grid
-from .activation_sums import ActivationSums, _CallStats, _HIST_BINS, _hist_edges
+from .activation_sums import ActivationSums, CallStats, _HIST_BINS, _hist_edges
 
 # %% ../../nbs/internals/140_activation_charts.ipynb #5a90f5ce
 def _sums_of(activs):
@@ -23,7 +23,7 @@ def _sums_of(activs):
 def _of_arrays(arrays):
     res = ActivationSums(with_hist=True)
     for i, (name, a) in enumerate(arrays.items()):
-        res.calls[str(name)] = _CallStats(str(name), 'array', i, rectifies=True, with_hist=True)
+        res.calls[str(name)] = CallStats(str(name), 'array', i, rectifies=True, with_hist=True)
         a = torch.as_tensor(a)
         if not a.ndim: raise DataError(f"{name!r} is a single number: charts of activations take arrays (B, C, …), rows first.")
         res.calls[str(name)].add(a.float() if not a.is_floating_point() else a)

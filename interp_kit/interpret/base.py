@@ -286,7 +286,7 @@ def _named(a, dl, xs, ys):
 
 def _draw_heat(ax, one, caption):
     "Lay one row's attribution over the image on `ax`, or draw it in its place."
-    from interp_kit.attribution.attribution import draw_heat
+    from interp_kit.attribution.result import draw_heat
     title, frame = caption if isinstance(caption, tuple) else (caption, None)
     if one.is_map and ax.images:
         if not draw_heat(one.heatmap()[0], ax): ax.set_xlabel('no evidence in the map', fontsize=8)

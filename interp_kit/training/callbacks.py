@@ -19,6 +19,7 @@ from ..files import storage_errors, write_atomic
 from ..findings import Findings, rank_findings
 from ..interpret.base import Interpretation
 from ..interpret.verbs import INTERPRETATIONS
+from ..plots import one_font_warning
 from .batch_rows import BatchRows
 from .cartography import cartography, plot_aum, plot_cartography
 from .cartography_findings import check_forgotten, check_mislabelled
@@ -102,7 +103,8 @@ def _closed_figures():
         for n in set(plt.get_fignums()) - before: plt.close(n)
 
 def _png(fig):
-    png = io.BytesIO(); fig.savefig(png, format='png', dpi=80)
+    png = io.BytesIO()
+    with one_font_warning(): fig.savefig(png, format='png', dpi=80)
     return png.getvalue()
 
 def _check_every(every):
