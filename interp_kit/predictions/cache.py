@@ -191,6 +191,7 @@ def _swap(path, new, old):
         raise
     shutil.rmtree(old, ignore_errors=True)
 
+# %% ../../nbs/predictions/42_cache.ipynb #fe62b9fd
 def _write_all(folder, p):
     "Write all of `p` as shards, and finish."
     names = _RowNames(p.rows, p.items, None if p.ids is p.rows else p.ids)

@@ -68,6 +68,7 @@ def _aligned(a, b):
     if len(other): raise DataError(f"The two disagree on the target of {len(other)} rows (first: {a.ids[other[0]]!r}): they are not of the same data.")
     return a, b
 
+# %% ../../nbs/predictions/61_compare.ipynb #91e9f6d9
 def _metric_table(a, b, n, seed):
     import pandas as pd
     t, da, db = (o.numpy() for o in (a.targs, a.decoded, b.decoded))
@@ -104,6 +105,7 @@ def _class_table(a, fixed, broken):
     return pd.DataFrame(dict(support=n, recall_a=right/safe, recall_b=(right - f + b)/safe, difference=(f - b)/safe, fixes=f, breaks=b, p_value=p,
                              q_value=benjamini_hochberg(p)), index=pd.Index(a.names, name='class'))
 
+# %% ../../nbs/predictions/61_compare.ipynb #f7ed3cf9
 def compare_predictions(
     a:Predictions, # Predictions of a classification
     b:Predictions, # Predictions of the same rows by another model, in any order

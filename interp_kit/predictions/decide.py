@@ -61,6 +61,7 @@ def _is_one_of_two(preds, targs):
     if preds.ndim > 1 and preds.shape[1] != 1: return False
     return targs.is_floating_point() or bool((targs > 0).any()) or bool((preds != 1).any())
 
+# %% ../../nbs/predictions/30_decide.ipynb #a6fb0194
 def _decide(source, task, outs, targs):
     "How outputs like these become predictions; raises `ModelError` where they fit neither `act` nor the names of the classes."
     name, activation = pick_activation(source.loss_func, task, outs, source.act)

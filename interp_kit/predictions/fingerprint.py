@@ -72,6 +72,7 @@ def _digest_table(h, df):
             for v in col: _digest(h, v)
         else: h.update(hash_pandas_object(col, index=False).to_numpy().tobytes())
 
+# %% ../../nbs/predictions/43_fingerprint.ipynb #fa7af50c
 def _sources(ds, depth=0):
     "What a data set holds with one entry a row, by name; also of the data sets that it wraps."
     if isinstance(ds, torch.utils.data.Subset): return dict(indices=list(ds.indices), of=_sources(ds.dataset, depth))
@@ -99,13 +100,6 @@ def _data_fingerprint(dl, rows, vocab=None):
     return h.hexdigest()
 
 # %% ../../nbs/predictions/43_fingerprint.ipynb #19003d2c
-def _described(o, names=None):
-    """SHA-256 over what makes `o` what it is: its class, settings, tensors and parts; for functions their code, defaults and what they
-    close over. `names` are those of objects that are known by name, by their id."""
-    h = hashlib.sha256()
-    _describe(h, o, dict(names or {}), 0)
-    return h.hexdigest()
-
 _SIMPLE = (int, float, complex, str, bytes, bool, type(None), range, np.generic, np.ndarray, Tensor, os.PathLike)
 
 def _describe(h, o, names, depth):
@@ -137,6 +131,14 @@ def _parts_of(o):
     if hasattr(o, 'dls') and hasattr(o, 'get_preds'): return [] # a Learner has _fingerprints of its own
     return [(k, v) for k, v in sorted(getattr(o, '__dict__', {}).items()) if k != 'training' and 'hooks' not in k]
 
+def _described(o, names=None):
+    """SHA-256 over what makes `o` what it is: its class, settings, tensors and parts; for functions their code, defaults and what they
+    close over. `names` are those of objects that are known by name, by their id."""
+    h = hashlib.sha256()
+    _describe(h, o, dict(names or {}), 0)
+    return h.hexdigest()
+
+# %% ../../nbs/predictions/43_fingerprint.ipynb #c34833c1
 def _loss_fingerprint(loss_func):
     "The loss by name and by its settings, tensors and parts."
     return f"{loss_name(loss_func)}-{_described(loss_func)[:16]}"

@@ -50,6 +50,7 @@ def _row_by_row(loss, pred, yb, n):
     row = lambda o, i: each(lambda t: t[i:i+1], tuple(o) if isinstance(o, list) else o)
     return torch.stack([loss(row(pred, i), *(row(y, i) for y in yb)).as_subclass(Tensor).detach().float().mean() for i in range(n)])
 
+# %% ../../nbs/predictions/21_losses.ipynb #5887fe67
 def _is_dense(y): return isinstance(y, Tensor) and y.ndim > 2 and not y.is_floating_point()
 
 _METHODS = frozenset(('forward', 'activation', 'decodes', 'distance_function')) # that an instance may have of its own

@@ -22,6 +22,7 @@ def _check_batch(out, n, room):
     if n_rows(out) != n or room < n:
         raise ModelError(f"A batch of {n} rows gave outputs of {n_rows(out)} rows: the model must return one output a row.")
 
+# %% ../../nbs/predictions/31_one_pass.ipynb #c70ed31e
 @functools.lru_cache
 def _watch_class():
     "The fastai callback that hands the batches of a pass on; made when it is first needed, since fastai is slow to import."

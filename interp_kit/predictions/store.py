@@ -49,6 +49,7 @@ def concat_rows(
         raise ModelError(f"Outputs or targets change their shape between batches ({tuple(parts[0].shape[1:])}, …): they cannot form one table.")
     return torch.cat(parts)
 
+# %% ../../nbs/predictions/10_store.ipynb #df727c28
 def row_index(
     rows:'int|slice|list|np.ndarray|Tensor', # an int, slice, list, range, boolean mask, array or tensor
     n:int, # number of rows there are
@@ -268,6 +269,7 @@ def _check_targets(targs, n_classes, name='targs'):
     bad = lo if lo < 0 else hi
     if lo < 0 or hi >= n_classes: raise LabelError(f"{name} holds class {bad}, but there are {n_classes} classes (0 to {n_classes-1})." + (' Leave rows to be ignored out of the loader.' if lo < 0 else ''))
 
+# %% ../../nbs/predictions/10_store.ipynb #1a7b1612
 def _check_arrays(preds, targs, task, vocab=None, tol=0.001, ignore_index=None):
     "Raise `DataError` or `LabelError`, saying what does not fit, unless the arrays are what `task` needs."
     known = ('classification', 'multilabel', 'segmentation', 'regression')

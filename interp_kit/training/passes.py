@@ -274,6 +274,7 @@ def _scattered(blocks, to, n):
         res[at[at >= 0]] = b[at >= 0] if (at < 0).any() else b
     return res
 
+# %% ../../nbs/training/74_passes.ipynb #c574e1fb
 @patch
 def finish(self:_Pass,
     like:'_Pass|None'=None, # an earlier pass, whose decisions hold if it is over the same loader, and whose array of rows is shared if it is the same

@@ -42,6 +42,7 @@ def average_defined(
     w = ok*(1. if w is None else w)
     return _ratio((np.where(ok, x, 0)*w).sum(-1), w.sum(-1))
 
+# %% ../../../nbs/predictions/metrics/10_counts.ipynb #e17c1481
 def class_rates(
     m:Margins, # of one or many matrices
 ) -> dict: # name -> (…, C)
@@ -81,6 +82,7 @@ def _rank_column(x, pos):
     ap = ((k - np.searchsorted(hits, hits, 'left'))/(n - below)).mean()
     return auc/(k*(n - k)) if n > k else np.nan, ap
 
+# %% ../../../nbs/predictions/metrics/10_counts.ipynb #85a07ace
 def _positives(targs, n_classes):
     "For each class the rows that are of it."
     order = np.argsort(targs, kind='stable')

@@ -71,6 +71,12 @@ class _LabelRows:
         "Rows with a probability that is not finite."
         return np.flatnonzero(~np.isfinite(self.brier))
 
+def _at_least(q, x):
+    "For each of the (b, m) scores `x` how many of the row's (b, C) scores are not below; comparing is faster than sorting for few."
+    if x.shape[1] <= 32: return torch.from_numpy(np.stack([np.count_nonzero(q.numpy() >= x[:, j:j+1].numpy(), axis=1) for j in range(x.shape[1])], 1))
+    return q.shape[1] - torch.searchsorted(q.sort(1).values, x.contiguous())
+
+# %% ../../../nbs/predictions/metrics/40_multilabel.ipynb #9bb6ead2
 def _label_rows(p, targs=None, *, chunk=8192):
     "Counts, losses and ranking scores of every row, in one sweep by chunks, kept for the next question."
     p = as_predictions(p, targs, 'multilabel')
@@ -103,11 +109,6 @@ def _rank_values(q, t):
     precision = (among.double()/upto.clamp_min(1)).sum(1)/k.clamp_min(1)
     loss = (upto - among).sum(1)/pairs.double()
     return torch.where(proper, precision, 1.), upto.amax(1).double(), torch.where(proper, loss, 0.)
-
-def _at_least(q, x):
-    "For each of the (b, m) scores `x` how many of the row's (b, C) scores are not below; comparing is faster than sorting for few."
-    if x.shape[1] <= 32: return torch.from_numpy(np.stack([np.count_nonzero(q.numpy() >= x[:, j:j+1].numpy(), axis=1) for j in range(x.shape[1])], 1))
-    return q.shape[1] - torch.searchsorted(q.sort(1).values, x.contiguous())
 
 # %% ../../../nbs/predictions/metrics/40_multilabel.ipynb #284f220e
 def label_losses(
@@ -297,6 +298,7 @@ def _best_cut(x, y, gain):
     best = np.flatnonzero(value == value.max())
     return mid[best[np.abs(mid[best] - .5).argmin()]]
 
+# %% ../../../nbs/predictions/metrics/40_multilabel.ipynb #a9d01cd9
 def best_thresholds(
     p:'Predictions|Tensor|np.ndarray', # Predictions of a multilabel task, or (N, C) probabilities; best of rows that the model was not trained on
     metric:str='f1', # 'f1', 'jaccard', 'youden' (balanced accuracy) or 'accuracy', of each label

@@ -74,6 +74,7 @@ class _Middles:
         tmin, tmax, pmin, pmax = (f([e[i] for e in ends], 0) for i, f in enumerate((np.min, np.max, np.min, np.max)))
         return cls(len(a), *(sums/np.maximum(len(a) - bad, 1)), tmin == tmax, pmin == pmax, zeros, bad, first)
 
+# %% ../../../nbs/predictions/metrics/60_regression.ipynb #2bc7a6b4
 _PARTS = ('r', 'rr', 'abs', 'rel', 't', 'tt', 'p', 'pp', 'tp') # of residual r, target t, prediction p, each from its middle; abs and rel from 0
 
 def _parts_of(p, t, mid):

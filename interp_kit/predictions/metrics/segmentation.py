@@ -169,6 +169,7 @@ def _boundary_width(shape, dilation=0.02):
     if not dilation > 0: raise DataError(f"dilation={dilation}: the width of the boundary is a positive share of the diagonal.")
     return max(1, round(dilation*float(np.hypot(*shape))))
 
+# %% ../../../nbs/predictions/metrics/50_segmentation.ipynb #a4ac2f75
 def boundary_counts(
     p:Predictions, # of a segmentation
     dilation:float=.02, # width of the boundary as a share of the image's diagonal
