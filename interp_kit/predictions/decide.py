@@ -8,6 +8,7 @@ __all__ = ['ignored_index', 'kept_masks', 'Keeper']
 # %% ../../nbs/predictions/30_decide.ipynb #4d091f70
 from dataclasses import dataclass
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 from ..core import (
     ACTIVATIONS, ModelError, are_probabilities, guess_activation, infer_task, loss_chain, output_names, pick_activation)
@@ -199,12 +200,14 @@ class Keeper:
         if self.keep != 'sums': res['col-counts'] = _image_counts(targs, decoded, how.n_classes, how.ignore_index).int()
         return dict(res, preds=preds) if self.keep is True else res
 
-    def arrays(self) -> dict: # name -> Tensor or tuple of Tensors
-        "Everything that was kept, in the order in which it came; the keeper is empty then."
-        parts, self.parts = {k: concat_rows(v) for k, v in self.parts.items()}, {}
-        if self.task == 'segmentation': return parts
-        out, y = parts['out'], parts['y']
-        if self.decision is None: self.decision = _decide(self.source, _task_of(self.source, out, y, self.type_name), out, y)
-        preds, targs, decoded = _settle(self.decision, self.source, out, y)
-        if self.decision.task == 'classification': _check_targets(targs, preds.shape[1])
-        return dict(preds=preds, targs=targs, decoded=None if decoded is preds else decoded)
+# %% ../../nbs/predictions/30_decide.ipynb #317f26f7
+@patch
+def arrays(self:Keeper) -> dict: # name -> Tensor or tuple of Tensors
+    "Everything that was kept, in the order in which it came; the keeper is empty then."
+    parts, self.parts = {k: concat_rows(v) for k, v in self.parts.items()}, {}
+    if self.task == 'segmentation': return parts
+    out, y = parts['out'], parts['y']
+    if self.decision is None: self.decision = _decide(self.source, _task_of(self.source, out, y, self.type_name), out, y)
+    preds, targs, decoded = _settle(self.decision, self.source, out, y)
+    if self.decision.task == 'classification': _check_targets(targs, preds.shape[1])
+    return dict(preds=preds, targs=targs, decoded=None if decoded is preds else decoded)

@@ -27,6 +27,19 @@ def _architecture_hash(model):
     return hashlib.sha256(text.encode()).hexdigest()
 
 # %% ../../nbs/predictions/43_fingerprint.ipynb #7d35d96d
+def _as_bytes(t):
+    t = t.detach().cpu().resolve_conj().as_subclass(Tensor)
+    t = t.to_dense() if t.layout is not torch.strided else t
+    return np.frombuffer(t.contiguous().flatten().view(torch.uint8).numpy(), np.uint8) if t.numel() else np.array(t.shape)
+
+def _path_facts(s, surely=False):
+    raw = os.fsencode(s) if isinstance(s, str) else s
+    if not surely and (len(raw) > 1000 or os.sep.encode() not in raw or raw.count(b' ') > 8): return raw # a text, not a path
+    try: st = os.stat(s)
+    except (OSError, ValueError): return raw
+    return raw + f'|{st.st_size}|{st.st_mtime_ns}'.encode()
+
+# %% ../../nbs/predictions/43_fingerprint.ipynb #00215856
 _PRINTED = (int, float, complex, bytes, bytearray, range, type(None), datetime.date, datetime.timedelta)
 
 def _digest(h, o):
@@ -49,18 +62,6 @@ def _digest(h, o):
     elif isinstance(o, _PRINTED): h.update(repr(o).encode())
     else: _describe(h, o, {}, 4)
     h.update(b'\0')
-
-def _as_bytes(t):
-    t = t.detach().cpu().resolve_conj().as_subclass(Tensor)
-    t = t.to_dense() if t.layout is not torch.strided else t
-    return np.frombuffer(t.contiguous().flatten().view(torch.uint8).numpy(), np.uint8) if t.numel() else np.array(t.shape)
-
-def _path_facts(s, surely=False):
-    raw = os.fsencode(s) if isinstance(s, str) else s
-    if not surely and (len(raw) > 1000 or os.sep.encode() not in raw or raw.count(b' ') > 8): return raw # a text, not a path
-    try: st = os.stat(s)
-    except (OSError, ValueError): return raw
-    return raw + f'|{st.st_size}|{st.st_mtime_ns}'.encode()
 
 def _digest_table(h, df):
     from pandas.util import hash_pandas_object

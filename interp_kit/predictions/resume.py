@@ -9,6 +9,7 @@ __all__ = []
 import copy, random, shutil
 from contextlib import contextmanager
 import numpy as np, torch
+from fastcore.basics import patch
 from torch import Tensor
 from ..core import DataError, StorageError, kept_order, listing, untouched
 from ..files import digest_file, locked, read_json, storage_errors, write_json
@@ -156,16 +157,18 @@ class _Run:
         folder.write_shard(k, lo, hi, shard.arrays, dict(loss=shard.loss, plan=self.plan_hash, decision=self.known), states)
         self.records[k] = folder.record(k)
 
-    def run_missing(self, progress):
-        "Run what is not finished."
-        if self.decision is None:
-            self.records[0] = None
-            self.run(*self.ranges[0])
-        todo = [r for r in self.ranges if not self.is_done(r[0])]
-        if progress and len(todo) > 1:
-            from fastprogress.fastprogress import progress_bar
-            todo = progress_bar(todo)
-        for r in todo: self.run(*r)
+# %% ../../nbs/predictions/44_resume.ipynb #7c3cb87d
+@patch
+def run_missing(self:_Run, progress):
+    "Run what is not finished."
+    if self.decision is None:
+        self.records[0] = None
+        self.run(*self.ranges[0])
+    todo = [r for r in self.ranges if not self.is_done(r[0])]
+    if progress and len(todo) > 1:
+        from fastprogress.fastprogress import progress_bar
+        todo = progress_bar(todo)
+    for r in todo: self.run(*r)
 
 # %% ../../nbs/predictions/44_resume.ipynb #ad916efa
 def _give_back(folder, plan, observers, p):

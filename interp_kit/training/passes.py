@@ -190,25 +190,6 @@ def _name_rows(self:_Pass):
 
 # %% ../../nbs/training/74_passes.ipynb #001cffb2
 @patch
-def _settle(self:_Pass, xb=()):
-    "Work out losses and the rest for the batches that wait; `xb` are the inputs, if only one batch is waiting."
-    if not self.held: return
-    self._name_rows()
-    _, outs, ys, types = zip(*self.held)
-    rows, out, y = np.concatenate(self.named), *(o[0] if len(o) == 1 else concat_rows(list(o)) for o in (outs, ys))
-    self.held, self.named, self.waiting = [], [], 0
-    if self.loss is None: self.loss = PerSampleLoss(self.source.loss_func)
-    if not len(rows): return
-    step = len(rows) if self.decision is None else -(-len(rows)//max(1, _size(out)//_BLOCK)) # what is decided is decided by many rows
-    parts = []
-    with torch.no_grad(), self._undisturbed(out):
-        for lo in range(0, len(rows), step):
-            some = slice(lo, lo + step)
-            parts.append(self._worked_out(rows[some], each(lambda t: t[some], out), each(lambda t: t[some], y), types[0].__name__))
-    self.blocks = [*self.blocks, *parts]
-    self.top.add(rows, torch.cat([p['losses'] for p in parts]), xb)
-
-@patch
 def _undisturbed(self:_Pass, out):
     "Mixed precision is off inside the block; a loss that is not as written leaves itself and the random states as they were."
     stack = ExitStack()
@@ -231,6 +212,26 @@ def _worked_out(self:_Pass, rows, out, y, type_name):
     a, self.decision = keeper.arrays(), keeper.decision
     if a.get('decoded') is None: a['decoded'] = a['preds']
     return dict(rows=rows, losses=losses, **a, **{f'={k}': v for k, v in _row_facts(self.decision.task, out, a).items()})
+
+# %% ../../nbs/training/74_passes.ipynb #802237a7
+@patch
+def _settle(self:_Pass, xb=()):
+    "Work out losses and the rest for the batches that wait; `xb` are the inputs, if only one batch is waiting."
+    if not self.held: return
+    self._name_rows()
+    _, outs, ys, types = zip(*self.held)
+    rows, out, y = np.concatenate(self.named), *(o[0] if len(o) == 1 else concat_rows(list(o)) for o in (outs, ys))
+    self.held, self.named, self.waiting = [], [], 0
+    if self.loss is None: self.loss = PerSampleLoss(self.source.loss_func)
+    if not len(rows): return
+    step = len(rows) if self.decision is None else -(-len(rows)//max(1, _size(out)//_BLOCK)) # what is decided is decided by many rows
+    parts = []
+    with torch.no_grad(), self._undisturbed(out):
+        for lo in range(0, len(rows), step):
+            some = slice(lo, lo + step)
+            parts.append(self._worked_out(rows[some], each(lambda t: t[some], out), each(lambda t: t[some], y), types[0].__name__))
+    self.blocks = [*self.blocks, *parts]
+    self.top.add(rows, torch.cat([p['losses'] for p in parts]), xb)
 
 # %% ../../nbs/training/74_passes.ipynb #ffec57d1
 @patch

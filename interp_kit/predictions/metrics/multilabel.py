@@ -335,6 +335,7 @@ def label_confusions(
 
 # %% ../../../nbs/predictions/metrics/40_multilabel.ipynb #3db88ec4
 _LABEL_SCORES = tuple(f'{k}_{a}' for a in _AVERAGES for k in ('precision', 'recall', 'f1', 'jaccard'))
+
 _AREAS = ('roc_auc_macro', 'average_precision_macro', 'roc_auc_micro', 'average_precision_micro')
 
 def _resampled_margins(p, n, seed):
@@ -357,6 +358,7 @@ def _resampled_areas(p, n, seed, most=200_000):
         return *average_defined(each.T), *_rank_column(x.ravel(), np.flatnonzero(y))
     return dict(zip(_AREAS, zip(*[areas(r) for b in resamples(len(p), n, seed) for r in b])))
 
+# %% ../../../nbs/predictions/metrics/40_multilabel.ipynb #86fa4dc5
 def multilabel_intervals(
     p:Predictions, # of a multilabel task
     metrics:'list|None'=None, # names that `multilabel_metrics` knows; None: all
