@@ -13,7 +13,7 @@ from ..core import DataError, InterpKitError
 from ..findings import plain
 from .base import Interpretation
 from ..plots import RIGHT, elide, new_axes, one_font_warning
-from ..predictions.metrics.classification import per_class_metrics
+from ..predictions.metrics import per_class_metrics
 
 # %% ../../nbs/interpret/34_folder.ipynb #ca107915
 _PAGE = '''<!doctype html>
