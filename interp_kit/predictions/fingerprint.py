@@ -43,7 +43,8 @@ def _path_facts(s, surely=False):
 _PRINTED = (int, float, complex, bytes, bytearray, range, type(None), datetime.date, datetime.timedelta)
 
 def _digest(h, o):
-    "Feed `o` to the hash `h`: arrays and tables by content, paths with size and time of change, containers entry by entry, else its parts."
+    """Feed `o` to the hash `h`: arrays and tables by content, paths with size and time of change, containers entry by
+    entry, else its parts."""
     if isinstance(o, Tensor): o = _as_bytes(o)
     if isinstance(o, np.generic): o = o.item()
     h.update(type(o).__name__.encode())
@@ -146,7 +147,8 @@ def _loss_fingerprint(loss_func):
 
 # %% ../../nbs/predictions/43_fingerprint.ipynb #9bb086b4
 def _transforms_fingerprint(dl, rows, k=8):
-    "SHA-256 over `k` rows, spread evenly, after all transforms (without augmentation, with fixed seeds), one at a time."
+    """SHA-256 over `k` rows, spread evenly, after all transforms (without augmentation, with fixed seeds), one at a
+    time."""
     first, again = _probe(dl, rows, k), _probe(dl, rows, k)
     return first if first == again else 'random: the same rows differ each time'
 

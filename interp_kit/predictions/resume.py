@@ -25,7 +25,8 @@ from .store import Predictions
 
 # %% ../../nbs/predictions/44_resume.ipynb #47fd9f32
 def _row_bytes(source):
-    "About how large the largest kept array is for a row: by the classes' names, the last layer's width, or the target's pixels."
+    """About how large the largest kept array is for a row: by the classes' names, the last layer's width, or the
+    target's pixels."""
     widths = [w for m in source.model.modules() if (w := getattr(m, 'out_features', None))]
     rows, vocab = source.rows.table, source.vocab
     y = next(iter(source.dl if rows is None else take_rows(source.dl, rows[:1])))[-1]
@@ -182,7 +183,8 @@ def _give_back(folder, plan, observers, p):
             if state is not None: o.merge(state)
 
 def _capture_to_disk(source, path, *, resume=True, observers=(), progress=True):
-    "Run the shards that are not finished, then finish the folder; raises `StorageError` where it holds something else or cannot be written."
+    """Run the shards that are not finished, then finish the folder; raises `StorageError` where it holds something
+    else or cannot be written."""
     folder = _Folder(path)
     _refuse_foreign(folder)
     _check_observers(observers)

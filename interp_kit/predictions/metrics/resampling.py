@@ -20,7 +20,8 @@ def _drawn_margins(targs, decoded, n_classes, n=1000, seed=0):
     cells, counts = np.unique(pairs, return_counts=True)
     *ds, t = [cells//n_classes**i % n_classes for i in range(len(decoded) + 1)]
     to = lambda c, keep=1.: csr_matrix((np.ones(len(cells))*keep, (np.arange(len(cells)), c)), shape=(len(cells), n_classes))
-    maps, rng, block = [(to(t, t == d), to(t), to(d)) for d in ds[::-1]], np.random.default_rng(seed), block_rows(max(len(cells), n_classes))
+    maps = [(to(t, t == d), to(t), to(d)) for d in ds[::-1]]
+    rng, block = np.random.default_rng(seed), block_rows(max(len(cells), n_classes))
     for lo in range(0, n, block):
         draws = rng.multinomial(counts.sum(), counts/counts.sum(), size=min(block, n - lo)).astype(np.float64)
         yield [Margins(*[np.asarray(draws @ m) for m in of]) for of in maps]
@@ -45,7 +46,8 @@ def group_sums(
     return res
 
 def _resampled_sums(x, n=1000, seed=0, *, sizes=None):
-    "Sums over `n` bootstrap samples of rows; above 20,000 rows over samples of 2,000 random groups of rows, scaled to as many rows as there are."
+    """Sums over `n` bootstrap samples of rows; above 20,000 rows over samples of 2,000 random groups of rows, scaled
+    to as many rows as there are."""
     if len(x) > 20_000 and sizes is None:
         groups = _row_groups(len(x), seed=seed)
         return _resampled_sums(group_sums(x, groups, 2000), n, seed, sizes=np.bincount(groups))
