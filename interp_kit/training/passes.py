@@ -69,7 +69,8 @@ class _TopInputs:
         for r in rows.tolist(): self.held.pop(r, None)
         size = np.nan_to_num(losses.numpy(), nan=np.inf)
         for i in np.argsort(-size, kind='stable')[:self.k]:
-            self.held[int(rows[i])] = float(size[i]), map_nested(lambda t: t[i].detach().cpu().as_subclass(Tensor).clone() if isinstance(t, Tensor) else t, tuple(xb))
+            row = lambda t: t[i].detach().cpu().as_subclass(Tensor).clone() if isinstance(t, Tensor) else t
+            self.held[int(rows[i])] = float(size[i]), map_nested(row, tuple(xb))
         for r in sorted(self.held, key=lambda r: -self.held[r][0])[self.k:]: del self.held[r]
 
     def stacked(self,
@@ -77,7 +78,8 @@ class _TopInputs:
     ) -> 'tuple|None':
         "The inputs of these rows as a batch; None where some are not held or differ in shape."
         parts = [self.held[int(r)][1] for r in rows if int(r) in self.held]
-        if len(parts) < len(rows) or not all(isinstance(t, Tensor) for p in parts for t in p) or len({tuple(t.shape for t in p) for p in parts}) != 1: return None
+        if len(parts) < len(rows) or not all(isinstance(t, Tensor) for p in parts for t in p): return None
+        if len({tuple(t.shape for t in p) for p in parts}) != 1: return None
         return tuple(torch.stack(ts) for ts in zip(*parts))
 
 # %% ../../nbs/training/74_passes.ipynb #7105f110
@@ -92,7 +94,8 @@ def _size(o): return o.numel() if isinstance(o, Tensor) else sum(map(_size, o))
 def _length(o): return o.shape[0] if type(o) is Tensor and o.ndim else n_rows(o)
 
 def _taken(pred, yb, most):
-    "(outputs, targets) of a batch as plain tensors or tuples of them, safe from later changes; a tensor of more than `most` outputs is not copied."
+    """(outputs, targets) of a batch as plain tensors or tuples of them, safe from later changes; a tensor of more than
+    `most` outputs is not copied."""
     if len(yb) == 1 and isinstance(pred, Tensor) and isinstance(yb[0], Tensor) and pred.ndim: # nearly always, and quick
         return _copied(pred) if pred.numel() < most else pred.detach().as_subclass(Tensor), _copied(yb[0])
     out, y = _own(logits_of(pred)), _own(tuple(yb))
@@ -128,11 +131,11 @@ class _Pass:
         *,
         k:int=0, # inputs of so many rows with the largest losses are held
         mixed:str='', # name of the callback that mixes inputs
-        before:'Pass|None'=None, # the pass before over the same loader, which decided how outputs become predictions
+        before:'_Pass|None'=None, # the pass before over the same loader, which decided how outputs become predictions
     ):
         self.source, self.dl, self.notes, self.on, self.epoch, self.mixed = source, source.dl, notes, on, epoch, mixed
         self.watched_loss = source.loss_func
-        self.as_written = is_as_written(source.loss_func) # what it says of a row depends on its own attributes only, and it changes no output
+        self.as_written = is_as_written(source.loss_func) # its own attributes alone decide what it says of a row
         self.decision, self.top = self._decided(before), _TopInputs(k)
         self.loss, self.no_loss = None, '' # one number a row, and why that cannot be had
         self.held, self.named, self.waiting, self.size = [], [], 0, 0 # batches, their rows, numbers in them, numbers in all
@@ -168,7 +171,8 @@ def add(self:_Pass,
 
 @patch
 def end(self:_Pass) -> _Pass:
-    "The pass is over: take over what may have changed when `finish` comes. Raises `ModelError` if a batch did not get one output a row."
+    """The pass is over: take over what may have changed when `finish` comes. Raises `ModelError` if a batch did not
+    get one output a row."""
     self._name_rows()
     self.reason, self.took = self.notes.reason, time.perf_counter() - self.began
     if self.blocks: self._settle() # with the loss that judged the others
@@ -177,7 +181,8 @@ def end(self:_Pass) -> _Pass:
 
 @patch(as_prop=True)
 def may_wait(self:_Pass) -> bool:
-    "Whether `finish` would say the same later. A first pass that took long does not wait: what is wrong with it should be said while there is time."
+    """Whether `finish` would say the same later. A first pass that took long does not wait: what is wrong with it
+    should be said while there is time."""
     return self.as_written and (self.decision is not None or self.took < _LONG)
 
 @patch
@@ -185,32 +190,15 @@ def _name_rows(self:_Pass):
     "Find the rows of the batches that wait."
     for i, out, y, _ in self.held[len(self.named):]:
         n, m = _length(y), _length(out)
-        if m != n: raise ModelError(f"A batch of {n} rows gave outputs of {m} rows: the model must return one output a row.")
+        if m != n:
+            raise ModelError(f"A batch of {n} rows gave outputs of {m} rows: the model must return one output a row.")
         self.named.append(self.notes.take(i, n))
 
 # %% ../../nbs/training/74_passes.ipynb #001cffb2
 @patch
-def _settle(self:_Pass, xb=()):
-    "Work out losses and the rest for the batches that wait; `xb` are the inputs, if only one batch is waiting."
-    if not self.held: return
-    self._name_rows()
-    _, outs, ys, types = zip(*self.held)
-    rows, out, y = np.concatenate(self.named), *(o[0] if len(o) == 1 else concat_rows(list(o)) for o in (outs, ys))
-    self.held, self.named, self.waiting = [], [], 0
-    if self.loss is None: self.loss = PerSampleLoss(self.source.loss_func)
-    if not len(rows): return
-    step = len(rows) if self.decision is None else -(-len(rows)//max(1, _size(out)//_BLOCK)) # what is decided is decided by many rows
-    parts = []
-    with torch.no_grad(), self._undisturbed(out):
-        for lo in range(0, len(rows), step):
-            some = slice(lo, lo + step)
-            parts.append(self._worked_out(rows[some], each(lambda t: t[some], out), each(lambda t: t[some], y), types[0].__name__))
-    self.blocks = [*self.blocks, *parts]
-    self.top.add(rows, torch.cat([p['losses'] for p in parts]), xb)
-
-@patch
 def _undisturbed(self:_Pass, out):
-    "Mixed precision is off inside the block; a loss that is not as written leaves itself and the random states as they were."
+    """Mixed precision is off inside the block; a loss that is not as written leaves itself and the random states as
+    they were."""
     stack = ExitStack()
     stack.enter_context(torch.autocast((out[0] if isinstance(out, tuple) else out).device.type, enabled=False))
     if not self.as_written:
@@ -232,21 +220,43 @@ def _worked_out(self:_Pass, rows, out, y, type_name):
     if a.get('decoded') is None: a['decoded'] = a['preds']
     return dict(rows=rows, losses=losses, **a, **{f'={k}': v for k, v in _row_facts(self.decision.task, out, a).items()})
 
+# %% ../../nbs/training/74_passes.ipynb #802237a7
+@patch
+def _settle(self:_Pass, xb=()):
+    "Work out losses and the rest for the batches that wait; `xb` are the inputs, if only one batch is waiting."
+    if not self.held: return
+    self._name_rows()
+    _, outs, ys, types = zip(*self.held)
+    rows, out, y = np.concatenate(self.named), *(o[0] if len(o) == 1 else concat_rows(list(o)) for o in (outs, ys))
+    self.held, self.named, self.waiting = [], [], 0
+    if self.loss is None: self.loss = PerSampleLoss(self.source.loss_func)
+    if not len(rows): return
+    step = -(-len(rows)//max(1, _size(out)//_BLOCK))
+    if self.decision is None: step = len(rows) # it is decided by many rows
+    parts = []
+    with torch.no_grad(), self._undisturbed(out):
+        for lo in range(0, len(rows), step):
+            some = slice(lo, lo + step)
+            parts.append(self._worked_out(rows[some], each(lambda t: t[some], out), each(lambda t: t[some], y), types[0].__name__))
+    self.blocks = [*self.blocks, *parts]
+    self.top.add(rows, torch.cat([p['losses'] for p in parts]), xb)
+
 # %% ../../nbs/training/74_passes.ipynb #ffec57d1
 @patch
 def _is_quick(self:_Pass, out, y):
     "Whether these are maps on the CPU whose softmax torch's cross entropy judges."
     d, loss = self.decision, self.source.loss_func
     if d is None or d.task != 'segmentation' or d.complement or self.no_loss: return False
-    if d.activation not in ('softmax', 'CrossEntropyLoss.activation') or not is_pixelwise(loss, out, y) or not out.is_cpu: return False
-    base = getattr(loss, 'func', loss)
+    if d.activation not in ('softmax', 'CrossEntropyLoss.activation'): return False
+    if not is_pixelwise(loss, out, y) or not out.is_cpu: return False
+    *_, base = loss_chain(loss)
     return not base.label_smoothing and base.ignore_index == d.ignore_index
 
 @patch
 def _of_maps(self:_Pass, out, y):
     "What is kept of maps whose losses need the exponentials of the outputs once only; None for all else."
     if not self._is_quick(out, y): return None
-    base = getattr(self.source.loss_func, 'func', self.source.loss_func)
+    *_, base = loss_chain(self.source.loss_func)
     facts = map_facts(out, y, self.decision.ignore_index, weight=base.weight, mass=self.on == 'valid')
     if facts is None: return None
     self.loss.how = 'row by row' # as these losses say of themselves
@@ -274,9 +284,10 @@ def _scattered(blocks, to, n):
         res[at[at >= 0]] = b[at >= 0] if (at < 0).any() else b
     return res
 
+# %% ../../nbs/training/74_passes.ipynb #c574e1fb
 @patch
 def finish(self:_Pass,
-    like:'Pass|None'=None, # an earlier pass, whose decisions hold if it is over the same loader, and whose array of rows is shared if it is the same
+    like:'_Pass|None'=None, # an earlier pass over the same loader, whose decisions hold and whose array of rows is shared
 ) -> _Pass:
     "Put the rows in order; a row that came several times is kept as it came last."
     self.decision = self.decision or self._decided(like)
@@ -309,7 +320,9 @@ def drop_arrays(self:_Pass):
 @patch(as_prop=True)
 def predictions(self:_Pass) -> Predictions:
     "All rows of the pass, in the order of the data set."
-    if self.arrays is None: raise DataError("Nothing is kept of this pass but losses and decisions: it had no rows, or a later one took its place.")
+    if self.arrays is None:
+        raise DataError("Nothing is kept of this pass but losses and decisions: it had no rows, or a later one took "
+                        "its place.")
     if self._predictions is None:
         meta = dict(self.facts, loss=self.said, created=now(), epoch=self.epoch, on=self.on, watched='while training')
         if self.mixed: meta['mixed'] = self.mixed
@@ -334,7 +347,8 @@ def spread(self:_Pass,
 def to_frame(self:_Pass,
     names:'list|None'=None, # names of the classes
 ) -> 'DataFrame':
-    "One line a row: epoch, on, row, target, predicted, prob_target, margin, correct, loss, as far as the task has them."
+    """One line a row: epoch, on, row, target, predicted, prob_target, margin, correct, loss, as far as the task has
+    them."""
     import pandas as pd
     f, name = self.fields, lambda v: v if names is None else np.asarray(names, dtype=object)[v]
     res = dict(epoch=self.epoch, on=self.on, row=self.rows)
