@@ -5,7 +5,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from interp_kit.core import DataError, InterpKitError, ModelError, TaskError, as_learner
 from interp_kit.demo import demo_learner
-from interp_kit.internals.check_model import check_model, plot_checks
+from interp_kit.internals.check_model import check_model
 from interp_kit.internals.cka import cka
 from interp_kit.internals.debug import ModelDebugger, dead_neurons
 from interp_kit.internals.flow import information_flow, _shuffled_loader
@@ -205,7 +205,7 @@ def test_several_inputs_shared_layers_and_tuples():
     for r in (flow, result, outputs, ModelDebugger(learn).detect_dead_neurons(), ModelDebugger(learn).weight_distribution_analysis(), ModelDebugger(learn).summary()):
         json.dumps(r.to_dict(), allow_nan=False); r._repr_html_()
         if not isinstance(r, type(flow)): assert r.plot() is not None
-    assert len(plot_checks(result).texts) == 3*len(result.checks)
+    assert len(result.plot().texts) == 3*len(result.checks)
     ax = flow.plot()
     assert sum(len(c.get_offsets()) for c in ax.collections if hasattr(c, "get_offsets") and c.get_label()[:1] != "_") == flow.table.matrix.sum()
 
