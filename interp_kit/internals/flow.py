@@ -13,7 +13,7 @@ from torch import Tensor
 from ..core import Call, DataError, clone_loader, count_rows, get_model, kept_rng, run_batches, watching
 from ..findings import Findings, plain, rank_findings
 from .activation_charts import _plot_by_type, _type_colors
-from .flow_findings import check_flow
+from .flow_findings import flow_findings
 from .ranks import _StreamedCovariance
 from ..plots import color_for, name_ticks, new_grid
 
@@ -268,8 +268,8 @@ class InformationFlow:
         return plot_flow(self, figsize=figsize)
 
     def findings(self) -> Findings:
-        "Layers where the variety of samples is lost, see `check_flow`."
-        return rank_findings(check_flow(self))
+        "Layers where the variety of samples is lost, see `flow_findings`."
+        return rank_findings(flow_findings(self))
 
     def to_dict(self) -> dict:
         "The table as a list of rows, with what was measured; strict JSON, where NaN is None."

@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from interp_kit.core import DataError, InterpKitError, as_learner
 from interp_kit.core import run_batches, watching
 from interp_kit.internals.flow import FlowObserver, information_flow, plot_flow, _shuffled_loader
-from interp_kit.internals.flow_findings import check_flow
+from interp_kit.internals.flow_findings import flow_findings
 from interp_kit.internals.ranks import _StreamedCovariance, effective_rank
 
 
@@ -242,4 +242,4 @@ def test_only_the_calls_asked_for_and_no_silent_nothing():
     with pytest.raises(InterpKitError, match="did you mean"): information_flow(model, images(8), layers=["relus"])
     o = FlowObserver()
     with pytest.raises(DataError, match="No call was seen"): o.result()
-    assert check_flow(information_flow(model, images(8))) == []
+    assert flow_findings(information_flow(model, images(8))) == []
