@@ -86,7 +86,7 @@ def dead_chart(
     t = table[table.dead_fraction.notna()]
     ax = new_axes(ax, figsize)
     if not len(t):
-        ax.text(.5, .5, 'No rectifier among the calls seen. What is called as a\nfunction (F.relu) is no layer; dead_neurons sees it.', ha='center', va='center', transform=ax.transAxes); ax.set_axis_off()
+        ax.text(.5, .5, 'No rectifier among the calls seen. What is called as a\nfunction (F.relu) is no layer; ModelDebugger(learn).detect_dead_neurons()\nsees it.', ha='center', va='center', transform=ax.transAxes); ax.set_axis_off()
         return ax
     if sort: t = t.sort_values('dead_fraction', ascending=False, kind='stable')
     (_few_bars if len(t) <= 30 else _many_bars)(ax, t)

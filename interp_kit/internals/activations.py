@@ -76,7 +76,7 @@ class ActivationStats(Callback):
     With a Learner or a model: `stats_by_layer`, `plot_layer_stats`, `findings`. Without: a callback for training (`cbs=ActivationStats(with_hist=True)`), with fastai's `stats`, `layer_stats`, `hist`, `color_dim` and
     `plot_layer_stats(idx)`, where `idx` is the number or the name of a call (fastai counts modules that have parameters). As an observer it rides on a `capture`; take a fresh one for each.
 
-    Rectifiers that are called as functions (F.relu) are no layers, and not seen; `dead_neurons` sees them.
+    Rectifiers that are called as functions (F.relu) are no layers, and not seen; `ModelDebugger.detect_dead_neurons` sees them.
 
     What a callback keeps goes on over several fits (fastai's starts anew with each): take a new one to start anew."""
     order, run_valid = 1000, False # last before the model runs

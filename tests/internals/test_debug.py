@@ -7,7 +7,7 @@ from interp_kit.core import DataError, InterpKitError, ModelError, TaskError, as
 from interp_kit.demo import demo_learner
 from interp_kit.internals.check_model import check_model
 from interp_kit.internals.cka import cka
-from interp_kit.internals.debug import ModelDebugger, dead_neurons
+from interp_kit.internals.debug import ModelDebugger
 from interp_kit.internals.flow import information_flow, _shuffled_loader
 from interp_kit.internals.gradient_findings import freezing_findings
 from interp_kit.internals.gradient_flow import gradient_flow
@@ -109,7 +109,7 @@ def test_functional_rectifiers_are_seen_once_and_in_their_place():
     with torch.no_grad():
         net.b.bias[:2] = -50
         want = (net.b(net.a(x.relu()).relu()).amax((0, 2, 3)) <= 0).tolist()
-    table = dead_neurons(net, x).table
+    table = ModelDebugger(net).detect_dead_neurons(x).table
     assert table.layer.tolist() == ["relu of the input", "act", "relu after b", "gelu after c"] and table.rows.tolist() == [130]*4
     assert table.dead_channels[2] == tuple(i for i, d in enumerate(want) if d) and want[:2] == [True, True]
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
