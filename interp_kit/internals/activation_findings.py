@@ -23,27 +23,28 @@ _WORDS = dict( # what is seen: interpretation, action, source
     few_rows=('With {rows} rows this may be chance: look at more of them.', _REVIVE, _LU),
     dead_layer=(f'{_NO_RETURN}; everything after them sees a constant.', _REVIVE, _LU),
     dead_units=(f'{_NO_RETURN}. Random weights would leave at most about half of them silent.', _REVIVE, _LU),
-    saturated_layer=('Next to no gradient comes through a function at its bounds: what lies before this layer hardly learns.',
-                     'Scale its input down: smaller initial weights (Xavier), normalisation before it, standardised inputs, a lower '
-                     'learning rate.',
-                     'Glorot, Bengio (2010), Understanding the difficulty of training deep feedforward neural networks'),
+    saturated_layer=('Next to no gradient comes through a function at its bounds: what lies before this layer hardly '
+        'learns.', 'Scale its input down: smaller initial weights (Xavier), normalisation before it, standardised '
+        'inputs, a lower learning rate.', 'Glorot, Bengio (2010), Understanding the difficulty of training deep '
+        'feedforward neural networks'),
     not_finite_activations=('What a network computes from a NaN is NaN: the output of these rows means nothing.',
-                            'Look at the weights of {layer} and at what goes into it: a division by zero, a logarithm or root of a '
-                            'negative number, an overflow of half precision, missing values in the inputs.', 'counted'),
-    exploding_activations=('Each layer multiplies its input by more than one; gradients do the same on the way back, and training '
-                           'diverges.',
-                           'Initialise so that a layer keeps the size of what it gets (Kaiming with fan_in for rectifiers), '
-                           'normalise, or scale residual branches down.',
-                           'Hanin, Rolnick (2018), How to Start Training: The Effect of Initialization and Architecture'),
+        'Look at the weights of {layer} and at what goes into it: a division by zero, a logarithm or root of a '
+        'negative number, an overflow of half precision, missing values in the inputs.', 'counted'),
+    exploding_activations=('Each layer multiplies its input by more than one; gradients do the same on the way back, '
+        'and training diverges.', 'Initialise so that a layer keeps the size of what it gets (Kaiming with fan_in for '
+        'rectifiers), normalise, or scale residual branches down.', 'Hanin, Rolnick (2018), How to Start Training: The '
+        'Effect of Initialization and Architecture'),
     collapsed_layer=('What tells rows apart is lost: whatever comes after can only give the same answer to all.',
-                     "Look at this layer's weights and bias (is the bias far larger than what the weights give?), and at the scale of "
-                     'the inputs.', _SCHOENHOLZ),
-    same_inputs=('Already the first call tells rows hardly apart: the inputs themselves may be nearly the same, or not standardised.',
-                 'Look at the inputs: standardise them, and check that the loader gives different rows.', _SCHOENHOLZ))
+        "Look at this layer's weights and bias (is the bias far larger than what the weights give?), and at the scale "
+        "of the inputs.", _SCHOENHOLZ),
+    same_inputs=('Already the first call tells rows hardly apart: the inputs themselves may be nearly the same, or not '
+        'standardised.', 'Look at the inputs: standardise them, and check that the loader gives different rows.',
+        _SCHOENHOLZ))
 
 def _finding(type, title, severity, numbers, *, word=None, confidence=1., id=None):
     interpretation, action, source = (o.format(**numbers) for o in _WORDS[word or type])
-    return Finding(type, title, severity, confidence, numbers, id=id or type, interpretation=interpretation, action=action, source=source)
+    return Finding(type, title, severity, confidence, numbers, id=id or type, interpretation=interpretation,
+                   action=action, source=source)
 
 def _dead_units(table, level=_LEVEL):
     """Rectifiers of which more channels were never positive than random weights explain, and those without a positive value.
@@ -65,7 +66,8 @@ def _dead(r, dead, p, level):
     severity = 'info' if not sure else 'critical' if every else 'high' if r.dead_fraction >= .9 else 'medium'
     numbers = dict(layer=r.layer, dead_channels=dead, channels=r.channels, dead_fraction=r.dead_fraction, rows=r.rows,
                    fires_at_most=3/r.rows, p_value=p)
-    return _finding('dead_units', title, severity, numbers, word='few_rows' if not sure else 'dead_layer' if every else 'dead_units',
+    return _finding('dead_units', title, severity, numbers,
+                    word='few_rows' if not sure else 'dead_layer' if every else 'dead_units',
                     confidence=1. if every and sure else 1 - p, id=f'dead_units-{r.layer}')
 
 # %% ../../nbs/internals/130_activation_findings.ipynb #fe78ab9c

@@ -67,8 +67,10 @@ class _CallStats(Accumulator):
     "Statistics of one call, streamed: `sums` by channel, saturated values, a histogram, and how much rows differ."
     parts = dict(sums=_ChannelSums, saturation=_ChannelSums)
     def __init__(self, layer, type='', order=0, *, rectifies=False, bounds=None, near_zero=.05, with_hist=False):
-        self.layer, self.type, self.order, self.rectifies, self.bounds, self.with_hist = layer, type, order, rectifies, bounds, with_hist
-        self.sums, self.saturation, self.shape, self.reason = _ChannelSums(near_zero), _ChannelSums() if bounds else None, None, ''
+        self.layer, self.type, self.order, self.rectifies, self.bounds, self.with_hist = (layer, type, order, rectifies,
+            bounds, with_hist)
+        self.sums, self.saturation, self.shape, self.reason = (_ChannelSums(near_zero),
+            _ChannelSums() if bounds else None, None, '')
         self.hist, self.first = torch.zeros(_HIST_BINS, dtype=torch.float64) if with_hist else None, None
         self.apart, self.apart2, self.size, self.compared = 0., 0., 0., 0 # Σ(x − first), Σ(x − first)² by position of the sample, Σx², rows
 
@@ -146,11 +148,12 @@ class _CallStats(Accumulator):
     def facts(self):
         "The row of the table."
         s, ok, dead = self.sums, self.measured, self.dead
-        return dict(layer=self.layer, type=self.type, shape=self.shape, channels=0 if s.shift is None else len(s.shift), rows=s.rows,
-                    mean=self.mean, std=self.std, near_zero=self.near_zero,
-                    dead_fraction=math.nan if dead is None else float(dead.double().mean()), saturated_fraction=self.saturated,
-                    min=float(s.lo.min()) if ok else math.nan, max=float(s.hi.max()) if ok else math.nan,
-                    row_spread=self.row_spread, not_finite=s.bad, reason=self.why())
+        return dict(layer=self.layer, type=self.type, shape=self.shape, channels=0 if s.shift is None else len(s.shift),
+                    rows=s.rows, mean=self.mean, std=self.std, near_zero=self.near_zero,
+                    dead_fraction=math.nan if dead is None else float(dead.double().mean()),
+                    saturated_fraction=self.saturated, min=float(s.lo.min()) if ok else math.nan,
+                    max=float(s.hi.max()) if ok else math.nan, row_spread=self.row_spread, not_finite=s.bad,
+                    reason=self.why())
 
     def channel_table(self):
         "One row a channel: mean, std, near_zero, positive (share above 0), min, max, dead."
@@ -217,7 +220,8 @@ class ActivationSums:
         call, shape = self.last or (None, None)
         layer, order = (f'{name} after {call.layer}', call.order + .5) if call else (f'{name} of the input', -.5)
         if layer not in self.calls:
-            self.calls[layer] = _CallStats(layer, name, order, rectifies=True, near_zero=self.near_zero, with_hist=self.with_hist)
+            self.calls[layer] = _CallStats(layer, name, order, rectifies=True, near_zero=self.near_zero,
+                                           with_hist=self.with_hist)
         self.calls[layer].add(x.as_subclass(Tensor), call.channel_dim if x.shape == shape else -1 if x.ndim == 3 else 1)
 
     def _forget_last(self, *_): self.last = None

@@ -55,7 +55,8 @@ class TrainingSteps:
         return self._fill(2, _HIST_BINS, 0.)
 
     def _fill(self, which, width, missing):
-        res, at = torch.full((len(self.batches), len(self.names), width), missing), {n: i for i, n in enumerate(self.names)}
+        res, at = (torch.full((len(self.batches), len(self.names), width), missing),
+                   {n: i for i, n in enumerate(self.names)})
         for i, b in enumerate(self.batches):
             if b[which] is not None: res[i, [at[n] for n in b[0]]] = b[which]
         return res
@@ -89,7 +90,8 @@ class ActivationStats(Callback):
         near_zero:float=.05, # |x| below it is near zero (fastai's own counts every negative value too)
     ):
         if learn is not None: get_model(learn)
-        if every is not None and not (isinstance(every, (int, np.integer)) and every > 0): raise DataError(f"every counts training batches: a whole number from 1 on, or None for all, got {every!r}.")
+        if every is not None and not (isinstance(every, (int, np.integer)) and every > 0):
+            raise DataError(f"every counts training batches: a whole number from 1 on, or None for all, got {every!r}.")
         self.with_hist, self.layers, self.every, self.near_zero = with_hist, layers, every, near_zero
         self.seen, self.steps = ActivationSums(layers=layers, near_zero=near_zero, with_hist=with_hist), TrainingSteps()
         self.source, self.observed, self.watch = learn, False, ExitStack()
@@ -101,9 +103,13 @@ class ActivationStats(Callback):
     ) -> 'DataFrame': # see `ActivationSums.table`
         "Run the data once, in eval mode, and sum up each call; what a `capture` saw is given without another pass, unless `dl` or `n_batches` ask for one."
         if self.observed and dl is None and n_batches is None: return self.table
-        source = next((o for o in (self.source, self.learn, self.trained() if self.trained else None) if o is not None), None)
-        if source is None: raise TaskError("ActivationStats has no model to run: ActivationStats(learn).stats_by_layer(), or pass it to capture as an observer.")
-        new = ActivationSums(layers=self.layers, near_zero=self.near_zero, with_hist=self.with_hist).run(source, dl, n_batches)
+        source = next((o for o in (self.source, self.learn, self.trained() if self.trained else None) if o is not None),
+                      None)
+        if source is None:
+            raise TaskError("ActivationStats has no model to run: ActivationStats(learn).stats_by_layer(), or pass it "
+                            "to capture as an observer.")
+        new = ActivationSums(layers=self.layers, near_zero=self.near_zero, with_hist=self.with_hist).run(source, dl,
+            n_batches)
         self.seen.calls, self.__dict__['observed'] = new.calls, False
         return self.table
 
@@ -136,7 +142,8 @@ class ActivationStats(Callback):
     def _repr_html_(self): return self.table._repr_html_() if len(self.seen) else None
 
     # --- an observer of the one pass
-    attach, on_batch, detach, columns, state, merge = map(_as_observer, ('attach', 'on_batch', 'detach', 'columns', 'state', 'merge'))
+    attach, on_batch, detach, columns, state, merge = map(_as_observer,
+                                                          ('attach', 'on_batch', 'detach', 'columns', 'state', 'merge'))
 
     # --- a callback
     trained = None # of the Learner that was last trained, a weak reference
@@ -177,12 +184,17 @@ class ActivationStats(Callback):
         return L(L({**dict(zip(('mean', 'std', 'near_zero'), v)), **({} if hists is None else dict(hist=hists[i, j]))} for j, v in enumerate(row)) for i, row in enumerate(self.steps.values().tolist()))
 
     def _number(self, idx):
-        if not len(self.steps): raise DataError("No training batch was recorded: fit with cbs=ActivationStats(…), and without every= larger than the number of batches.")
+        if not len(self.steps):
+            raise DataError("No training batch was recorded: fit with cbs=ActivationStats(…), and without every= "
+                            "larger than the number of batches.")
         if isinstance(idx, str):
-            if idx not in self.steps.names: raise DataError(f"No call {idx!r} was seen in training. There are {', '.join(self.steps.names[:8])}{', …' if len(self.steps.names) > 8 else ''}.")
+            if idx not in self.steps.names:
+                raise DataError(f"No call {idx!r} was seen in training. There are "
+                                f"{', '.join(self.steps.names[:8])}{', …' if len(self.steps.names) > 8 else ''}.")
             return self.steps.names.index(idx)
         n = len(self.steps.names)
-        if not isinstance(idx, (int, np.integer)) or not -n <= idx < n: raise DataError(f"There is no call {idx!r}: {n} calls were seen in training, numbered from 0.")
+        if not isinstance(idx, (int, np.integer)) or not -n <= idx < n:
+            raise DataError(f"There is no call {idx!r}: {n} calls were seen in training, numbered from 0.")
         return range(n)[idx]
 
     def layer_stats(self,
@@ -249,7 +261,8 @@ class ActivationStats(Callback):
         images = (mean, 'RdBu_r', _signed_norm(mean)), (std, 'viridis', _log_norm(std)), (near, 'viridis', None)
         for ax, title, (v, cmap, norm) in zip(axs, _TITLES, images):
             limits = dict(vmin=0, vmax=1) if title == _TITLES[2] else {}
-            im = ax.imshow(np.ma.masked_invalid(v), aspect='auto', interpolation='nearest', cmap=cmap, norm=norm, **limits)
+            im = ax.imshow(np.ma.masked_invalid(v), aspect='auto', interpolation='nearest', cmap=cmap, norm=norm,
+                           **limits)
             missing = not np.isfinite(v).all() or title == _TITLES[1] and (v <= 0).any()
             ax.set_title(title, fontsize=10)
             ax.set_xlabel(f"training batch{' (white: 0 or not finite)' if missing else ''}")

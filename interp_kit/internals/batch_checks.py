@@ -30,7 +30,8 @@ class Check:
     evidence:dict = field(default_factory=dict) # name -> number
 
     def __post_init__(self):
-        if self.status not in _STATUSES: raise DataError(f"Check status {self.status!r} is not one of {', '.join(_STATUSES)}.")
+        if self.status not in _STATUSES:
+            raise DataError(f"Check status {self.status!r} is not one of {', '.join(_STATUSES)}.")
 
 def _verdict(status, said, remedy='', **evidence):
     "What a check returns; its name is given where it is run."
@@ -97,8 +98,9 @@ def _check_inputs(case):
     xs, rows = _tensors(case.xs), case.rows
     bad, n = sum(map(_bad, xs)), sum(t.numel() for t in xs)
     if bad:
-        return _verdict('fail', f"{bad:,} of {n:,} input values of a batch are NaN or infinite.", "Fill missing values (FillMissing "
-                        "for tables), and look for divisions by 0 in the transforms.", bad=bad)
+        return _verdict('fail', f"{bad:,} of {n:,} input values of a batch are NaN or infinite.",
+                        "Fill missing values (FillMissing for tables), and look for divisions by 0 in the transforms.",
+                        bad=bad)
     if n and _all_the_same(xs, rows):
         return _verdict('warn', f"All {rows} rows of a batch have the same input ({_size_text(xs)}).",
                         "Look at the loader: it may give one sample over and over.", rows=rows)
@@ -108,9 +110,9 @@ def _check_weights(case):
     named = [*case.learn.model.named_parameters(), *case.learn.model.named_buffers()]
     bad = [(n, b) for n, t in named if not isinstance(t, nn.parameter.UninitializedParameter) and (b := _bad(t))]
     if not bad: return _verdict('pass', f"All {len(named)} parameters and buffers are finite.", tensors=len(named))
-    return _verdict('fail', f"{len(bad)} of {len(named)} parameters and buffers hold NaN or infinite values, first '{bad[0][0]}' "
-                    f"({bad[0][1]:,}).", "Go back to a checkpoint before they appeared; lower the learning rate or clip gradients.",
-                    tensors=len(bad), first=bad[0][0])
+    return _verdict('fail', f"{len(bad)} of {len(named)} parameters and buffers hold NaN or infinite values, first "
+                    f"'{bad[0][0]}' ({bad[0][1]:,}).", "Go back to a checkpoint before they appeared; lower the "
+                    "learning rate or clip gradients.", tensors=len(bad), first=bad[0][0])
 
 def _check_outputs(case):
     out = _tensors(case.outputs())
@@ -118,10 +120,12 @@ def _check_outputs(case):
     if not n: raise ModelError("The model returns no tensor.")
     if bad:
         return _verdict('fail', f"{bad:,} of {n:,} output values are NaN or infinite.",
-                        "Find the first layer that gives them with ModelDebugger(learn).analyze_layer_outputs(x).", bad=bad)
+                        "Find the first layer that gives them with ModelDebugger(learn).analyze_layer_outputs(x).",
+                        bad=bad)
     if _all_the_same(out, case.rows):
-        return _verdict('warn', f"The output is the same for all {case.rows} rows.", "The model ignores its input: look for dead "
-                        "units with ModelDebugger(learn).detect_dead_neurons().", rows=case.rows)
+        return _verdict('warn', f"The output is the same for all {case.rows} rows.",
+                        "The model ignores its input: look for dead units with "
+                        "ModelDebugger(learn).detect_dead_neurons().", rows=case.rows)
     return _verdict('pass', f"Outputs of {_size_text(out)}, all finite.")
 
 # %% ../../nbs/internals/290_batch_checks.ipynb #066d6432
@@ -136,12 +140,14 @@ def _check_shapes(case):
     if len(out) != len(y):
         return _verdict('fail', f"{head}: there are {len(out)} rows of outputs for {len(y)} of targets.",
                         "Look at reshapes in the model that mix rows.", outputs=len(out), targets=len(y))
-    if task not in ('classification', 'segmentation'): return _same_shapes(head, out, y, known if task != 'regression' else None)
+    if task not in ('classification', 'segmentation'):
+        return _same_shapes(head, out, y, known if task != 'regression' else None)
     return _class_shapes(head, out, y, known, loss_setting(case.learn.loss_func, 'ignore_index', -100))
 
 def _several_shapes(case, out):
     n, m = len(_tensors(out)), len(_tensors(case.ys))
-    if n in (0, m) or isinstance(out, dict): return _verdict('pass', f"{n} outputs for {m} targets.", outputs=n, targets=m)
+    if n in (0, m) or isinstance(out, dict):
+        return _verdict('pass', f"{n} outputs for {m} targets.", outputs=n, targets=m)
     return _verdict('warn', f"The model gives {plural(n, 'tensor')} for {m} targets.",
                     "Return one output for each target, or have the loss take what it needs.", outputs=n, targets=m)
 
@@ -154,20 +160,24 @@ def _class_shapes(head, out, y, known, ignore):
     binary = n == 1 and max(top, known or 0) <= 2
     if known not in (None, n) and not binary: return _too_few(head, n, known, 'classes')
     if not binary and top > n:
-        return _verdict('fail', f"{head}: {n} outputs, but a target of {top - 1} needs {top}.", "Give the last layer as many outputs "
-                        "as there are classes, numbered from 0.", outputs=n, classes=top)
+        return _verdict('fail', f"{head}: {n} outputs, but a target of {top - 1} needs {top}.",
+                        "Give the last layer as many outputs as there are classes, numbered from 0.", outputs=n,
+                        classes=top)
     want = (*out.shape[:1], *out.shape[2:])
     if not binary and places != math.prod(want):
-        return _verdict('fail', f"{head}: targets should be {_text(want)}.", "One class for each row (or pixel) is needed; look at "
-                        "the last pooling or at the size of the masks.")
+        return _verdict('fail', f"{head}: targets should be {_text(want)}.",
+                        "One class for each row (or pixel) is needed; look at the last pooling or at the size of the "
+                        "masks.")
     of = f"for {known} classes." if known else f"targets up to class {top - 1}."
     return _verdict('pass', f"{head}: {plural(n, 'output')}{' ' if known else ', '}{of}", outputs=n, classes=known)
 
 def _too_few(head, n, known, what):
-    return _verdict('fail', f"{head}: {n} outputs, but {known} {what}.", f"Give the last layer {known} outputs.", outputs=n, classes=known)
+    return _verdict('fail', f"{head}: {n} outputs, but {known} {what}.", f"Give the last layer {known} outputs.",
+                    outputs=n, classes=known)
 
 def _same_shapes(head, out, y, known):
-    if known is not None and out.ndim > 1 and out.shape[1] != known: return _too_few(head, out.shape[1], known, 'labels')
+    if known is not None and out.ndim > 1 and out.shape[1] != known:
+        return _too_few(head, out.shape[1], known, 'labels')
     if out.numel() == y.numel(): return _verdict('pass', f"{head}.")
     n, m = out.numel()//max(len(out), 1), y.numel()//max(len(y), 1)
     return _verdict('fail', f"{head}: {n} outputs a row for {m} target values.",
@@ -179,16 +189,19 @@ def _check_loss(case):
         warnings.simplefilter('ignore')
         loss = case.loss(out)
         if not isinstance(loss, Tensor):
-            return _verdict('fail', f"{name} returns a {type(loss).__name__}, not a tensor.", "Return a tensor: training needs its gradient.")
+            return _verdict('fail', f"{name} returns a {type(loss).__name__}, not a tensor.",
+                            "Return a tensor: training needs its gradient.")
         loss = float(loss)
         if not math.isfinite(loss):
-            return _verdict('fail', f"The loss is {loss}.", "Look at logarithms and divisions in the loss, at targets outside the "
-                            "classes, and at half precision.")
+            return _verdict('fail', f"The loss is {loss}.", "Look at logarithms and divisions in the loss, at targets "
+                            "outside the classes, and at half precision.")
         y, rows = case.ys[0], _row_losses(case, out)
-    if rows is None or abs(rows - loss) <= 1e-5*max(abs(rows), abs(loss)): return _verdict('pass', f"{name} gives {loss:.4g}.", loss=loss)
-    return _verdict('fail', f"Outputs {_text(out.shape)} and targets {_text(y.shape)} are broadcast against each other: the loss is "
-                    f"{loss:.4g}, that of the rows one by one {rows:.4g}.",
-                    "Squeeze the output or unsqueeze the target; fastai's MSELossFlat does.", loss=loss, row_by_row=rows)
+    if rows is None or abs(rows - loss) <= 1e-5*max(abs(rows), abs(loss)):
+        return _verdict('pass', f"{name} gives {loss:.4g}.", loss=loss)
+    return _verdict('fail', f"Outputs {_text(out.shape)} and targets {_text(y.shape)} are broadcast against each "
+                    f"other: the loss is {loss:.4g}, that of the rows one by one {rows:.4g}.",
+                    "Squeeze the output or unsqueeze the target; fastai's MSELossFlat does.", loss=loss,
+                    row_by_row=rows)
 
 def _row_losses(case, out):
     "Mean of the losses of single rows, or None where outputs and targets are not broadcast against each other."
@@ -226,7 +239,8 @@ def _misfit(kind, out, y, last, classes):
         return ("The loss wants log-probabilities, but the outputs' exponentials do not sum to 1.",
                 "Use cross-entropy, or end the model with LogSoftmax.")
     if kind == 'binary_logits' and z.numel() >= 32 and bool(((z >= 0) & (z <= 1)).all()):
-        return "All outputs lie in [0, 1], and the loss takes their sigmoid once more.", "Take the sigmoid off the model, or use BCELoss."
+        return ("All outputs lie in [0, 1], and the loss takes their sigmoid once more.",
+                "Take the sigmoid off the model, or use BCELoss.")
     return _regression_misfit(y, last, classes) if kind == 'regression' else None
 
 def _regression_misfit(y, last, classes):
@@ -239,8 +253,8 @@ def _regression_misfit(y, last, classes):
     else: bounds = None if last is None else _output_bounds(last)
     beyond = float(((y < bounds[0]) | (y > bounds[1])).float().mean()) if bounds else 0.
     if beyond > .05:
-        return (f"{beyond:.0%} of the targets lie outside {bounds[0]:g} to {bounds[1]:g}, which the last layer cannot leave.",
-                "Widen the range (y_range), or scale the targets.")
+        return (f"{beyond:.0%} of the targets lie outside {bounds[0]:g} to {bounds[1]:g}, which the last layer cannot "
+                f"leave.", "Widen the range (y_range), or scale the targets.")
 
 def _last_layer(case):
     "The layer that is called last, or None."
@@ -254,7 +268,9 @@ def _check_loss_fits(case):
         return _verdict('skip', "Several outputs or targets: only the loss knows how they belong together.")
     low, high = float(out.min()), float(out.max())
     wrong = _misfit(loss_kind(loss), out, y, _last_layer(case), case.classes)
-    if wrong: return _verdict('fail', f"{loss_name(loss)} does not match the outputs. {wrong[0]}", wrong[1], smallest=low, largest=high)
+    if wrong:
+        return _verdict('fail', f"{loss_name(loss)} does not match the outputs. {wrong[0]}", wrong[1], smallest=low,
+                        largest=high)
     return _verdict('pass', f"{loss_name(loss)} fits outputs from {low:.3g} to {high:.3g}.", smallest=low, largest=high)
 
 # %% ../../nbs/internals/290_batch_checks.ipynb #81bb6a13
@@ -262,25 +278,28 @@ _START_WARN, _START_FAIL = 3., 10. # times the loss of chance
 
 def _chance(kind, out):
     "The loss of a model that knows nothing, or None."
-    if kind in ('cross_entropy', 'nll') and isinstance(out, Tensor) and out.ndim > 1 and out.shape[1] > 1: return math.log(out.shape[1])
+    if kind in ('cross_entropy', 'nll') and isinstance(out, Tensor) and out.ndim > 1 and out.shape[1] > 1:
+        return math.log(out.shape[1])
     return math.log(2) if kind in ('binary', 'binary_logits') and isinstance(out, Tensor) else None
 
 def _check_first_loss(case):
     out, loss_func = case.outputs(train=case.rows > 1), case.learn.loss_func
-    chance, scale = _chance(loss_kind(loss_func), out), case.rows if loss_setting(loss_func, 'reduction', 'mean') == 'sum' else 1
+    chance, scale = (_chance(loss_kind(loss_func), out),
+                     case.rows if loss_setting(loss_func, 'reduction', 'mean') == 'sum' else 1)
     if chance is None: return _verdict('skip', f"{loss_name(loss_func)} has no level of chance.")
     loss = float(case.loss(out))/scale
     if not math.isfinite(loss): return _verdict('skip', f"The loss is {loss}.")
     seen = dict(loss=loss, chance=chance)
-    if loss <= _START_WARN*chance: return _verdict('pass', f"Loss {loss:.3g} in training mode, chance {chance:.3g}.", **seen)
+    if loss <= _START_WARN*chance:
+        return _verdict('pass', f"Loss {loss:.3g} in training mode, chance {chance:.3g}.", **seen)
     seen['shuffled'] = shuffled = _shuffled_loss(case, out)/scale
     if loss <= shuffled/3:
-        return _verdict('skip', f"Loss {loss:.3g}, chance {chance:.3g}, but {shuffled:.3g} with shuffled targets: this model has "
-                        "learnt something, it is not at its start.", **seen)
-    return _verdict('fail' if loss > _START_FAIL*chance else 'warn',
-                    f"Loss {loss:.3g}, but {chance:.3g} by chance, and {shuffled:.3g} with shuffled targets.",
-                    "If the model is untrained, its outputs are too large: scale the weights of the last layer, or of all (He "
-                    "initialisation), down. If it is trained, it fits other data or classes in another order.", **seen)
+        return _verdict('skip', f"Loss {loss:.3g}, chance {chance:.3g}, but {shuffled:.3g} with shuffled targets: this "
+                        f"model has learnt something, it is not at its start.", **seen)
+    return _verdict('fail' if loss > _START_FAIL*chance else 'warn', f"Loss {loss:.3g}, but {chance:.3g} by chance, "
+                    f"and {shuffled:.3g} with shuffled targets.", "If the model is untrained, its outputs are too "
+                    "large: scale the weights of the last layer, or of all (He initialisation), down. If it is "
+                    "trained, it fits other data or classes in another order.", **seen)
 
 def _shuffled_loss(case, out, n=20):
     "Mean loss of the outputs with targets of other rows."
@@ -299,21 +318,22 @@ def _check_deterministic(case):
     with case.no_grad(): d = _apart(_copied(case.run()), _copied(case.run()))
     if not d > 1e-5: return _verdict('pass', "In eval mode the same batch gives the same outputs.", difference=d)
     return _verdict('fail', f"In eval mode the same batch gives outputs that differ by {d:.1%} of the largest.",
-                    "Something random is active in eval mode: dropout by a function without training=self.training, or noise in "
-                    "forward.", difference=d)
+                    "Something random is active in eval mode: dropout by a function without training=self.training, or "
+                    "noise in forward.", difference=d)
 
 def _check_independence(case):
     if case.rows < 2: return _verdict('skip', "The batch has one row.")
     n = min(8, case.rows)
     xs, _ = case.few(n)
     ours, theirs = case.outputs(xs), case.outputs(_on_rows(lambda t: torch.cat([t[:1]]*n), xs, n))
-    if any(len(t) != n for t in _tensors(ours) if t.ndim): return _verdict('skip', "The outputs have no row for each input row.")
+    if any(len(t) != n for t in _tensors(ours) if t.ndim):
+        return _verdict('skip', "The outputs have no row for each input row.")
     d = _apart(*(_on_rows(lambda t: t[:1], o, n) for o in (ours, theirs)))
     if not d > 1e-3: return _verdict('pass', "In eval mode a row's output does not depend on its batch.", difference=d)
     return _verdict('fail', f"In eval mode the output of a row changes by {d:.1%} with what else is in its batch.",
-                    "Something mixes rows: BatchNorm without running statistics (or set back to training in forward), a reshape or "
-                    "an attention over the wrong dimension, a mean over the batch.", difference=d)
+                    "Something mixes rows: BatchNorm without running statistics (or set back to training in forward), "
+                    "a reshape or an attention over the wrong dimension, a mean over the batch.", difference=d)
 
-_BATCH_CHECKS = dict(inputs=_check_inputs, weights=_check_weights, outputs=_check_outputs, shapes=_check_shapes, loss=_check_loss,
-                     loss_fits=_check_loss_fits, first_loss=_check_first_loss, deterministic=_check_deterministic,
-                     independence=_check_independence)
+_BATCH_CHECKS = dict(inputs=_check_inputs, weights=_check_weights, outputs=_check_outputs, shapes=_check_shapes,
+                     loss=_check_loss, loss_fits=_check_loss_fits, first_loss=_check_first_loss,
+                     deterministic=_check_deterministic, independence=_check_independence)

@@ -24,7 +24,8 @@ _CHUNK = 2**19 # values at a time: they stay in the processor's cache from one s
 def _channels_second(x, channel_dim):
     "(B, C, P) of (B, C, …), (B, …, C) or (B,), contiguous; what lies in memory with the channels last is taken as (B·P, C, 1), without a copy."
     x = (x if x.dtype in (torch.float32, torch.float64) else x.float()).reshape(len(x), *(x.shape[1:] or (1,)))
-    if channel_dim % x.ndim != x.ndim - 1 and not x.is_contiguous() and x.movedim(1, -1).is_contiguous(): x, channel_dim = x.movedim(1, -1), -1
+    if channel_dim % x.ndim != x.ndim - 1 and not x.is_contiguous() and x.movedim(1, -1).is_contiguous():
+        x, channel_dim = (x.movedim(1, -1), -1)
     return (x.reshape(int(np.prod(x.shape[:-1])), x.shape[-1], 1) if channel_dim % x.ndim == x.ndim - 1 else x.reshape(*x.shape[:2], int(np.prod(x.shape[2:])))).contiguous()
 
 class _ChannelSums(Moments):
@@ -40,7 +41,8 @@ class _ChannelSums(Moments):
         self.rows += len(x)
         x = _channels_second(x.detach(), channel_dim)
         if self.shift is not None and x.shape[1] != len(self.shift):
-            raise DataError(f"The layer had {len(self.shift)} channels before and has {x.shape[1]} now: it cannot be summed up by channel.")
+            raise DataError(f"The layer had {len(self.shift)} channels before and has {x.shape[1]} now: it cannot be "
+                            f"summed up by channel.")
         if self.shift is None: self._start(x)
         if x.numel():
             for part in x.split(max(1, _CHUNK*len(x)//x.numel())): self._take(part)
@@ -100,5 +102,6 @@ class _ChannelSums(Moments):
         if other.shift is None: return
         if self.shift is None: self._zeros(other.shift)
         if len(other.shift) != len(self.shift):
-            raise DataError(f"The layer has {len(self.shift)} channels here and {len(other.shift)} there: the sums belong to different layers.")
+            raise DataError(f"The layer has {len(self.shift)} channels here and {len(other.shift)} there: the sums "
+                            f"belong to different layers.")
         super().merge(other)

@@ -37,12 +37,14 @@ class ModelCheck:
     @property
     def table(self) -> pd.DataFrame: # check, status, said, remedy
         "A row for each check."
-        return pd.DataFrame([(c.name, c.status, c.said, c.remedy) for c in self.checks], columns=['check', 'status', 'said', 'remedy'])
+        return pd.DataFrame([(c.name, c.status, c.said, c.remedy) for c in self.checks],
+                            columns=['check', 'status', 'said', 'remedy'])
 
     def __getitem__(self, name):
         "The check of this name."
         found = next((c for c in self.checks if c.name == name), None)
-        if found is None: raise DataError(f"There is no check {name!r}; there are {', '.join(c.name for c in self.checks)}.")
+        if found is None:
+            raise DataError(f"There is no check {name!r}; there are {', '.join(c.name for c in self.checks)}.")
         return found
 
     def findings(self) -> Findings:
@@ -109,8 +111,8 @@ def _check_gradients(case):
     t, found = flow.table, [f for f in flow.findings() if f.type != 'frozen_by_mistake' and f.severity != 'info']
     n = int((t.trainable & t.grad_norm.gt(0)).sum())
     if not found:
-        return _verdict('pass', f"Gradients reach {n} of {int(t.trainable.sum())} trainable parameters, none vanishes or explodes.",
-                        reached=n)
+        return _verdict('pass', f"Gradients reach {n} of {int(t.trainable.sum())} trainable parameters, none vanishes "
+                        f"or explodes.", reached=n)
     status = 'warn' if all(f.type == 'vanishing_gradients' for f in found) else 'fail'
     return _verdict(status, '; '.join(f.title for f in found) + '.', found[0].action,
                     **dict(problems=[f.type for f in found]) | found[0].evidence)
@@ -119,11 +121,12 @@ def _check_frozen(case):
     ps = list(case.learn.model.parameters())
     frozen, found = sum(not p.requires_grad for p in ps), freezing_findings(case.learn)
     if ps and frozen == len(ps):
-        return _verdict('warn', f"All {len(ps)} parameters are frozen: nothing can be trained.", "Call learn.unfreeze().", frozen=frozen)
+        return _verdict('warn', f"All {len(ps)} parameters are frozen: nothing can be trained.",
+                        "Call learn.unfreeze().", frozen=frozen)
     loud = [f for f in found if f.severity != 'info']
     if loud:
-        return _verdict('fail' if loud[0].severity == 'high' else 'warn', '; '.join(f.title for f in loud) + '.', loud[0].action,
-                        **dict(frozen=frozen) | loud[0].evidence)
+        return _verdict('fail' if loud[0].severity == 'high' else 'warn', '; '.join(f.title for f in loud) + '.',
+                        loud[0].action, **dict(frozen=frozen) | loud[0].evidence)
     why = f". {found[0].title}" if found else ", as the optimiser's groups say" if frozen else ''
     return _verdict('pass', f"{frozen} of {len(ps)} parameters are frozen{why}.", frozen=frozen)
 
@@ -166,10 +169,12 @@ def _check_overfit(case):
                         "The learning rate is too high for this model: try a tenth.", **seen)
     if _fell(last): return _verdict('pass', f"The loss of {n} rows falls {told}.", **seen)
     share = sum(p.numel() for p in ps if p.requires_grad)/sum(p.numel() for p in ps)
-    if share < .5: return _verdict('skip', f"Only {share:.1%} of the parameters train. The loss of {n} rows falls {told}.", **seen)
+    if share < .5:
+        return _verdict('skip', f"Only {share:.1%} of the parameters train. The loss of {n} rows falls {told}.", **seen)
     if len(first) <= _STEPS: return _verdict('skip', f"There was time for {len(first) - 1} steps only: {told}.", **seen)
-    return _verdict('fail', f"The loss of {n} rows hardly falls: {told}.", "Check that targets belong to their inputs, that gradients "
-                    "reach the layers, and that outputs can reach the targets.", **seen)
+    return _verdict('fail', f"The loss of {n} rows hardly falls: {told}.",
+                    "Check that targets belong to their inputs, that gradients reach the layers, and that outputs can "
+                    "reach the targets.", **seen)
 
 # %% ../../nbs/internals/300_check_model.ipynb #8e7999e7
 def _batch_sizes(dl):
@@ -195,7 +200,8 @@ def _check_batchnorm(case):
     which = "All training batches have" if usual == 1 else "The last training batch has"
     remedy, stops = "Set drop_last=True or another batch size.", _stops_at_one(case)
     if not stops and usual > 1:
-        return _verdict('warn', f"{which} one row: its {norms} BatchNorm layers take the statistics of that row alone.", remedy, **seen)
+        return _verdict('warn', f"{which} one row: its {norms} BatchNorm layers take the statistics of that row alone.",
+                        remedy, **seen)
     effect = f"stop there: {stops.rstrip('.')}" if stops else "take the statistics of single rows"
     return _verdict('fail', f"{which} one row, and {norms} BatchNorm layers {effect}.",
                     "Use a larger batch size, or GroupNorm." if usual == 1 else remedy, **seen)
@@ -218,12 +224,13 @@ def _check_learning_rate(case):
     change = case.lr/median
     seen = dict(lr=case.lr, median_rms=median, change=change)
     if change > .5:
-        return _verdict('warn', f"A step of Adam at lr {case.lr:g} changes weights by {change:.0%} of their size (median).",
-                        "Lower the learning rate: a step should change them by 1 % or less.", **seen)
-    return _verdict('pass', f"A step of Adam at lr {case.lr:g} changes weights by about {change:.2g} of their size.", **seen)
+        return _verdict('warn', f"A step of Adam at lr {case.lr:g} changes weights by {change:.0%} of their size "
+                        f"(median).", "Lower the learning rate: a step should change them by 1 % or less.", **seen)
+    return _verdict('pass', f"A step of Adam at lr {case.lr:g} changes weights by about {change:.2g} of their size.",
+                    **seen)
 
-_TRAINING_CHECKS = dict(gradients=_check_gradients, frozen=_check_frozen, overfit=_check_overfit, batchnorm=_check_batchnorm,
-                        learning_rate=_check_learning_rate)
+_TRAINING_CHECKS = dict(gradients=_check_gradients, frozen=_check_frozen, overfit=_check_overfit,
+                        batchnorm=_check_batchnorm, learning_rate=_check_learning_rate)
 _NAMES = ('inputs', 'weights', 'outputs', 'shapes', 'loss', 'loss_fits', 'first_loss', 'gradients', 'frozen', 'overfit',
           'deterministic', 'independence', 'batchnorm', 'learning_rate')
 _CHECKS = {name: (_BATCH_CHECKS | _TRAINING_CHECKS)[name] for name in _NAMES}
@@ -236,7 +243,8 @@ def _run(name, check, case):
             warnings.simplefilter('ignore')
             return replace(check(case), name=name)
     except ModelError as e:
-        status, remedy = 'fail' if name in ('outputs', 'shapes', 'loss') else 'skip', 'Mend this first: other checks need it.'
+        status, remedy = ('fail' if name in ('outputs', 'shapes', 'loss') else 'skip',
+                          'Mend this first: other checks need it.')
         return Check(name, status, str(e)[:400], remedy if name in ('outputs', 'loss') else '')
     except Exception as e: return Check(name, 'warn', f"Could not be run: {type(e).__name__}: {e}"[:400])
 
@@ -251,7 +259,8 @@ def check_model(
 
     All is left as found, whatever fails. Raises `TaskError` for a plain module, `DataError` where there is no batch with targets."""
     if isinstance(learn, nn.Module) or not hasattr(learn, 'dls'):
-        raise TaskError(f"check_model takes a Learner, got {type(learn).__name__}: wrap a module with as_learner(model, dl, loss_func).")
+        raise TaskError(f"check_model takes a Learner, got {type(learn).__name__}: wrap a module with "
+                        f"as_learner(model, dl, loss_func).")
     if not lr > 0: raise DataError(f"lr is a learning rate above 0, got {lr}.")
     case = _Case(learn, lr, dl, seconds)
     return ModelCheck([_run(name, check, case) for name, check in _CHECKS.items()])

@@ -71,15 +71,16 @@ def _as_batch(learn, x):
     several = isinstance(x, tuple if transforms else (tuple, list)) and len(x)
     if several and all(isinstance(t, (Tensor, np.ndarray)) for t in x): return _with_batch(learn, tuple(x))
     if not transforms:
-        raise TaskError(f"A {type(x).__name__} was given, but {type(learn).__name__} has no transforms that would make an input of it: "
-                        "pass a tensor, as the model takes it.")
+        raise TaskError(f"A {type(x).__name__} was given, but {type(learn).__name__} has no transforms that would make "
+                        f"an input of it: pass a tensor, as the model takes it.")
     if isinstance(x, pd.Series): items = x.to_frame().T.infer_objects()
     else: items = x if isinstance(x, (list, pd.DataFrame)) or type(x).__name__ == 'L' else [x]
     try:
         with kept_rng(): return _Batches(dls.test_dl(items, num_workers=0), dls.n_inp)
     except InterpKitError: raise
     except Exception as e:
-        raise DataError(f"{str(x)[:80]!r} cannot be turned into an input by the Learner's transforms: {type(e).__name__}: {e}") from e
+        raise DataError(f"{str(x)[:80]!r} cannot be turned into an input by the Learner's transforms: "
+                        f"{type(e).__name__}: {e}") from e
 
 class _Batches(list):
     "Batches, and how many inputs each begins with."

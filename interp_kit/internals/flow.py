@@ -81,8 +81,8 @@ class _Sums(Moments):
     def facts(self):
         if not self.count: return dict.fromkeys(('mean', 'std', 'sparsity', 'positive_ratio'), np.nan)
         mean = self.total/self.count
-        return dict(mean=self.shift + mean, std=max(self.squares/self.count - mean**2, 0.)**.5, sparsity=self.small/self.count,
-                    positive_ratio=self.above/self.count)
+        return dict(mean=self.shift + mean, std=max(self.squares/self.count - mean**2, 0.)**.5,
+                    sparsity=self.small/self.count, positive_ratio=self.above/self.count)
 
 # %% ../../nbs/internals/230_flow.ipynb #4cbcd8e9
 _EPS, _FLAT_ROWS = 1e-5, 200
@@ -96,7 +96,8 @@ def _has_no_weight(m):
 class _Layer:
     "What is known of one call."
     def __init__(self, call, shape, rank, max_dim):
-        self.call, self.shape, self.rank, self.notes, self.off = call, tuple(shape), rank, [], int(_has_no_weight(call.module))
+        self.call, self.shape, self.rank, self.notes, self.off = (call, tuple(shape), rank, [],
+            int(_has_no_weight(call.module)))
         self.sums, self.rows = _Sums(_EPS), _StreamedCovariance(max_dim, _FLAT_ROWS if rank == 'flattened' else None)
 
     def note(self, why):
@@ -134,14 +135,16 @@ class _Layer:
         r = self.rows
         rank = np.nan if any('no rank' in o for o in self.notes) else r.effective_rank()
         most = min(r.n - 1, r.dim)
-        f = dict(layer=self.call.layer, type=self.call.type, shape='×'.join(map(str, self.shape)) or '1', **self.sums.facts(),
-                 effective_rank=rank, rank_n=r.n, rank_dim=r.dim, rank_ratio=rank/most if most > 0 else np.nan)
+        f = dict(layer=self.call.layer, type=self.call.type, shape='×'.join(map(str, self.shape)) or '1',
+                 **self.sums.facts(), effective_rank=rank, rank_n=r.n, rank_dim=r.dim,
+                 rank_ratio=rank/most if most > 0 else np.nan)
         f.update(active=1 - f['sparsity'], balance=1 - 2*abs(f['positive_ratio'] - .5))
         return dict(f, specialization=(f['active'] + f['balance'] + f['rank_ratio'])/3, reason=self._reasons(rank))
 
     def state(self):
         call = {k: getattr(self.call, k) for k in ('layer', 'name', 'type', 'order', 'channel_dim')}
-        return dict(call=call, shape=list(self.shape), said=list(self.notes), off=self.off, sums=self.sums.state(), rows=self.rows.state())
+        return dict(call=call, shape=list(self.shape), said=list(self.notes), off=self.off, sums=self.sums.state(),
+                    rows=self.rows.state())
 
     def merge(self, s):
         self.sums.merge(_Sums.from_state(s['sums']))
@@ -212,7 +215,9 @@ class FlowObserver:
     def result(self) -> 'InformationFlow':
         "The flow through the calls seen so far; raises `DataError` if there were none."
         import pandas as pd
-        if not self.seen: raise DataError("No call was seen: the observer was not part of a pass, or none of the layers asked for ran.")
+        if not self.seen:
+            raise DataError("No call was seen: the observer was not part of a pass, or none of the layers asked for "
+                            "ran.")
         rows = sorted(self.seen.values(), key=lambda o: o.call.order)
         return InformationFlow(pd.DataFrame([o.facts() for o in rows]), self.rank, self.n_rows, self.model)
 

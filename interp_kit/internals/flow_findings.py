@@ -15,16 +15,18 @@ _ANEW = ('Look at the activations and weights of {layer}; start it anew with a s
          'activation.')
 
 _WORDS = dict( # what is seen: interpretation, action, source
-    switched_off=('Its scale is zero, as residual branches are at the start of training: the branch adds nothing.', _ANEW, _DEGREE),
-    zero_weights=('Its weights are all zero, so the output is the same whatever the input: the network was not trained, or they were '
-                  'wiped.', _ANEW, _DEGREE),
-    cut_off=('Nothing of the input reaches the output: units are dead, weights are zero, or values saturate.', _ANEW, _DEGREE),
-    dead_branch=('This branch carries nothing of the input: units are dead, weights are zero or values saturate; or it depends on no '
-                 'input by design (learned queries, position codes).', _ANEW, _DEGREE),
-    low_rank=('Samples differ in next to one direction here, though earlier layers tell more of them: the weights have collapsed to a '
-              'few directions, or the signal vanishes with depth.',
-              'Look at the singular values of the weights of {layer}; normalise, add skip connections, or start it anew.',
-              'Roy and Vetterli 2007; Daneshmand et al. 2020 (rank collapse with depth)'))
+    switched_off=('Its scale is zero, as residual branches are at the start of training: the branch adds nothing.',
+        _ANEW, _DEGREE),
+    zero_weights=('Its weights are all zero, so the output is the same whatever the input: the network was not '
+        'trained, or they were wiped.', _ANEW, _DEGREE),
+    cut_off=('Nothing of the input reaches the output: units are dead, weights are zero, or values saturate.', _ANEW,
+        _DEGREE),
+    dead_branch=('This branch carries nothing of the input: units are dead, weights are zero or values saturate; or it '
+        'depends on no input by design (learned queries, position codes).', _ANEW, _DEGREE),
+    low_rank=('Samples differ in next to one direction here, though earlier layers tell more of them: the weights have '
+        'collapsed to a few directions, or the signal vanishes with depth.',
+        'Look at the singular values of the weights of {layer}; normalise, add skip connections, or start it anew.',
+        'Roy and Vetterli 2007; Daneshmand et al. 2020 (rank collapse with depth)'))
 
 def _finding(type, word, title, severity, numbers):
     interpretation, action, source = (o.format(**numbers) for o in _WORDS[word])

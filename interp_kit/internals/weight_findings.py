@@ -15,24 +15,23 @@ from ..plots import elide
 
 # %% ../../nbs/internals/210_weight_findings.ipynb #9966954a
 _WORDS = dict( # type: interpretation, action, source
-    not_finite_weights=('Outputs that depend on these entries are NaN. Usually training diverged, or a half-precision value overflowed.',
-                        'Go back to the last finite checkpoint; lower the learning rate, clip gradients, or train in bfloat16.',
-                        'Micikevicius et al. 2018, Mixed precision training'),
-    dead_channels=('These channels give a constant whatever the input: weight decay or pruning emptied them, or they were never '
-                   'trained (a zero-initialised adapter).',
-                   'Prune them, or look for why they died: learning rate too high, ReLU without gradient, weight decay on unused '
-                   'channels.', 'Mehta et al. 2019, On implicit filter level sparsity in CNNs'),
-    collapsed_weights=('The layer passes on one number, whatever it reads: it collapsed, or all its channels are copies of one another.',
-                       'Check the initialisation (all rows equal?), the learning rate and the weight decay of this layer.',
-                       'Rudelson & Vershynin 2007 (stable rank); Martin & Mahoney 2021 (rank collapse)'),
-    uncentred_weights=('Most of the weight is an offset that all inputs share: outputs follow the mean of the input and saturate what '
-                       'comes after.',
-                       'Look at the initialisation and at normalisation of the inputs; an offset belongs in the bias.',
-                       'LeCun et al. 1998, Efficient BackProp'),
-    untrained_layer=('Nothing in these weights differs from a random draw of their shape: no direction above the Marchenko-Pastur edge, '
-                     'a power law as noise gives, entries as initialised. Little training can leave that too.',
-                     'If they should be trained: was the checkpoint loaded, is the layer frozen, does the optimiser hold it, does it '
-                     'get a gradient?', 'Marchenko & Pastur 1967; Johnstone 2001; Martin & Mahoney 2021'))
+    not_finite_weights=('Outputs that depend on these entries are NaN. Usually training diverged, or a half-precision '
+        'value overflowed.', 'Go back to the last finite checkpoint; lower the learning rate, clip gradients, or train '
+        'in bfloat16.', 'Micikevicius et al. 2018, Mixed precision training'),
+    dead_channels=('These channels give a constant whatever the input: weight decay or pruning emptied them, or they '
+        'were never trained (a zero-initialised adapter).', 'Prune them, or look for why they died: learning rate too '
+        'high, ReLU without gradient, weight decay on unused channels.',
+        'Mehta et al. 2019, On implicit filter level sparsity in CNNs'),
+    collapsed_weights=('The layer passes on one number, whatever it reads: it collapsed, or all its channels are '
+        'copies of one another.', 'Check the initialisation (all rows equal?), the learning rate and the weight decay '
+        'of this layer.', 'Rudelson & Vershynin 2007 (stable rank); Martin & Mahoney 2021 (rank collapse)'),
+    uncentred_weights=('Most of the weight is an offset that all inputs share: outputs follow the mean of the input '
+        'and saturate what comes after.', 'Look at the initialisation and at normalisation of the inputs; an offset '
+        'belongs in the bias.', 'LeCun et al. 1998, Efficient BackProp'),
+    untrained_layer=('Nothing in these weights differs from a random draw of their shape: no direction above the '
+        'Marchenko-Pastur edge, a power law as noise gives, entries as initialised. Little training can leave that '
+        'too.', 'If they should be trained: was the checkpoint loaded, is the layer frozen, does the optimiser hold '
+        'it, does it get a gradient?', 'Marchenko & Pastur 1967; Johnstone 2001; Martin & Mahoney 2021'))
 
 def _about(type, t, severity, title, confidence=1., **numbers):
     "A finding about the weights in the rows `t`."
@@ -104,10 +103,11 @@ def _untrained(t):
     if not len(noise): return
     title = f"{len(noise)} of {len(told)} weights look as they were initialised: {_listed(noise)}"
     if every: title = f"The model looks untrained: none of its {len(t)} weights stands above noise"
-    yield _about('untrained_layer', noise, 'low' if every else 'info', title, .9 if every else .5, told=len(told), with_structure=structured)
+    yield _about('untrained_layer', noise, 'low' if every else 'info', title, .9 if every else .5, told=len(told),
+                 with_structure=structured)
 
-_NUMBERS = ('std', 'finite', 'alive', 'centred', 'rank', 'stable_rank', 'spikes', 'alpha', 'alpha_low', 'rank_low', 'kurtosis',
-            'fan_in', 'channels', 'blocks', 'n', 'l2')
+_NUMBERS = ('std', 'finite', 'alive', 'centred', 'rank', 'stable_rank', 'spikes', 'alpha', 'alpha_low', 'rank_low',
+            'kurtosis', 'fan_in', 'channels', 'blocks', 'n', 'l2')
 
 def weight_findings(
     table:'DataFrame|Learner|nn.Module|dict', # a table of `weight_table`, or a model to measure
