@@ -65,10 +65,8 @@ class HeatmapDetector(nn.Module):
         self.heat, self.sides = nn.Conv2d(48, len(self.categories), 1), nn.Conv2d(48, 4, 1)
         nn.init.constant_(self.heat.bias, -4.) # objects are rare
 
-    def dense(self,
-        x:Tensor, # (B, 3, H, W) in [0, 1], H and W multiples of the stride
-    ) -> tuple: # logits (B, C, H/4, W/4), distances in pixels from each cell's middle to left, top, right, bottom (B, 4, H/4, W/4)
-        "The maps that boxes are read from."
+    def _dense(self, x):
+        "Logits (B, C, H/4, W/4), and distances in pixels from each cell's middle to left, top, right, bottom (B, 4, H/4, W/4)."
         f = self.body(x - .5)
         return self.heat(f), F.softplus(self.sides(f))*2*self.stride
 
@@ -89,7 +87,7 @@ class HeatmapDetector(nn.Module):
     def _losses(self, images, targets):
         _check_targets(images, targets, len(self.categories))
         of, boxes, labels = _flatten(targets)
-        logits, sides = self.dense(self._padded(torch.stack(images)))
+        logits, sides = self._dense(self._padded(torch.stack(images)))
         bumps, row, col = _bumps(boxes, *logits.shape[2:], self.stride)
         mx, my = (col + .5)*self.stride, (row + .5)*self.stride
         want = torch.stack([mx - boxes[:, 0], my - boxes[:, 1], boxes[:, 2] - mx, boxes[:, 3] - my], 1)
@@ -98,7 +96,7 @@ class HeatmapDetector(nn.Module):
 
     def _boxes(self, x):
         "A dict of boxes, labels and scores for each image: the peaks of the strongest class among their eight neighbours."
-        logits, sides = self.dense(self._padded(x))
+        logits, sides = self._dense(self._padded(x))
         best, label = logits.max(1)
         peak = (F.max_pool2d(best[:, None], 3, 1, 1)[:, 0] == best) & (best.sigmoid() >= self.min_score)
         return [self._read(b, l, s, p, x.shape[2:]) for b, l, s, p in zip(best, label, sides, peak)]

@@ -82,6 +82,27 @@ def _losses_of(right, mask, since=0):
     return _Loss(lost, won, int(seen[-1]), best, acc, w, min(1., p))
 
 # %% ../../nbs/training/100_cartography_findings.ipynb #906459eb
+def _forgotten(l, classes, what, epochs):
+    k, best = len(l.lost), int(epochs[l.best])
+    title = (f"{k:,} of {l.n:,} {what} that were right around epoch {best} are wrong in the last {l.width} epochs; "
+             f"{l.won:,} went the other way")
+    evidence = dict(lost=k, won=l.won, n=l.n, best_epoch=best,
+                    accuracy_then=float(l.acc[l.best:l.best+l.width].mean()),
+                    accuracy_now=float(l.acc[-l.width:].mean()), p_value=l.p)
+    interpretation, action, source = _WORDS['forgotten']
+    return Finding('forgotten_rows', title, 'high' if k - l.won >= .1*l.n else 'medium', 1 - l.p, evidence,
+                   l.lost[:_MOST], classes,
+                   interpretation, action.format(**evidence), source)
+
+def _most_lost(names, l):
+    "Classes that hold more than half of the lost rows together, at most three."
+    if not len(names) or not len(l.lost): return ()
+    values, n = np.unique(names[l.lost], return_counts=True)
+    order = np.argsort(-n, kind='stable')[:3]
+    keep = int(np.searchsorted(np.cumsum(n[order]), .5*n.sum())) + 1
+    return tuple(values[order[:keep]]) if n[order].sum() > .5*n.sum() else ()
+
+# %% ../../nbs/training/100_cartography_findings.ipynb #edab5f58
 _LEAST, _LEAST_OF_CLASS = .02, .4 # shares of all rows, and of those of a class, that must be lost on balance
 
 def check_forgotten(
@@ -104,23 +125,3 @@ def check_forgotten(
             for c in classes if (l := _losses_of(right, names == c, settled)) and l.matters(_LEVEL/2/len(classes),
                                                                                             _LEAST_OF_CLASS)}
     return [_forgotten(l, (c,), f'{on} rows of {c}', epochs) for c, l in lost.items()]
-
-def _forgotten(l, classes, what, epochs):
-    k, best = len(l.lost), int(epochs[l.best])
-    title = (f"{k:,} of {l.n:,} {what} that were right around epoch {best} are wrong in the last {l.width} epochs; "
-             f"{l.won:,} went the other way")
-    evidence = dict(lost=k, won=l.won, n=l.n, best_epoch=best,
-                    accuracy_then=float(l.acc[l.best:l.best+l.width].mean()),
-                    accuracy_now=float(l.acc[-l.width:].mean()), p_value=l.p)
-    interpretation, action, source = _WORDS['forgotten']
-    return Finding('forgotten_rows', title, 'high' if k - l.won >= .1*l.n else 'medium', 1 - l.p, evidence,
-                   l.lost[:_MOST], classes,
-                   interpretation, action.format(**evidence), source)
-
-def _most_lost(names, l):
-    "Classes that hold more than half of the lost rows together, at most three."
-    if not len(names) or not len(l.lost): return ()
-    values, n = np.unique(names[l.lost], return_counts=True)
-    order = np.argsort(-n, kind='stable')[:3]
-    keep = int(np.searchsorted(np.cumsum(n[order]), .5*n.sum())) + 1
-    return tuple(values[order[:keep]]) if n[order].sum() > .5*n.sum() else ()

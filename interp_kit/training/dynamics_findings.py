@@ -122,6 +122,7 @@ def _overconfident(d, evidence):
     if not (end > best if d.direction == 'max' else end < best): return ''
     return f" {d.metric} still got better since ({best:.3g} to {end:.3g}): what grows is first of all overconfidence."
 
+# %% ../../nbs/training/040_dynamics_findings.ipynb #f0e090db
 def _late_gain(v, k):
     "What is won over the last `k` steps: the median slope of all pairs (Sen 1968), times k."
     y = v[-k-1:]

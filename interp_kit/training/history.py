@@ -28,11 +28,9 @@ _TOKENS = dict( # whole words
     max=set('acc f1 f2 fbeta iou miou auc roc ap map r2 corr corrcoef mcc psnr ssim tpr tnr ppv npv ndcg mrr bleu rouge chrf top1 top5'.split()))
 _OTHER = dict(min='max', max='min')
 
-def _split_words(name): return re.sub(r'(?<=[a-z0-9])(?=[A-Z])', '_', str(name))
-
 def _metric_direction(name):
     """Which way a metric gets better by the words in its name: 'min', 'max', or None where they do not tell."""
-    low = _split_words(name).lower()
+    low = re.sub(r'(?<=[a-z0-9])(?=[A-Z])', '_', str(name)).lower()
     if m := re.match(r'(?:neg|negative|1|one_minus)(?:_| ?- ?)(.+)', low):
         return 'min' if 'likelihood' in low else _OTHER.get(_metric_direction(m[1]))
     joined, tokens = re.sub(r'[^a-z0-9]', '', low), set(re.findall(r'[a-z]+\d*|\d+', low))
@@ -75,7 +73,10 @@ def _number(v, name):
 
 def _column(values, name):
     "(values, missing) of one measure, each (E,)."
-    if isinstance(values, dict): values = [values.get(k) for k in _up_to(values, name)]
+    if isinstance(values, dict):
+        if not all(isinstance(k, (int, np.integer)) and k >= 0 for k in values):
+            raise DataError(f"History {name!r} is a dictionary, whose keys must be epochs counted from 0; it has {list(values)[:3]}. Several runs go to compare_dynamics.")
+        values = [values.get(k) for k in range(max(values, default=-1) + 1)]
     if hasattr(values, 'detach'): values = values.detach().cpu()
     if hasattr(values, 'tolist'): values = values.tolist()
     if isinstance(values, (str, bytes)) or not hasattr(values, '__iter__'):
@@ -83,18 +84,13 @@ def _column(values, name):
     pairs = [_number(v, name) for v in values]
     return np.array([v for v, _ in pairs], dtype=np.float64), np.array([m for _, m in pairs], dtype=bool)
 
-def _up_to(values, name):
-    if not all(isinstance(k, (int, np.integer)) and k >= 0 for k in values):
-        raise DataError(f"History {name!r} is a dictionary, whose keys must be epochs counted from 0; it has {list(values)[:3]}. Several runs go to compare_dynamics.")
-    return range(max(values, default=-1) + 1)
-
 def _pad(values, missing, n):
     gap = n - len(values)
     return np.append(values, np.full(gap, np.nan)), np.append(missing, np.ones(gap, dtype=bool))
 
-def _coded(v, gone):
-    "A number for strict JSON: null where nothing was recorded, a word where it was not finite."
-    return None if gone else float(v) if np.isfinite(v) else str(float(v))
+def _coded(values, missing):
+    "Numbers for strict JSON: null where nothing was recorded, a word where one was not finite."
+    return [None if m else float(v) if np.isfinite(v) else str(float(v)) for v, m in zip(values, missing)]
 
 # %% ../../nbs/training/020_history.ipynb #7c709885
 @dataclass
@@ -154,9 +150,8 @@ class TrainingHistory:
 
     def to_dict(self) -> dict:
         "Everything, valid as strict JSON: null is what was not recorded, 'nan', 'inf' and '-inf' what was not finite."
-        coded = lambda values, missing: [_coded(v, m) for v, m in zip(values, missing)]
-        return dict(format='interp_kit.history', version=1, epochs=plain(self.epochs), values={k: coded(v, self.missing[k]) for k, v in self.values.items()}, directions=dict(self.directions),
-                    batches={k: coded(v, np.zeros(len(v), dtype=bool)) for k, v in self.batches.items()}, epoch_ends=plain(self.epoch_ends), starts=plain(self.starts), notes=list(self.notes), source=self.source)
+        return dict(format='interp_kit.history', version=1, epochs=plain(self.epochs), values={k: _coded(v, self.missing[k]) for k, v in self.values.items()}, directions=dict(self.directions),
+                    batches={k: _coded(v, np.zeros(len(v), dtype=bool)) for k, v in self.batches.items()}, epoch_ends=plain(self.epoch_ends), starts=plain(self.starts), notes=list(self.notes), source=self.source)
 
     def _repr_html_(self):
         return self.to_frame().to_html(index=False, float_format='%.4g') + ''.join(f'<p><small>{html.escape(n)}</small></p>' for n in self.notes)
@@ -272,13 +267,10 @@ def _scalar(v):
     try: return None if v is None else float(v)
     except (TypeError, ValueError, RuntimeError): return None
 
-def _numbered(names):
-    "Names made different: a second `accuracy` becomes `accuracy_2`."
-    return [n if n not in names[:i] else f'{n}_{names[:i].count(n) + 1}' for i, n in enumerate(names)]
-
 def _phase_names(names, train_metrics, valid_metrics):
     "Our names of the columns that training and validation fill, from fastai's."
-    names = _numbered([n for n in names if n not in ('epoch', 'time')])
+    names = [n for n in names if n not in ('epoch', 'time')]
+    names = [n if n not in names[:i] else f'{n}_{names[:i].count(n) + 1}' for i, n in enumerate(names)] # a second `accuracy` is `accuracy_2`
     if train_metrics and valid_metrics: return [n for n in names if n.startswith('train_')], [n for n in names if n.startswith('valid_')]
     if valid_metrics: return ['train_loss'], ['valid_loss', *(f'valid_{n}' for n in names[2:])]
     return ['train_loss', *(f'train_{n}' for n in names[1:])], []

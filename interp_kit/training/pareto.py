@@ -74,11 +74,6 @@ def _why_not(values, v, front, i):
     return f'dominated by {values.index[by]}'
 
 # %% ../../nbs/training/050_pareto.ipynb #ade3a018
-def _draw_stair(ax, p, direction):
-    "The border between what is dominated and what is not."
-    p = p[np.argsort(p[:, 0] if direction == 'max' else -p[:, 0], kind='stable')]
-    ax.step(p[:, 0], p[:, 1], where='pre', color=PALETTE[1], lw=1.5, ls='--', zorder=1)
-
 def _name_points(ax, points, names, most):
     "Short names beside points of the front; long ones as numbers along it, which the legend explains."
     order, middle = np.argsort(points[:, 0], kind='stable')[:most], np.mean(ax.get_xlim())
@@ -97,7 +92,8 @@ def _draw_plane(ax, table, directions, most):
     rest = known & ~front
     ax.scatter(*v[rest].T, s=8 if small else 32, color=NEUTRAL, alpha=.5, label=f'dominated: {rest.sum()}', lw=0)
     ax.scatter(*v[front].T, s=18 if small else 48, color=PALETTE[0], label=f'Pareto front: {front.sum()}', zorder=3)
-    _draw_stair(ax, v[front], directions[0])
+    stair = v[front][np.argsort(v[front][:, 0]*(1 if directions[0] == 'max' else -1), kind='stable')]
+    ax.step(*stair.T, where='pre', color=PALETTE[1], lw=1.5, ls='--', zorder=1)
     _name_points(ax, v[front], list(table.index[front]), most)
     if not known.all(): ax.scatter([], [], color='none', label=f'not known: {(~known).sum()}')
     for way, c, label in zip(directions, table.columns, (ax.set_xlabel, ax.set_ylabel)):
