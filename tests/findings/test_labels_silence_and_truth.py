@@ -1,7 +1,9 @@
 "Findings on labels are silent on noise and speak on truth."
 import numpy as np, pytest
 from scipy.stats import binom
-from interp_kit.interpret.label_checks import (LabelEvidence, check_label_balance, check_label_confidence, check_labels, check_missed_pairs, check_rates, general_p, multilabel_findings)
+from interp_kit.interpret.multilabel_findings import (
+    LabelEvidence, check_label_balance, check_label_confidence, check_labels, check_missed_pairs, check_rates,
+    general_p, multilabel_findings)
 from interp_kit.predictions import Predictions, label_confusions, with_thresholds
 
 

@@ -2,7 +2,7 @@
 import numpy as np, pytest, torch
 from scipy.stats import binom
 from helpers import softmax
-from interp_kit.interpret.segmentation_checks import (
+from interp_kit.interpret.segmentation_findings import (
     MaskEvidence, check_mask_balance, check_mask_classes, check_mask_collapse, check_mask_confidence,
     check_mask_values, check_void, segmentation_findings)
 from interp_kit.core import betting_p

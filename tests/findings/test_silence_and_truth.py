@@ -2,9 +2,9 @@
 import numpy as np, pytest
 from scipy.stats import binom
 from helpers import draw_labels, softmax
-from interp_kit.interpret.checks import (
-    Evidence, check_balance, check_classes, check_collapse, check_confidence, check_losses, check_pairs,
-    classification_findings)
+from interp_kit.interpret.classification_findings import (
+    Evidence, check_balance, check_classes, check_collapse, check_confidence, check_pairs, classification_findings)
+from interp_kit.interpret.loss_findings import check_losses
 from interp_kit.core import excess_p
 from interp_kit.predictions import Predictions
 
