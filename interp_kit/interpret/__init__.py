@@ -6,17 +6,18 @@
 __all__ = []
 
 # %% ../../nbs/interpret/150_room.ipynb #b3693445
-from .classification_findings import *
-from .multilabel_findings import *
-from .segmentation_findings import *
-from .regression_findings import *
 from .base import *
+from .loss_findings import *
 from .classification import *
-from .multilabel import *
-from .segmentation import *
-from .regression import *
-from .outputs import *
+from .classification_findings import *
 from .analyzer import *
+from .multilabel import *
+from .multilabel_findings import *
+from .segmentation import *
+from .segmentation_findings import *
+from .regression import *
+from .regression_findings import *
+from .outputs import *
 from .folder import *
 from .verbs import *
 

@@ -14,7 +14,7 @@ import numpy as np, torch
 from torch import Tensor
 from ..core import DataError, TaskError, infer_task, kept_rng, mean_interval
 from ..findings import Findings, rank_findings
-from .loss_findings import check_losses
+from .loss_findings import loss_findings
 from ..plots import (
     NEUTRAL, RIGHT, WRONG, as_label, elide, font_family, grid_shape, new_grid, show_image, text_panel)
 from ..predictions.capture import capture
@@ -276,7 +276,7 @@ class Interpretation:
         "Conclusions that the predictions support, worst first; see `interpret.classification_findings`."
         return rank_findings(self._check())
 
-    def _check(self): return check_losses(self.predictions)
+    def _check(self): return loss_findings(self.predictions)
 
 # %% ../../nbs/interpret/010_base.ipynb #63cf0cd2
 def _named(a, dl, xs, ys):
