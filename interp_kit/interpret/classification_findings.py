@@ -11,7 +11,8 @@ import numpy as np, torch
 from ..core import ALPHA, block_rows, excess_p, holm
 from ..findings import Finding, Findings, wording
 from .loss_findings import Evidence, grade, loss_findings
-from ..predictions.counts import Margins, confusion_counts
+from ..predictions.confusion import confusion_counts
+from ..predictions.metrics.counts import Margins
 from ..predictions.scores import as_predictions, row_scores
 from ..predictions.store import Predictions
 

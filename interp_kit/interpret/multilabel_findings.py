@@ -12,8 +12,8 @@ from ..core import ALPHA, excess_p, holm, rowwise_p, two_sided
 from ..findings import Finding, Findings, wording
 from .classification_findings import _imbalance, _weak
 from .loss_findings import Evidence, finite_rows, loss_findings
-from ..predictions.counts import Margins
-from ..predictions.multilabel import label_losses, label_margins
+from ..predictions.metrics.counts import Margins
+from ..predictions.metrics.multilabel import label_losses, label_margins
 from ..predictions.scores import as_predictions
 from ..predictions.store import Predictions
 

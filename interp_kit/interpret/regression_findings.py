@@ -12,7 +12,7 @@ import numpy as np
 from ..core import ALPHA, holm
 from ..findings import Finding, Findings, wording
 from .loss_findings import Evidence, grade, loss_findings
-from ..predictions.regression import target_names, value_pairs
+from ..predictions.metrics.regression import target_names, value_pairs
 from ..predictions.scores import as_predictions
 from ..predictions.store import Predictions
 

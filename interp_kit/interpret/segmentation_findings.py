@@ -12,7 +12,8 @@ from ..core import ALPHA, betting_p, holm
 from ..findings import Finding, Findings, wording
 from .loss_findings import Evidence, finite_rows, grade, loss_findings
 from ..predictions.scores import as_predictions
-from ..predictions.segmentation import counts_of, mass_of, pixel_confusion
+from ..predictions.masks import counts_of, mass_of
+from ..predictions.metrics.segmentation import pixel_confusion
 from ..predictions.store import Predictions
 
 # %% ../../nbs/interpret/090_segmentation_findings.ipynb #1cbc5551

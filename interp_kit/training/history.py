@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 import numpy as np
 from fastcore.basics import patch
-from ..core import DataError, TaskError
+from ..core import DataError, TaskError, is_learner
 from ..findings import plain
-from .logs import read_log
+from .logs import _read_log
 
 # %% ../../nbs/training/20_history.ipynb #1ff6de66
 if TYPE_CHECKING: from pandas import DataFrame
@@ -30,10 +30,8 @@ _OTHER = dict(min='max', max='min')
 
 def _split_words(name): return re.sub(r'(?<=[a-z0-9])(?=[A-Z])', '_', str(name))
 
-def _metric_direction(
-    name:str, # of a metric, e.g. 'error_rate', 'F1Score' or 'val_auc'
-) -> 'str|None': # 'min': less is better; 'max': more is better; None: the name does not tell
-    "Which way `name` gets better, by the words in it."
+def _metric_direction(name):
+    """Which way a metric gets better by the words in its name: 'min', 'max', or None where they do not tell."""
     low = _split_words(name).lower()
     if m := re.match(r'(?:neg|negative|1|one_minus)(?:_| ?- ?)(.+)', low):
         return 'min' if 'likelihood' in low else _OTHER.get(_metric_direction(m[1]))
@@ -46,10 +44,8 @@ def _metric_direction(
 _PHASES = dict(train='train', training='train', tr='train', val='valid', valid='valid', validation='valid', eval='valid', dev='valid', test='test')
 _EXTRAS = dict(lr='lr', learning_rate='lr', mom='mom', momentum='mom', time='time', epoch_time='time', step='step', steps='step', iter='step', iteration='step', wd='wd', weight_decay='wd')
 
-def _split_name(
-    name:str, # a key of a history, e.g. 'val_acc'
-) -> tuple: # ('train', 'valid', 'test' or None, rest of the name), e.g. ('valid', 'acc')
-    "On which data a measure was taken, as far as its name tells, and what it is."
+def _split_name(name):
+    "('train', 'valid', 'test' or None, rest of the name): on which data a measure was taken, and what it is."
     ways, gap = '|'.join(sorted(_PHASES, key=len, reverse=True)), r'(?:[\s_./-]+|(?<=[a-z0-9])(?=[A-Z]))'
     for pattern, phase, base in ((rf'(?i:({ways})){gap}(.+)', 1, 2), (rf'(.+?){gap}(?i:({ways}))', 2, 1)):
         if m := re.fullmatch(pattern, str(name)): return _PHASES[m[phase].lower()], _base(m[base])
@@ -298,9 +294,7 @@ def _from_rows(rows, train, valid, epochs, directions, source):
     cols = {n: _column([_scalar(p.get(n)) if not isinstance(p.get(n), str) else p[n] for p in placed], n) for n in [*train, *valid]}
     return TrainingHistory({k: v for k, (v, _) in cols.items()}, epochs, {k: m for k, (_, m) in cols.items()}, _known_directions(list(cols), directions), notes=notes, source=source), skip
 
-def _is_lr_search(
-    lrs:'Sequence', # learning rates of the batches
-) -> bool:
+def _is_lr_search(lrs):
     "Whether learning rates grow by one factor all along, by 2 % a batch or tenfold in all, as in fastai's `lr_find`."
     lrs = np.asarray([float(v) for v in lrs])
     if len(lrs) < 3 or not (lrs > 0).all(): return False
@@ -409,7 +403,7 @@ def from_csv(cls:TrainingHistory,
 ) -> TrainingHistory:
     "Read the file of fastai's or Keras' `CSVLogger`, or one like it; several fits in one file follow each other. Raises `NotFoundError`, and `DataError` for a file without header or one that is no text."
     path = Path(path)
-    parts, notes = read_log(path)
+    parts, notes = _read_log(path)
     if gone := set(names or {}) - {n for head, _ in parts for n in head}: raise DataError(f"names maps {', '.join(map(repr, sorted(gone)))}, which no header of {path.name} holds.")
     hs = [h for head, rows in parts for h in _part(head, rows, names or {}, plain, path.name)]
     if not _is_logger(parts[0][0]) and hs[0].epochs[:1].tolist() == [1]:
@@ -421,12 +415,8 @@ def from_csv(cls:TrainingHistory,
     return res
 
 # %% ../../nbs/training/20_history.ipynb #997aeebf
-def _as_history(
-    o:'TrainingHistory|Learner|dict|str|Path', # a history, a trained learner, a dict or Keras History, or the path of a CSV
-    **kwargs # for `from_dict`, `from_csv` or `from_learner`
-) -> TrainingHistory:
-    "The training history that `o` is or holds."
+def _as_history(o):
+    "The training history that `o` is or holds: a history, a trained learner, a dict, a Keras History, the path of a CSV."
     if isinstance(o, TrainingHistory): return o
-    if isinstance(o, (str, Path)): return TrainingHistory.from_csv(o, **kwargs)
-    if hasattr(o, 'recorder') or hasattr(o, 'dls'): return TrainingHistory.from_learner(o, **kwargs)
-    return TrainingHistory.from_dict(o, **kwargs)
+    if isinstance(o, (str, Path)): return TrainingHistory.from_csv(o)
+    return TrainingHistory.from_learner(o) if is_learner(o) or hasattr(o, 'recorder') else TrainingHistory.from_dict(o)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Callable
 
 if __name__ == "__main__": sys.path[0] = str(Path(__file__).parents[1]) # this folder would hide Python's own `numbers`
-from house.promises import FILES, PACKAGE, ROOT, functions, is_promised, module_of, public_names, room_of, taken, tree
+from house.promises import (FILES, HELD, PACKAGE, ROOT, functions, is_promised, module_of, public_names,
+                            room_of, taken, tree)
 
 WIDTH, MODULE, CELL, TERMS, FROM_ONE_FILE = 120, 450, 40, 3, 3
 SLACK = 1.15 # a room past this many times its budget is a reason to stop
@@ -114,7 +115,7 @@ def private_bundles():
 
 def unpromised():
     "Public functions and classes that no contract, `all`, guide or other room names."
-    names = ((f, n) for f in FILES for n in public_names(f))
+    names = ((f, n) for f in FILES for n in public_names(f) if n.name not in HELD)
     return Counter(f"{at(f, n)} {n.name}" for f, n in names if not is_promised(room_of(f), n.name))
 
 

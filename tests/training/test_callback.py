@@ -702,7 +702,7 @@ def test_hooks_put_on_a_loss_later_do_not_reach_what_waits():
 
 
 def test_losses_that_call_what_a_user_gave_are_not_as_written():
-    from interp_kit.predictions.losses import _as_written
+    from interp_kit.predictions.losses import is_as_written as _as_written
     own = CrossEntropyLossFlat(axis=1); own.activation = lambda z: (z/5).softmax(1)
     assert not _as_written(nn.TripletMarginWithDistanceLoss(distance_function=nn.Sequential(nn.Dropout(), nn.PairwiseDistance()))) and not _as_written(nn.TripletMarginWithDistanceLoss()) and not _as_written(own)
     assert all(map(_as_written, (nn.CrossEntropyLoss(weight=torch.ones(C)), CrossEntropyLossFlat(axis=1), LabelSmoothingCrossEntropy(), FocalLossFlat(), F.cross_entropy, BCEWithLogitsLossFlat())))
