@@ -220,7 +220,7 @@ def test_shards_on_disk_are_merged_and_a_second_run_runs_nothing(tmp_path, count
     capture(learn, observers=[b], path=tmp_path/"p", progress=False)
     assert not seen
     for s in (a, b): pd.testing.assert_frame_equal(s.stats_by_layer(), want, rtol=1e-6)
-    state = _unpack_state(*pack_state(a.state()))
+    state = _unpack_state(*_pack_state(a.state()))
     again = ActivationSums(); again.merge(state)
     pd.testing.assert_frame_equal(again.table, want, rtol=1e-6)
 
