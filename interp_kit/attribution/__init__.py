@@ -10,6 +10,7 @@ from .inputs import *
 from .targets import *
 from .probe import *
 from .result import *
+from .method import *
 from .gradients import *
 from .opticam import *
 from .cam import *

@@ -6,15 +6,16 @@
 __all__ = ['CAM_METHODS', 'GradCAM']
 
 # %% ../../nbs/attribution/070_cam.ipynb #6a68815b
-import copy, difflib
-from contextlib import contextmanager
+import copy
+from contextlib import ExitStack
 import numpy as np, torch
-from torch import Tensor, nn
-from .result import scaled, upsample
-from .opticam import as_masks, opti_weights, stretch_of, stretched
-from .probe import Probe, grads_of, probing
+from torch import Tensor
+from .method import Method
+from .opticam import _as_masks, _opti_map, _stretch_of
+from .probe import _named_layer, grads_of, probing
+from .result import _scaled, upsample
 from .targets import in_region, of_output
-from ..core import ModelError, TaskError, find_layer, get_model, grid_of
+from ..core import ModelError, TaskError, block_rows, find_layer, get_model, grid_of, hooked, listing
 
 # %% ../../nbs/attribution/070_cam.ipynb #dccb762c
 def _with(out, k, new):
@@ -30,7 +31,7 @@ def _swap(out, f):
     return next((_with(out, k, new) for k, v in items if (new := _swap(v, f)) is not None), None)
 
 class _Cut:
-    "A hook that keeps a layer's output and, with `graph`, starts the graph there."
+    "A hook that keeps a layer's output and, with `graph`, starts the graph there; of several only the first does (`whole`: there is one)."
     def __init__(self, n, size, graph, whole): self.n, self.size, self.graph, self.whole, self.out, self.shape = n, size, graph, whole, None, None
     def __call__(self, module, inputs, out): return _swap(out, self.take)
     def take(self, t):
@@ -38,15 +39,6 @@ class _Cut:
         if t.shape[:1] != (self.n,) or not t.is_floating_point() or np.prod(grid_of(t.shape, self.size) or 0) < 2: return None
         self.out = t if self.graph and not self.whole and t.requires_grad else t.detach().clone().requires_grad_(self.graph)
         return self.out.clone() if self.graph else t
-
-@contextmanager
-def _cutting(layers, n, size, graph):
-    "Yield one `_Cut` for each layer, in place during the block. Of several the first starts the graph and the others stand in it."
-    cuts = [_Cut(n, size, graph, len(layers) == 1) for _ in layers]
-    handles = [layer.register_forward_hook(cut) for layer, cut in zip(layers, cuts)]
-    try: yield cuts
-    finally:
-        for h in handles: h.remove()
 
 def _missing(name, cut):
     "Why there is no map of a layer."
@@ -87,63 +79,44 @@ _BY_GRADIENT = {'gradcam': _gradcam, 'gradcam++': _gradcam_pp, 'layercam': _laye
 CAM_METHODS = *_BY_GRADIENT, 'eigencam', 'scorecam', 'opticam'
 
 # %% ../../nbs/attribution/070_cam.ipynb #606bdc91
-def _image_at(probe):
-    "The position of the first image among the inputs."
-    at = next((i for i, t in enumerate(probe.xs) if t.ndim == 4 and t.is_floating_point()), None)
-    if at is None: raise TaskError(f"None of the inputs ({', '.join(str(tuple(t.shape)) for t in probe.xs)}) is an image (B, C, H, W). Use another method, e.g. integrated gradients.")
-    return at
-
 def _batch_rows(image, asked):
     "How many masked images to run at once: about two million numbers."
-    return asked or max(1, min(64, 2_000_000//image[0].numel()))
+    return asked or block_rows(image[0].numel(), 2_000_000, most=64)
 
 def _chunks(index, n): return index.split(n) if len(index) else ()
 
-def _masked_score(probe, at, masked, rows):
+def _masked_score(probe, masked, rows):
     "(n,) scores where the image among the inputs is `masked` (n, C, H, W)."
-    at, masked = probe.floats.index(at), masked.contiguous(memory_format=probe.layout)
-    return probe.score(tuple(masked if i == at else leaf[rows] for i, leaf in enumerate(probe.leaves)), rows)
+    k, masked = probe.floats.index(probe.image), masked.contiguous(memory_format=probe.layout)
+    return probe.score(tuple(masked if i == k else leaf[rows] for i, leaf in enumerate(probe.leaves)), rows)
 
 @torch.no_grad()
 def _score_weights(maps, probe, batch_size):
     "(B, K) softmax over channels of the score when each masks the image."
-    at = _image_at(probe); image = probe.xs[at]
-    (B, K), size = maps.shape[:2], image.shape[2:]
+    image, (B, K) = probe.xs[probe.image], maps.shape[:2]
     flat, scores = maps.flatten(0, 1), maps.new_zeros(B*K)
-    rows, empty = torch.arange(B, device=maps.device).repeat_interleave(K), torch.zeros(B*K, dtype=torch.bool, device=maps.device)
-    n = _batch_rows(image, batch_size)
-    for k in torch.arange(B*K, device=maps.device).split(512): empty[k] = stretch_of(flat[k], flat.shape[1:])[1].flatten() == 0
+    rows, n = torch.arange(B, device=maps.device).repeat_interleave(K), _batch_rows(image, batch_size)
+    empty = torch.cat([_stretch_of(part, part.shape[1:])[1].flatten() == 0 for part in flat.split(512)])
     for k in _chunks((~empty).nonzero()[:, 0], n):
-        masked = image[rows[k]] if B > 1 else image
-        scores[k] = _masked_score(probe, at, masked*as_masks(flat[k], size)[:, None].to(image.dtype), rows[k]).to(scores.dtype)
-    for b in _chunks(rows[empty].unique(), n):
-        black = maps.new_zeros(B); black[b] = _masked_score(probe, at, image[b]*0, b).to(maps.dtype)
-        some = empty & torch.isin(rows, b); scores[some] = black[rows[some]]
+        masks = _as_masks(flat[k], image.shape[2:])[:, None].to(image.dtype)
+        scores[k] = _masked_score(probe, (image[rows[k]] if B > 1 else image)*masks, rows[k]).to(scores.dtype)
+    for b in _chunks(rows[empty].unique(), n): # flat maps hide all
+        black = maps.new_zeros(B)
+        black[b] = _masked_score(probe, image[b]*0, b).to(maps.dtype)
+        some = empty & torch.isin(rows, b)
+        scores[some] = black[rows[some]]
     return scores.view(B, K).softmax(1)
 
 def _opti_maps(maps, probe, batch_size, n_steps, lr):
     "(B, h, w) maps of Opti-CAM; upsampled they run from 0 to 1."
-    at = _image_at(probe); image, res = probe.xs[at], []
-    for rows in torch.arange(probe.n, device=maps.device).split(max(1, _batch_rows(image, batch_size)//4) if batch_size is None else batch_size):
-        weights = opti_weights(maps[rows], image[rows], lambda masked: _masked_score(probe, at, masked, rows), n_steps=n_steps, lr=lr)
-        S = torch.einsum('bk,bkhw->bhw', weights, maps[rows].clamp_min(0))
-        res.append(stretched(S, *stretch_of(S, image.shape[2:])))
+    image, res = probe.xs[probe.image], []
+    for rows in probe.rows.split(batch_size or max(1, _batch_rows(image, None)//4)):
+        score = lambda masked: _masked_score(probe, masked, rows)
+        res.append(_opti_map(maps[rows], image[rows], score, n_steps=n_steps, lr=lr))
     return torch.cat(res)
 
 # %% ../../nbs/attribution/070_cam.ipynb #3f469d01
-def _named(model, layer):
-    "(name, module) of a layer given by either."
-    names = dict(model.named_modules())
-    if isinstance(layer, str):
-        if layer in names: return layer, names[layer]
-        near = difflib.get_close_matches(layer, names, 5, .5) or [k for k in names if k and '.' not in k][:10]
-        raise TaskError(f"{type(model).__name__} has no layer {layer!r}. Near it: {', '.join(near)}.")
-    if not isinstance(layer, nn.Module): raise TaskError(f"A layer is a module of the model or its dotted name, got {type(layer).__name__}.")
-    name = next((k for k, m in names.items() if m is layer), None)
-    if name is None: raise TaskError(f"The layer ({type(layer).__name__}) is no part of this {type(model).__name__}. Pass a module of the same object, or its dotted name.")
-    return name, layer
-
-def _joined(maps, size):
+def _averaged(maps, size):
     "Maps of several layers brought to one size, each divided by its largest strength, averaged; one is only brought to `size`."
     size = size or tuple(np.max([m.shape[1:] for m in maps], 0))
     maps = [m if tuple(m.shape[1:]) == tuple(size) else upsample(m, size) for m in maps]
@@ -151,10 +124,12 @@ def _joined(maps, size):
     tops = [m.abs().amax((1, 2), keepdim=True) for m in maps]
     return torch.stack([torch.where(t > 0, m/torch.where(t > 0, t, 1.), 0.) for m, t in zip(maps, tops)]).mean(0)
 
-class GradCAM:
-    "Class activation maps of a layer by one of `CAM_METHODS`."
+class GradCAM(Method):
+    "Class activation maps of a layer by one of `CAM_METHODS`; `explain` gives them as an `Attribution`."
+    images = True
+
     def __init__(self,
-        learn:'Learner|nn.Module', # who is asked
+        learn:'Learner|nn.Module', # model or Learner to explain
         layer:'nn.Module|str|list|None'=None, # module, its dotted name, or several of them to average; None finds the last with places
         method:str='gradcam', # one of `CAM_METHODS`
         *,
@@ -162,40 +137,41 @@ class GradCAM:
         lr:float=.1, # learning rate of 'opticam'
         batch_size:int|None=None, # masked images run at once by 'scorecam' and 'opticam'; None: by their size
     ):
-        if method not in CAM_METHODS: raise TaskError(f"There is no method {method!r}: {', '.join(CAM_METHODS)}.")
+        if method not in CAM_METHODS: raise TaskError(f"There is no method {method!r}: {listing(CAM_METHODS)}.")
         if isinstance(layer, (list, tuple)) and not len(layer): raise TaskError("The list of layers is empty. Name one, or pass None to have one found.")
-        self.learn, self.method, self.n_steps, self.lr, self.batch_size = learn, method, n_steps, lr, batch_size
-        self._asked, self._found = layer, None
-        self.layer = self.layer_name = None
-        if layer is not None: self._say(self._given())
+        self.learn, self.method, self.name, self.n_steps, self.lr, self.batch_size = learn, method, method, n_steps, lr, batch_size
+        self._asked, self._found, self.layer, self.layer_name = layer, None, None, None
+        if layer is not None: self._note(self._given())
 
     def __repr__(self): return f'GradCAM({type(get_model(self.learn)).__name__}, layer={self.layer_name!r}, method={self.method!r})'
 
     def _given(self):
         each = self._asked if isinstance(self._asked, (list, tuple)) else [self._asked]
-        return [_named(get_model(self.learn), o) for o in each]
+        return [_named_layer(get_model(self.learn), o) for o in each]
 
-    def _say(self, layers):
+    def _note(self, layers):
+        "Keep what was asked for, or found, where people look for it; returns it."
         names, modules = map(list, zip(*layers))
         self.layer_name, self.layer = (names, modules) if isinstance(self._asked, (list, tuple)) else (names[0], modules[0])
+        return layers
 
     def _layers(self, probe):
         "(name, module) of the layers to look at for these inputs."
-        if self._asked is None:
-            spec = probe.spec if isinstance(probe.spec, (of_output, in_region)) or callable(probe.spec) else None
-            key = probe.model, [x.shape[1:] for x in probe.xs], spec
-            if self._found is None or not all(a is b or a == b for a, b in zip(key[:2], self._found[0])) or spec is not self._found[0][2]:
-                first = torch.zeros(1, dtype=torch.long)
-                target = None if spec is None else lambda out: probe.target(out, first)
-                self._found = key, [_named(probe.model, find_layer(probe.model, x=probe.xs, target=target))]
-        layers = self._given() if self._asked is not None else self._found[1]
-        self._say(layers)
-        return layers
+        if self._asked is not None: return self._note(self._given())
+        spec = probe.spec if isinstance(probe.spec, (of_output, in_region)) or callable(probe.spec) else None
+        key = id(probe.model), [x.shape[1:] for x in probe.xs]
+        if self._found is None or key != self._found[0] or spec is not self._found[1]:
+            target = None if spec is None else lambda out: probe.target(out, torch.zeros(1, dtype=torch.long))
+            self._found = key, spec, [_named_layer(probe.model, find_layer(probe.model, x=probe.xs, target=target))]
+        return self._note(self._found[2])
 
     def _outputs(self, probe, size, graph):
         "(outputs of the layers, scores) of one run; with `graph` the scores lead back to the outputs."
         layers = self._layers(probe)
-        with _cutting([m for _, m in layers], probe.n, size, graph) as cuts: out = probe.run(*[x.clone() for x in probe.xs])
+        cuts = [_Cut(probe.n, size, graph, len(layers) == 1) for _ in layers]
+        with ExitStack() as stack:
+            for (_, layer), cut in zip(layers, cuts): stack.enter_context(hooked([layer], after=cut))
+            out = probe.run(*[x.clone() for x in probe.xs])
         for (name, _), cut in zip(layers, cuts):
             if cut.out is None: raise _missing(name, cut)
         probe.settle(out)
@@ -206,28 +182,25 @@ class GradCAM:
         by_gradient = _BY_GRADIENT.get(self.method)
         with torch.set_grad_enabled(by_gradient is not None): outs, scores = self._outputs(probe, size, by_gradient is not None)
         maps = [_as_maps(t, size) for t in outs]
-        if by_gradient is not None:
-            grads = [_as_maps(g, size) for g in grads_of(scores, tuple(outs))]
-            return [by_gradient(a, g) for a, g in zip(maps, grads)]
+        if by_gradient is not None: return [by_gradient(a, _as_maps(g, size)) for a, g in zip(maps, grads_of(scores, tuple(outs)))]
         if self.method == 'eigencam': return [_eigencam(m) for m in maps]
         if self.method == 'opticam': return [_opti_maps(m, probe, self.batch_size, self.n_steps, self.lr) for m in maps]
         return [torch.einsum('bk,bkhw->bhw', _score_weights(m, probe, self.batch_size), m) for m in maps]
 
-    def maps(self,
-        probe:Probe, # inputs and target made ready by `probing`, for who needs more than the map from them
-        *,
-        upsample:bool=True, # to the size of the image, bilinear; False: at the size of the layer (of the largest of several)
-        relu:bool=True, # evidence for the target only; the maps of 'opticam' have no other
-        normalize:bool=False, # divide each by its maximum
-    ) -> Tensor: # (B, H, W)
-        "One map for each row of a probe."
+    def _maps(self, probe, upsample=True, relu=True, normalize=False):
+        "(B, H, W): one map for each row of a probe, see `__call__`."
         size = next((tuple(t.shape[2:]) for t in probe.xs if t.ndim == 4 and t.is_floating_point()), None)
-        if upsample: _image_at(probe)
+        if upsample: probe.image
         raw = self._raw(probe, size)
         if relu and self.method != 'opticam': raw = [m.clamp_min(0) for m in raw]
-        res = _joined(raw, size if upsample else None)
+        res = _averaged(raw, size if upsample else None)
         if upsample and self.method == 'opticam': res = res.clamp(0, 1) # a mask, whatever the last digit was rounded to
-        return scaled(res) if normalize else res
+        return _scaled(res) if normalize else res
+
+    def _explain(self, probe, *, relu=True):
+        maps = self._maps(probe, relu=relu)
+        own = dict(opticam=dict(n_steps=self.n_steps, lr=self.lr)).get(self.method, {})
+        return dict(values=probe.on_image(maps), meta=dict(layer=self.layer_name, relu=relu, **own))
 
     def __call__(self,
         x:'Tensor|tuple|str|Path|Image|list', # image(s), see `as_inputs`
@@ -241,5 +214,5 @@ class GradCAM:
 
         Raises `ModelError` if the layer has no places for this input, and what `as_inputs` and `resolve` raise."""
         with probing(self.learn, x, class_idx) as probe:
-            res = self.maps(probe, upsample=upsample, relu=relu, normalize=normalize)
+            res = self._maps(probe, upsample, relu, normalize)
         return res[0] if probe.single else res

@@ -7,214 +7,206 @@ __all__ = ['SALIENCY_METHODS', 'SaliencyMap']
 
 # %% ../../nbs/attribution/090_saliency.ipynb #e06ad4e5
 import time
-from dataclasses import dataclass
 from numbers import Number
 from pathlib import Path
+from types import SimpleNamespace
 import numpy as np, torch
-from torch import nn
-from .deeplift import baseline_set, lift, _warn_lift
-from interp_kit.attribution.gradients import (
-    baseline_leaves, _check_count, completeness, integrate, path_steps, point_grads, settled, _start, _warn_missing,
-    _weighted_sum, _wide)
-from .probe import grads_of, probing
-from .result import Attribution, attribution_of
-from ..core import DataError, ModelError, TaskError, find_layer, get_model, map_nested, tapped
+from fastcore.meta import delegates
+from torch import Tensor, nn
+from .deeplift import _error_of, _lift
+from .gradients import _ends, _path_steps, _point_grads
+from .inputs import Inputs, as_inputs
+from .method import Method
+from .probe import Probe, _check_count, _named_layer, _wide, grads_of
+from .result import Attribution
+from ..core import DataError, ModelError, TaskError, find_layer, get_model, kept_rng, listing, map_nested, tapped
 
 # %% ../../nbs/attribution/090_saliency.ipynb #e57b31de
+def _captum(name, probe, gradients):
+    "Captum's method `name` over the leaves of a probe; `gradients` is (points, rows) -> gradients."
+    import captum.attr
+    method = getattr(captum.attr, name)(None)
+    def gradient_func(forward_fn, inputs, target_ind=None, additional_forward_args=None):
+        with torch.enable_grad(): return gradients(tuple(p.detach().to(l.dtype) for p, l in zip(inputs, probe.leaves)), *additional_forward_args)
+    method.gradient_func = gradient_func
+    return method
+
+def _of_scores(probe, chunk):
+    "Gradients of the target's scores, `chunk` rows a pass."
+    return lambda points, rows: _point_grads(probe, points, rows, chunk)
+
+def _stdevs(probe, o):
+    n = len(probe.leaves)
+    many = tuple(o.stdevs) if isinstance(o.stdevs, (tuple, list)) else (o.stdevs,)*n
+    if len(many) != n: raise DataError(f"There are {len(many)} stdevs for {n} inputs. Give one for all, or one for each.")
+    if not all(isinstance(s, Number) and s >= 0 for s in many): raise DataError(f"stdevs={o.stdevs!r}: standard deviations are numbers of 0 or more.")
+    return tuple(map(float, many))
+
+def _integrated_gradients(probe, o):
+    bases = probe.baseline(o.baseline)
+    ends = _ends(probe, bases, o.chunk)
+    ig = _captum('IntegratedGradients', probe, _of_scores(probe, ends.chunk))
+    values = ig.attribute(probe.leaves, bases, additional_forward_args=probe.rows, n_steps=o.n_steps, internal_batch_size=max(probe.n, ends.chunk))
+    delta = sum(v.double().flatten(1).sum(1) for v in values) - ends.change
+    ends.warn(delta, torch.full((probe.n,), o.n_steps))
+    return dict(values=probe.to_inputs(values), delta=delta, meta=dict(n_steps=o.n_steps))
+
+def _noise_tunnel(probe, o):
+    from captum.attr import NoiseTunnel
+    bases = probe.baseline(o.baseline)
+    n = _ends(probe, bases, o.chunk).chunk
+    ig = _captum('IntegratedGradients', probe, _of_scores(probe, n))
+    values = NoiseTunnel(ig).attribute(probe.leaves, nt_samples=o.n_samples, stdevs=_stdevs(probe, o), baselines=bases, n_steps=o.n_steps,
+                                       additional_forward_args=probe.rows, internal_batch_size=max(n, probe.n*o.n_samples))
+    return dict(values=probe.to_inputs(values), meta=dict(n_steps=o.n_steps, n_samples=o.n_samples))
+
+# %% ../../nbs/attribution/090_saliency.ipynb #c05fefa7
+def _baseline_pool(probe, baselines=None, *, stdevs=(1e-4,), seed=0):
+    "K baselines in the form of `probe.leaves`: None, a number, or K inputs like those explained; raises `DataError` if they do not fit."
+    if baselines is None:
+        g = torch.Generator().manual_seed(seed)
+        noise = lambda l, s: torch.randn(l.shape[1:], generator=g, dtype=torch.float32).to(l.device, l.dtype)*s
+        return tuple(torch.stack([torch.zeros_like(l[0]), noise(l, s)]) for l, s in zip(probe.leaves, stdevs))
+    first = baselines[0] if isinstance(baselines, (tuple, list)) else baselines
+    k = len(first) if isinstance(first, Tensor) and first.ndim == probe.xs[0].ndim else 1
+    return Probe(probe.model, Inputs(tuple(x[:1].expand(k, *x.shape[1:]) for x in probe.xs), False), probe.spec, probe.learn).baseline(baselines)
+
+def _gradient_shap(probe, o):
+    probe.target
+    stdevs = _stdevs(probe, o)
+    shap = _captum('GradientShap', probe, _of_scores(probe, o.chunk))
+    values = shap.attribute(probe.leaves, _baseline_pool(probe, o.baseline, stdevs=stdevs), n_samples=o.n_samples, stdevs=stdevs,
+                            additional_forward_args=probe.rows)
+    return dict(values=probe.to_inputs(values), meta=dict(n_samples=o.n_samples))
+
+def _deep_lift(probe, o):
+    values, change, size = _lift(probe, probe.leaves, probe.baseline(o.baseline), probe.rows, chunk=o.chunk)
+    return dict(values=probe.to_inputs(values), delta=_error_of(probe, values, change, size), meta={})
+
+def _deep_lift_shap(probe, o):
+    pool = _baseline_pool(probe, o.baseline, stdevs=_stdevs(probe, o))
+    k, n = len(pool[0]), probe.n
+    ends = tuple(l.repeat_interleave(k, 0) for l in probe.leaves)
+    bases = tuple(b.repeat(n, *[1]*(b.ndim - 1)) for b in pool)
+    mean = lambda v: v.view(n, k, *v.shape[1:]).mean(1)
+    values, change, size = _lift(probe, ends, bases, probe.rows.repeat_interleave(k), chunk=o.chunk)
+    values = tuple(map(mean, values))
+    return dict(values=probe.to_inputs(values), delta=_error_of(probe, values, mean(change), mean(size)), meta=dict(n_baselines=k))
+
+# %% ../../nbs/attribution/090_saliency.ipynb #223f95d7
 def _reached(box, layer):
     if not box: raise ModelError(f"The layer {type(layer).__name__} is not run for this input. Name one that is.")
     return box[-1]
 
-def _as_layer(learn, probe, layer):
-    "The layer given, by name or itself, or the last one with an extent."
-    if layer is None: return find_layer(probe.model, x=probe.xs)
-    if isinstance(layer, str):
-        try: return probe.model.get_submodule(layer)
-        except AttributeError: raise TaskError(f"There is no layer {layer!r} in {type(probe.model).__name__}. Its layers begin with {[n for n, _ in probe.model.named_children()][:12]}.") from None
-    if not isinstance(layer, nn.Module): raise TaskError(f"A layer is a module of the model or its name, got {type(layer).__name__}.")
-    if not any(m is layer for m in probe.model.modules()): raise TaskError(f"The layer {type(layer).__name__} is no part of {type(probe.model).__name__}.")
-    return layer
+def _layer_of(probe, o):
+    "(name, module): the layer asked for, or the last one with an extent."
+    return _named_layer(probe.model, find_layer(probe.model, x=probe.xs) if o.layer is None else o.layer)
 
-def _name_of(model, layer): return next(n for n, m in model.named_modules() if m is layer) or type(layer).__name__
-
-# %% ../../nbs/attribution/090_saliency.ipynb #c05fefa7
-@dataclass
-class _Options:
-    baseline:object=None; n_samples:int=5; n_steps:int=50; chunk:'int|None'=1; stdevs:object=1e-4; neuron:object=None; layer:object=None
-
-def _all_rows(probe): return torch.arange(probe.n, device=probe.xs[0].device)
-
-def _ig(learn, probe, o):
-    bases = baseline_leaves(learn, probe, o.baseline)
-    start = _start(probe, bases, o.chunk)
-    values = integrate(probe, probe.leaves, bases, n_steps=o.n_steps, chunk=start.chunk, layout=torch.contiguous_format)
-    delta = completeness(values, start.change)
-    _warn_missing(delta, start.change.abs(), start.noise, None, torch.full((probe.n,), o.n_steps))
-    return probe.to_inputs(values), dict(n_steps=o.n_steps), delta
-
-def _stdevs(o, leaves):
-    many = tuple(o.stdevs) if isinstance(o.stdevs, (tuple, list)) else (o.stdevs,)*len(leaves)
-    if len(many) != len(leaves): raise DataError(f"There are {len(many)} stdevs for {len(leaves)} inputs. Give one for all, or one for each.")
-    if not all(isinstance(s, Number) and s >= 0 for s in many): raise DataError(f"stdevs={o.stdevs!r}: standard deviations are numbers of 0 or more.")
-    return many
-
-def _noisy(probe, o):
-    "`n_samples` copies of each row with noise, drawn as Captum draws it."
-    noise = lambda l, s: torch.normal(0, torch.tensor(float(s), device=l.device).repeat((len(l)*o.n_samples, *l.shape[1:])))
-    return tuple(l.repeat_interleave(o.n_samples, 0) + noise(l, s).to(l.dtype) for l, s in zip(probe.leaves, _stdevs(o, probe.leaves)))
-
-def _mean_of(values, n): return tuple(v.view(-1, n, *v.shape[1:]).mean(1) for v in values)
-
-def _noise_tunnel(learn, probe, o):
-    settled(probe)
-    bases = tuple(b.repeat_interleave(o.n_samples, 0) if b.stride()[0] else b[:1].expand(len(b)*o.n_samples, *b.shape[1:]) for b in baseline_leaves(learn, probe, o.baseline))
-    values = integrate(probe, _noisy(probe, o), bases, _all_rows(probe).repeat_interleave(o.n_samples), n_steps=o.n_steps, chunk=o.chunk, layout=torch.contiguous_format)
-    return probe.to_inputs(_mean_of(values, o.n_samples)), dict(n_steps=o.n_steps, n_samples=o.n_samples), None
-
-def _gradient_shap(learn, probe, o):
-    settled(probe)
-    pool, n = baseline_set(learn, probe, o.baseline, stdev=_stdevs(o, probe.leaves)), probe.n*o.n_samples
-    bases = tuple(b[torch.from_numpy(np.random.choice(len(b), n))] for b in pool)
-    ends = _noisy(probe, o)
-    at = torch.tensor(np.random.uniform(0., 1., n), device=ends[0].device, dtype=ends[0].dtype)
-    many = lambda t: at.to(t.dtype).view(-1, *[1]*(t.ndim - 1))
-    grads = point_grads(probe, tuple(many(e)*e + (1 - many(e))*b for e, b in zip(ends, bases)), _all_rows(probe).repeat_interleave(o.n_samples), chunk=o.chunk)
-    return probe.to_inputs(_mean_of(tuple((_wide(e) - _wide(b))*g for e, b, g in zip(ends, bases, grads)), o.n_samples)), dict(n_samples=o.n_samples), None
-
-def _deep_lift(learn, probe, o):
-    values, change, size = lift(probe, probe.leaves, baseline_leaves(learn, probe, o.baseline), _all_rows(probe), chunk=o.chunk)
-    return _lifted(probe, values, change, size, {})
-
-def _lifted(probe, values, change, size, meta):
-    delta = completeness(values, change)
-    _warn_lift(delta, change, size, probe.leaves[0].dtype)
-    return probe.to_inputs(values), meta, delta
-
-def _deep_lift_shap(learn, probe, o):
-    settled(probe)
-    pool = baseline_set(learn, probe, o.baseline, stdev=_stdevs(o, probe.leaves))
-    k, n = len(pool[0]), probe.n
-    ends = tuple(l.repeat_interleave(k, 0) for l in probe.leaves)
-    values, change, size = lift(probe, ends, tuple(b.repeat(n, *[1]*(b.ndim - 1)) for b in pool), _all_rows(probe).repeat_interleave(k), chunk=o.chunk)
-    return _lifted(probe, _mean_of(values, k), change.view(n, k).mean(1), size.view(n, k).mean(1), dict(n_baselines=k))
-
-# %% ../../nbs/attribution/090_saliency.ipynb #223f95d7
-def _layer_grads(probe, layer, points, rows):
-    "(layer's output in the graph, gradients of the scores there, scores) at points."
+def _at_layer(probe, layer, points, rows, **kwargs):
+    "(the layer's output in the graph, gradients of the scores there) at points."
     with tapped(layer) as box: scores = probe.score(points, rows)
     t = _reached(box, layer)
-    if not t.is_floating_point() or len(t) != len(rows): raise ModelError(f"The layer {type(layer).__name__} gives out {str(t.dtype)[6:]} {tuple(t.shape)}: floats with one row an input are needed.")
-    return t, scores
+    if not t.is_floating_point() or len(t) != len(rows):
+        raise ModelError(f"The layer {type(layer).__name__} gives out {str(t.dtype)[6:]} {tuple(t.shape)}: floats with one row an input are needed.")
+    return t, grads_of(scores, (t,), **kwargs)[0].detach()
 
-def _grad_at(t, scores, **kw):
-    if not scores.requires_grad: return grads_of(scores, (t,))[0]
-    g = torch.autograd.grad(scores.sum(), t, allow_unused=True, **kw)[0]
-    return torch.zeros_like(t) if g is None else g
-
-def _way(probe, bases, i, at):
-    "Points on the way of row `i` at positions `at`, in pieces."
-    rows = torch.full((len(at),), i, device=probe.xs[0].device)
-    many = lambda t: at.to(t.device, _wide(t).dtype).view(-1, *[1]*(t.ndim - 1))
-    points = tuple((_wide(b[i:i+1]) + many(l)*(_wide(l[i:i+1]) - _wide(b[i:i+1]))).to(l.dtype).requires_grad_() for l, b in zip(probe.leaves, bases))
-    return points, rows
-
-def _layer_conductance(learn, probe, o):
-    layer, bases = _as_layer(learn, probe, o.layer), baseline_leaves(learn, probe, o.baseline)
-    settled(probe)
-    at, res = torch.from_numpy(path_steps('gausslegendre', o.n_steps + 1)[0]), []
-    for i in range(probe.n): res.append(_conducted(probe, layer, bases, i, at, o.chunk or 8))
-    return torch.stack(res), dict(layer=_name_of(probe.model, layer), n_steps=o.n_steps), None
+def _layer_conductance(probe, o):
+    name, layer = _layer_of(probe, o)
+    bases, at = probe.baseline(o.baseline), torch.from_numpy(_path_steps('gausslegendre', o.n_steps + 1)[0])
+    probe.target
+    values = torch.stack([_conducted(probe, layer, bases, i, at, o.chunk or 8) for i in range(probe.n)])
+    return dict(values=values, meta=dict(layer=name, n_steps=o.n_steps))
 
 def _conducted(probe, layer, bases, i, at, chunk):
-    "Conductance of the layer's units for one row: gradient at each point times the step to the next."
+    "Conductance of the layer's units for row `i`: the gradient at each point times the step to the next."
     total, last = 0, None
+    line = [(_wide(b[i:i+1]), _wide(l[i:i+1]) - _wide(b[i:i+1]), l.dtype) for l, b in zip(probe.leaves, bases)]
     for part in at.split(chunk):
-        t, scores = _layer_grads(probe, layer, *_way(probe, bases, i, part))
-        g, t = _wide(_grad_at(t, scores)), _wide(t.detach())
+        points = tuple((b + part.to(s).view(-1, *[1]*(s.ndim - 1))*s).to(dtype).requires_grad_() for b, s, dtype in line)
+        t, g = _at_layer(probe, layer, points, probe.rows[i:i+1].repeat(len(part)))
+        t, g = _wide(t.detach()), _wide(g)
         if last is not None: total = total + (t[0] - last[0])*last[1]
         total = total + ((t[1:] - t[:-1])*g[:-1]).sum(0)
         last = t[-1], g[-1]
     return total
+
+def _layer_grad_cam(probe, o):
+    (name, layer), maps = _layer_of(probe, o), []
+    probe.target
+    for rows in probe.rows.split(o.chunk or 8):
+        t, g = map(_wide, _at_layer(probe, layer, tuple(l[rows].requires_grad_() for l in probe.leaves), rows))
+        maps.append(((g.mean(tuple(range(2, g.ndim)), keepdim=True) if g.ndim > 2 else g)*t.detach()).sum(1, keepdim=True))
+    return dict(values=torch.cat(maps), meta=dict(layer=name))
 
 # %% ../../nbs/attribution/090_saliency.ipynb #730afb47
 def _neuron_of(neuron):
     "The neuron as a tuple, or None."
     if neuron is None: return None
     idx = tuple(neuron) if isinstance(neuron, (tuple, list)) else (neuron,)
-    if not idx or not all(isinstance(k, (int, np.integer, slice)) and not isinstance(k, bool) for k in idx): raise TaskError(f"neuron_index={neuron!r}: an integer, or a tuple of integers and slices.")
+    if not idx or not all(isinstance(k, (int, np.integer, slice)) and not isinstance(k, bool) for k in idx):
+        raise TaskError(f"neuron_index={neuron!r}: an integer, or a tuple of integers and slices.")
     return idx
 
 def _check_neuron(idx, shape):
-    "`idx`, if it is in `shape`."
     if len(idx) > len(shape): raise DataError(f"neuron_index={idx} has {len(idx)} numbers, the layer gives out {tuple(shape)}.")
     for k, n in zip(idx, shape):
         if not isinstance(k, slice) and not -n <= k < n: raise DataError(f"neuron_index={idx}, but the layer gives out {tuple(shape)}.")
-    return idx
 
-def _main_channel(probe, layer, i, at):
-    "The channel whose gradient times activation is largest at the input."
-    t, scores = _layer_grads(probe, layer, *_way(probe, probe.leaves, i, at[:1]))
-    share = (_wide(_grad_at(t, scores))*_wide(t.detach()))[0]
+def _main_channel(t, g):
+    "The channel whose gradient times activation is largest."
+    share = (_wide(g)*_wide(t.detach()))[0]
     return (int(share.flatten(1).sum(1).abs().argmax() if share.ndim > 1 else share.abs().argmax()),)
 
-def _neuron_conductance(learn, probe, o):
-    layer, bases = _as_layer(learn, probe, o.layer), baseline_leaves(learn, probe, o.baseline)
-    settled(probe)
-    at, w = map(torch.from_numpy, path_steps('riemann_trapezoid', o.n_steps))
-    rows, used = [], []
+def _through(probe, layer, neuron):
+    "Gradients of the scores by way of the neuron only."
+    def gradients(points, rows):
+        points = tuple(p.requires_grad_() for p in points)
+        t, g = _at_layer(probe, layer, points, rows, retain_graph=True)
+        some = (slice(None), *neuron)
+        return tuple(map(_wide, grads_of((t[some]*g[some]).reshape(len(rows), -1).sum(1), points)))
+    return gradients
+
+def _neuron_conductance(probe, o):
+    (name, layer), bases, used, parts = _layer_of(probe, o), probe.baseline(o.baseline), [], []
+    probe.target
     for i in range(probe.n):
-        neuron = _main_channel(probe, layer, i, at) if o.neuron is None else o.neuron
+        one = lambda ts: tuple(t[i:i+1] for t in ts)
+        t, g = _at_layer(probe, layer, tuple(l.clone().requires_grad_() for l in one(probe.leaves)), probe.rows[i:i+1])
+        neuron = _main_channel(t, g) if o.neuron is None else o.neuron
+        _check_neuron(neuron, t.shape[1:])
         used.append([str(k) if isinstance(k, slice) else int(k) for k in neuron])
-        rows.append(_through(probe, layer, neuron, bases, i, at, w, o.chunk or 8))
-    values = tuple(map(torch.stack, zip(*rows)))
-    return probe.to_inputs(values), dict(layer=_name_of(probe.model, layer), neuron=used, n_steps=o.n_steps), None
+        ig = _captum('IntegratedGradients', probe, _through(probe, layer, neuron))
+        parts.append(ig.attribute(one(probe.leaves), one(bases), additional_forward_args=probe.rows[i:i+1], n_steps=o.n_steps,
+                                  method='riemann_trapezoid', internal_batch_size=o.chunk or 8))
+    return dict(values=probe.to_inputs(tuple(map(torch.cat, zip(*parts)))), meta=dict(layer=name, neuron=used, n_steps=o.n_steps))
 
-def _through(probe, layer, neuron, bases, i, at, w, chunk):
-    "What the leaves of one row add to the score through the neuron."
-    sums = None
-    for part, weight in zip(at.split(chunk), w.split(chunk)):
-        points, rows = _way(probe, bases, i, part)
-        t, scores = _layer_grads(probe, layer, points, rows)
-        idx = (slice(None), *_check_neuron(neuron, t.shape[1:]))
-        mid = _grad_at(t, scores, retain_graph=True).detach()
-        got = grads_of((t[idx]*mid[idx]).flatten(1).sum(1) if t[idx].ndim > 1 else t[idx]*mid[idx], points)
-        of = torch.zeros(len(part), dtype=torch.long, device=rows.device)
-        got = [_weighted_sum(g, weight.to(rows.device), of, 1)[0] for g in got]
-        sums = got if sums is None else [s + g for s, g in zip(sums, got)]
-    return tuple(s*(_wide(l[i]) - _wide(b[i])) for s, l, b in zip(sums, probe.leaves, bases))
-
-def _layer_grad_cam(learn, probe, o):
-    layer, maps = _as_layer(learn, probe, o.layer), []
-    settled(probe)
-    for part in _all_rows(probe).split(o.chunk or 8):
-        t, scores = _layer_grads(probe, layer, tuple(l[part] for l in probe.leaves), part)
-        g, t = _wide(_grad_at(t, scores)), _wide(t.detach())
-        maps.append(((g.mean(tuple(range(2, g.ndim)), keepdim=True) if g.ndim > 2 else g)*t).sum(1, keepdim=True))
-    return torch.cat(maps), dict(layer=_name_of(probe.model, layer)), None
-
-SALIENCY_METHODS = dict(integrated_gradients=_ig, gradient_shap=_gradient_shap, deep_lift=_deep_lift, deep_lift_shap=_deep_lift_shap, layer_conductance=_layer_conductance,
-                        neuron_conductance=_neuron_conductance, noise_tunnel=_noise_tunnel, layer_grad_cam=_layer_grad_cam)
+SALIENCY_METHODS = dict(
+    integrated_gradients=_integrated_gradients, gradient_shap=_gradient_shap, deep_lift=_deep_lift, deep_lift_shap=_deep_lift_shap,
+    layer_conductance=_layer_conductance, neuron_conductance=_neuron_conductance, noise_tunnel=_noise_tunnel, layer_grad_cam=_layer_grad_cam)
 
 # %% ../../nbs/attribution/090_saliency.ipynb #01ab8aee
-class SaliencyMap:
+class SaliencyMap(Method):
     """Saliency maps by one of eight methods, equal to Captum 0.9 on the same seed and arguments.
 
-    `deep_lift` and `deep_lift_shap` differ where Captum's own convergence error shows that it is wrong: two nonlinear modules that touch (ReLU, then MaxPool), overlapping pooling windows, a softmax over several inputs,
-    functional nonlinearities; ours add up there, but for the softmax. Raises `TaskError` for an unknown method."""
+    `deep_lift` and `deep_lift_shap` differ where Captum's own convergence error shows that it is wrong: two nonlinear modules that touch (ReLU, then MaxPool),
+    overlapping pooling windows, a softmax over several inputs, functional nonlinearities; ours add up there, but for the softmax.
+    `explain` takes the options of `generate_saliency_map`. Raises `TaskError` for an unknown method."""
     def __init__(self,
-        model:'nn.Module|Learner', # who is asked
+        model:'nn.Module|Learner', # model or Learner to explain
         method:str='integrated_gradients', # one of `SALIENCY_METHODS`
     ):
-        if method not in SALIENCY_METHODS: raise TaskError(f"There is no method {method!r}: use one of {', '.join(SALIENCY_METHODS)}.")
+        if method not in SALIENCY_METHODS: raise TaskError(f"There is no method {method!r}: use one of {listing(SALIENCY_METHODS)}.")
         get_model(model)
-        self.model, self.method, self.saved_to = model, method, None
+        self.model = self.learn = model
+        self.method = self.name = method
+        self.saved_to = None
 
     def generate_saliency_map(self,
         imgs:'Tensor|Path|Image|list', # (C, H, W), (B, C, H, W), or what `as_inputs` takes
         target:'object'=None, # what to follow, see `resolve`; None: the predicted class
         baseline:'object'=None, # None, a number, or images; for the SHAP methods K images to draw from
         n_samples:int=5, # noisy copies (gradient_shap, noise_tunnel)
-        n_steps:int=50, # gradients on the way from the baseline
+        n_steps:int=50, # gradients on the line from the baseline
         internal_batch_size:'int|None'=1, # rows a pass; None: as memory allows
         stdevs:'float|tuple'=1e-4, # standard deviation of the noise, one for all inputs or one for each
         neuron_index:'int|tuple|None'=None, # which unit of the layer (neuron_conductance); None: the channel with the largest share
@@ -223,28 +215,30 @@ class SaliencyMap:
         save_to_path:'str|Path|None'=None, # that file or its folder; None: a new one in `saliency_maps`, which is printed
     ) -> 'Tensor|tuple': # maps, without a batch dimension for a single image
         "The maps for one or several images; raises `DataError` or `TaskError` for options that make no sense."
-        a = self.explain(imgs, target, baseline, n_samples, n_steps, internal_batch_size, stdevs, neuron_index, layer)
-        if save_maps: self.saved_to = a.save(_file_for(save_to_path, self.method)); _print_saved(self.saved_to)
-        return map_nested(lambda v: v if v is None else v[0], a.values) if a.meta['single'] else a.values
+        with kept_rng(): inputs = as_inputs(self.model, imgs)
+        a = self.explain(inputs, target, baseline, n_samples, n_steps, internal_batch_size, stdevs, neuron_index, layer)
+        if save_maps:
+            self.saved_to = a.save(_file_for(save_to_path, self.method))
+            _print_saved(self.saved_to)
+        return map_nested(lambda v: v if v is None else v[0], a.values) if inputs.single else a.values
 
+    @delegates(generate_saliency_map, but=['save_maps', 'save_to_path'])
     def explain(self,
-        imgs:'Tensor|Path|Image|list', # (C, H, W), (B, C, H, W), or what `as_inputs` takes
-        target:'object'=None, # what to follow, see `resolve`; None: the predicted class
-        baseline:'object'=None, # None, a number, or images; for the SHAP methods K images to draw from
-        n_samples:int=5, # noisy copies (gradient_shap, noise_tunnel)
-        n_steps:int=50, # gradients on the way from the baseline
-        internal_batch_size:'int|None'=1, # rows a pass; None: as memory allows
-        stdevs:'float|tuple'=1e-4, # standard deviation of the noise, one for all inputs or one for each
-        neuron_index:'int|tuple|None'=None, # which unit of the layer (neuron_conductance); None: the channel with the largest share
-        layer:'nn.Module|str|None'=None, # which layer (layer_*, neuron_conductance); None: the last with an extent
+        imgs:'Tensor|Path|Image|list', # as for `generate_saliency_map`
+        target:'object'=None, # as for `generate_saliency_map`
+        *args, **kwargs
     ) -> Attribution:
         "The same as an `Attribution`, with the completeness error where it is defined."
-        _check_count(internal_batch_size, 'internal_batch_size'); _check_count(n_samples, 'n_samples'); path_steps('gausslegendre', n_steps)
-        neuron = _neuron_of(neuron_index)
-        with probing(self.model, imgs, target) as probe:
-            o = _Options(baseline, n_samples, n_steps, internal_batch_size, stdevs, neuron, layer)
-            values, meta, delta = SALIENCY_METHODS[self.method](self.model, probe, o)
-            return attribution_of(self.model, probe, map_nested(lambda v: v if v is None else v.detach(), values), self.method, delta=delta, meta=meta | dict(single=probe.single))
+        names = ('baseline', 'n_samples', 'n_steps', 'internal_batch_size', 'stdevs', 'neuron_index', 'layer')
+        return super().explain(imgs, target, **dict(zip(names, args)), **kwargs)
+
+    def _explain(self, probe, *, baseline=None, n_samples=5, n_steps=50, internal_batch_size=1, stdevs=1e-4, neuron_index=None, layer=None):
+        _check_count(internal_batch_size, 'internal_batch_size')
+        _check_count(n_samples, 'n_samples')
+        _path_steps('gausslegendre', n_steps)
+        o = SimpleNamespace(baseline=baseline, n_samples=n_samples, n_steps=n_steps, chunk=internal_batch_size, stdevs=stdevs,
+                            neuron=_neuron_of(neuron_index), layer=layer)
+        return SALIENCY_METHODS[self.method](probe, o)
 
 def _file_for(path, method):
     "The file to write: `path`, or a new one in the folder that it is."

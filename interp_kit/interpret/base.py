@@ -18,7 +18,7 @@ from .checks import check_losses
 from ..plots import (
     NEUTRAL, RIGHT, WRONG, as_label, elide, font_family, grid_shape, new_grid, show_image, text_panel)
 from ..predictions.capture import capture
-from ..predictions.counts import Scores
+from ..predictions.metrics.counts import Scores
 from ..predictions.loaders import not_augmented, pick_loader, take_rows
 from ..predictions.store import Predictions, each, row_index
 

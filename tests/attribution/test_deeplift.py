@@ -4,9 +4,9 @@ import captum.attr as ca, pytest, torch
 import torch.nn.functional as F
 from torch import nn
 from torchvision.models import resnet18
-from interp_kit.attribution.deeplift import DeepLift, Rescaled, baseline_set
+from interp_kit.attribution.deeplift import DeepLift, _Rescaled as Rescaled
 from interp_kit.attribution.probe import probing
-from interp_kit.attribution.saliency import SaliencyMap
+from interp_kit.attribution.saliency import SaliencyMap, _baseline_pool
 from interp_kit.core import DataError
 from interp_kit.demo import demo_learner
 
@@ -192,7 +192,7 @@ def test_default_baselines_of_shap_are_seeded():
     shap = SaliencyMap(net, "deep_lift_shap").generate_saliency_map
     first = shap(x, 1)
     assert torch.equal(first, shap(x, 1)) and torch.equal(torch.get_rng_state(), state)
-    with probing(net, x, 1) as probe: (b,) = baseline_set(net, probe, stdev=.5)
+    with probing(net, x, 1) as probe: (b,) = _baseline_pool(probe, stdevs=(.5,))
     assert b.shape == (2, 3, 14, 14) and (b[0] == 0).all() and .3 < float(b[1].std()) < .7
     for bad in (torch.zeros(2, 3, 9, 9), torch.zeros(3, 9, 9)):
         with pytest.raises(DataError, match="baseline"): shap(x, 1, bad)

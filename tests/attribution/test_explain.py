@@ -3,7 +3,8 @@ import copy
 import numpy as np, pandas as pd, pytest, torch
 from torch import nn
 from interp_kit.attribution.result import Attribution
-from interp_kit.attribution.explain import ALIASES, METHODS, centre_map, explain, method_name, random_map
+from interp_kit.attribution.explain import (
+    ALIASES, METHODS, _centre_map as centre_map, explain, _method_name as method_name, _random_map as random_map)
 from interp_kit.attribution.rise import RISE
 from interp_kit.attribution.targets import in_region, of_output
 from interp_kit.attribution.probe import probing

@@ -4,7 +4,9 @@ import captum.attr as ca, numpy as np, pytest, torch
 import torch.nn.functional as F
 from torch import nn
 from torchvision.models import resnet18
-from interp_kit.attribution.gradients import PATH_METHODS, IntegratedGradients, chunk_rows, gradient_times_input, integrate, path_steps, saliency_map
+from interp_kit.attribution.gradients import (
+    _PATH_METHODS as PATH_METHODS, IntegratedGradients, _chunk_rows as chunk_rows, gradient_times_input, _integrate as integrate, _path_steps as path_steps,
+    saliency_map)
 from interp_kit.attribution.probe import probing
 from interp_kit.core import DataError, LabelError, ModelError, TaskError
 from interp_kit.demo import demo_learner

@@ -3,7 +3,9 @@ import numpy as np, pytest, torch
 import torch.nn.functional as F
 from torch import nn
 from helpers import needs
-from interp_kit.attribution.rise import GROUPS, RISE, MaskedRuns, MaskSource, MaskSums, STEPS, as_image_batch, build_masks, mask_weights
+from interp_kit.attribution.rise import (
+    RISE, _GROUPS as GROUPS, _MaskedRuns as MaskedRuns, _MaskSource as MaskSource, _MaskSums as MaskSums, _STEPS as STEPS,
+    _image_batch as as_image_batch, _build_masks as build_masks, _mask_weights as mask_weights)
 from interp_kit.core import DataError, LabelError, ModelError, TaskError
 
 

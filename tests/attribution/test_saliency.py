@@ -6,10 +6,10 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.models import resnet18
 from interp_kit.attribution.result import Attribution
-from interp_kit.attribution.gradients import completeness, point_grads, rounding
-from interp_kit.attribution.deeplift import lift
+from interp_kit.attribution.gradients import _completeness as completeness, _point_grads as point_grads, _rounding as rounding
+from interp_kit.attribution.deeplift import _lift as lift
 from interp_kit.attribution.saliency import SALIENCY_METHODS, SaliencyMap
-from interp_kit.attribution.append import AppendSaliency, append_map, feature_map
+from interp_kit.attribution.append import AppendSaliency, _append_map as append_map, feature_map
 from interp_kit.core import tapped
 from interp_kit.attribution.probe import probing
 from interp_kit.core import DataError, LabelError, ModelError, TaskError

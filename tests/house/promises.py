@@ -77,7 +77,7 @@ def room_names():
 
 
 @cache
-def promises(): return contract_names() | guide_names() | HELD, room_names()
+def promises(): return contract_names() | guide_names(), room_names()
 
 
 def is_promised(room, name):

@@ -16,7 +16,7 @@ from interp_kit.core import Call, first_float, input_batches, kept_order, run_mo
 from interp_kit.internals.calls import ChannelSums
 from interp_kit.internals.flow import per_sample, pooled, square_sum
 from interp_kit.predictions import Features, capture
-from interp_kit.predictions.cache import pack_state, unpack_state
+from interp_kit.predictions.folder import pack_state, unpack_state
 
 
 @pytest.fixture(autouse=True)
