@@ -47,10 +47,10 @@ from .internals.sizes import model_sizes, print_summary, summary
 from .internals.check_model import check_model
 from .internals.debug import ModelDebugger
 from .demo import demo_detector, demo_learner, digit_scenes
-from .interpret.checks import classification_findings
-from .interpret.label_checks import multilabel_findings
-from .interpret.segmentation_checks import segmentation_findings
-from .interpret.regression_checks import regression_findings
+from .interpret.classification_findings import classification_findings
+from .interpret.multilabel_findings import multilabel_findings
+from .interpret.segmentation_findings import segmentation_findings
+from .interpret.regression_findings import regression_findings
 from .interpret.base import Interpretation
 from .interpret.classification import ClassificationInterpretation
 from .interpret.multilabel import MultilabelInterpretation

@@ -8,7 +8,6 @@ __all__ = ['CODES', 'digit_folder', 'digit_scenes', 'collage_folder', 'scene_fol
 # %% ../../nbs/demo/20_pictures.ipynb #41d7e247
 from pathlib import Path
 import numpy as np, torch
-from torch import Tensor
 from ..core import DataError
 from .cache import _once
 

@@ -10,7 +10,6 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, torch
-from torch import Tensor
 from ..core import DataError, NotFoundError
 
 # %% ../../nbs/launchers/30_pictures.ipynb #fce1d06b
