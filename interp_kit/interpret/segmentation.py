@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 import numpy as np, torch
 from torch import Tensor
+from fastcore.meta import delegates
 from ..core import DataError, class_names, loss_chain
 from .base import Interpretation, _at_least_one, decoded_samples
 from .classification import _most_confused, _plot_confusion
@@ -132,21 +133,16 @@ def _with_mean(table, column):
 class SegmentationInterpretation(Interpretation):
     "What a segmentation gets wrong; make one with `SegmentationInterpretation.from_learner(learn)`. No method runs the model again."
     task = 'segmentation'
+    @delegates(Interpretation.__init__)
     def __init__(self,
         dl:'DataLoader', # the loader that the predictions came from; None if there is none
-        inputs:'Tensor|tuple|None'=None, # (N, …) inputs as the model sees them, or a tuple; None fetches them from `dl` when shown
-        preds:'Tensor|np.ndarray|None'=None, # (N, C, H, W) probabilities
-        targs:'Tensor|np.ndarray|None'=None, # (N, H, W) masks
-        decoded:'Tensor|np.ndarray|None'=None, # (N, H, W) predicted masks
-        losses:'Tensor|np.ndarray|None'=None, # (N,)
-        learn:'Learner|None'=None, # the Learner
-        act:'Callable|None'=None, # the activation that was used
-        *,
+        *args, # as of `Interpretation`: inputs, preds (N, C, H, W), targs and decoded (N, H, W), losses, learn, act
         ignore_index:int|None=None, # target value of pixels that do not count; None takes the loss's own
+        **kwargs
     ):
-        super().__init__(dl, inputs, preds, targs, decoded, losses, learn, act)
+        super().__init__(dl, *args, **kwargs)
         if ignore_index is None:
-            known = (getattr(o, 'ignore_index', None) for o in loss_chain(getattr(learn, 'loss_func', None)))
+            known = (getattr(o, 'ignore_index', None) for o in loss_chain(getattr(self.learn, 'loss_func', None)))
             ignore_index = next((i for i in known if isinstance(i, int)), None)
         if ignore_index is not None: self.predictions.meta['ignore_index'] = ignore_index
         if self.predictions.vocab is None: self.predictions.vocab = class_names(dl=dl)
