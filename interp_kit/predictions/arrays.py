@@ -73,6 +73,7 @@ def _place(f, base, at, offset, n, libc_mmap):
         f.seek(offset + a - lo)
         if z > a and f.readinto((ctypes.c_char*(z - a)).from_address(a)) != z - a: raise StorageError(f"{f.name} is truncated.")
 
+# %% ../../nbs/predictions/40_arrays.ipynb #6783b98c
 def _map_arrays(files, facts):
     """One tensor over many files, mapped and not read; writing to it changes memory, never the files.
 

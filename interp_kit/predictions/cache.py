@@ -26,7 +26,8 @@ from .store import _LazyRows, Predictions, each
 _OF_DECISION = ('activation', 'task', 'n_classes', 'ignore_index', 'tasks', 'vocabs') # what of it stands in `meta`
 
 def _final_losses(arrays, facts):
-    "Losses of all rows; those of a weighted loss scaled as the mean over the whole set would, if that is what the loss does."
+    """Losses of all rows; those of a weighted loss scaled as the mean over the whole set would, if that is what the
+    loss does."""
     misfit, ways = np.sum([f['misfit'] for f in facts], 0), sorted({f['how'] for f in facts})
     name = facts[0]['name']
     said = f"{name}, {' and '.join(ways)}" if any(ways) else name
@@ -107,15 +108,19 @@ def _check_sizes(folder, facts, remedy):
     "Raise `StorageError` if a file, of name -> facts, has not the size that it had."
     for name, fact in facts:
         f = f'{folder.path}/{name}' # many files: a Path takes longer
-        if not os.path.exists(f) or os.path.getsize(f) != fact['bytes']: raise StorageError(f"{f} is missing or truncated. {remedy}.")
+        if not os.path.exists(f) or os.path.getsize(f) != fact['bytes']:
+            raise StorageError(f"{f} is missing or truncated. {remedy}.")
 
 def _verify(folder, manifest):
     "Raise `StorageError` for the first file whose bytes are not those that were written."
     for name, fact in manifest['files'].items():
         if digest_file(folder.path/name) != fact:
-            raise StorageError(f"{folder.path/name} is damaged: its bytes have changed. Columns are made again by capture with the same path.")
+            raise StorageError(f"{folder.path/name} is damaged: its bytes have changed. Columns are made again by "
+                               "capture with the same path.")
     bad = [r['k'] for r in manifest['shards'] if folder.record(r['k'], verify=True) is None]
-    if bad: raise StorageError(f"Shard {', '.join(map(str, bad))} of {folder} is damaged or missing. {_AGAIN}: only what is damaged runs again.")
+    if bad:
+        raise StorageError(f"Shard {', '.join(map(str, bad))} of {folder} is damaged or missing. {_AGAIN}: only what is "
+                           "damaged runs again.")
 
 # %% ../../nbs/predictions/42_cache.ipynb #6f3ff20d
 def _complete(folder, plan, verify):
@@ -179,7 +184,8 @@ def _check_free(path, overwrite):
     "Raise `StorageError` if something stands at `path` that may not be replaced."
     if path.is_file(): raise StorageError(f"{path} is a file: name a folder.")
     if not path.exists() or all(f.name == '.lock' for f in path.iterdir()): return
-    if not _Folder(path).is_ours(): raise StorageError(f"{path} holds files that are no predictions: name a new folder.")
+    if not _Folder(path).is_ours():
+        raise StorageError(f"{path} holds files that are no predictions: name a new folder.")
     if not overwrite: raise StorageError(f"{path} holds predictions: pass overwrite=True to replace them.")
 
 def _swap(path, new, old):
@@ -191,6 +197,7 @@ def _swap(path, new, old):
         raise
     shutil.rmtree(old, ignore_errors=True)
 
+# %% ../../nbs/predictions/42_cache.ipynb #fe62b9fd
 def _write_all(folder, p):
     "Write all of `p` as shards, and finish."
     names = _RowNames(p.rows, p.items, None if p.ids is p.rows else p.ids)
@@ -215,7 +222,8 @@ def save(self:Predictions,
     *,
     overwrite:bool=False, # replace predictions that are there already
 ):
-    "Write the predictions as `Predictions.open` maps them, whole or not at all; raises `StorageError` if there is something at `path`."
+    """Write the predictions as `Predictions.open` maps them, whole or not at all; raises `StorageError` if there is
+    something at `path`."""
     path = Path(path).absolute().resolve()
     _check_free(path, overwrite)
     if not len(self): raise DataError("There are no rows to save.")

@@ -11,7 +11,7 @@ __all__ = ['Reliability', 'reliability', 'label_reliability', 'ece', 'adaptive_e
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 import numpy as np, torch
-from ..core import DataError
+from ..core import DataError, block_rows
 from ..findings import plain
 from .scores import as_predictions, _check_finite, row_scores
 from .store import Predictions
@@ -82,10 +82,20 @@ class Reliability:
         "Everything, valid as strict JSON."
         return plain(dict(asdict(self), ece=self.ece, mce=self.mce, rmsce=self.rmsce))
 
+# %% ../../nbs/predictions/60_calibration.ipynb #7c99f666
 def _confidence(p):
     "Confidence and correctness of each row; raises `DataError` where confidences are not finite."
     p = _check_finite(as_predictions(p))
     return p.preds.gather(1, p.decoded[:, None]).squeeze(1).double().numpy(), (p.decoded == p.targs).double().numpy()
+
+def _bin_sums(x, y, edges):
+    "(4, B) number, Σx, Σy and Σx(1−x) of each bin; those of consecutive rows add up."
+    b = _bin_index(x, edges)
+    return np.stack([np.bincount(b, weights=w, minlength=len(edges) - 1) for w in (None, x, y, x*(1 - x))])
+
+def _reliability_of(sums, edges, strategy):
+    n, x, y, var = sums; n = n.astype(np.int64); safe = np.where(n, n, np.nan)
+    return Reliability(edges, x/safe, y/safe, n, np.sqrt(var)/safe, strategy)
 
 def reliability(
     p:'Predictions', # Predictions of a classification
@@ -96,15 +106,6 @@ def reliability(
     conf, right = _confidence(p)
     edges = _bin_edges(conf, bins, strategy)
     return _reliability_of(_bin_sums(conf, right, edges), edges, strategy)
-
-def _bin_sums(x, y, edges):
-    "(4, B) number, Σx, Σy and Σx(1−x) of each bin; those of consecutive rows add up."
-    b = _bin_index(x, edges)
-    return np.stack([np.bincount(b, weights=w, minlength=len(edges) - 1) for w in (None, x, y, x*(1 - x))])
-
-def _reliability_of(sums, edges, strategy):
-    n, x, y, var = sums; n = n.astype(np.int64); safe = np.where(n, n, np.nan)
-    return Reliability(edges, x/safe, y/safe, n, np.sqrt(var)/safe, strategy)
 
 # %% ../../nbs/predictions/60_calibration.ipynb #f57fd405
 def label_reliability(
@@ -138,6 +139,7 @@ def adaptive_ece(
     conf, right = _confidence(p)
     return _gap_of_bins(conf, right, _bin_edges(conf, bins, 'mass'))
 
+# %% ../../nbs/predictions/60_calibration.ipynb #91c7ebe7
 def classwise_ece(
     p:'Predictions', # Predictions of a classification
     bins:int=15, # equally wide bins of each class's probability
@@ -208,6 +210,18 @@ class ConsistencyTest:
         "All fields, valid as strict JSON."
         return plain(asdict(self))
 
+def _calibrated_counts(conf, b, bins, n, seed):
+    "(n, bins) right rows of each bin when rows are right with probability `conf`; normal above 20,000 rows."
+    rng = np.random.default_rng(seed)
+    if len(conf) > 20_000:
+        mean, var = np.bincount(b, conf, bins), np.bincount(b, conf*(1 - conf), bins)
+        return np.clip(rng.normal(mean, np.sqrt(var), (n, bins)), 0, np.bincount(b, minlength=bins))
+    order = np.argsort(b, kind='stable'); starts = np.searchsorted(b[order], np.arange(bins))
+    draw = lambda k: np.add.reduceat((rng.random((k, len(conf))) < conf[order]).astype(np.int32), starts, axis=1)
+    step = block_rows(len(conf))
+    return np.concatenate([draw(min(step, n - i)) for i in range(0, n, step)])
+
+# %% ../../nbs/predictions/60_calibration.ipynb #4476a7f4
 def consistency_test(
     p:'Predictions', # Predictions of a classification
     bins:int=15, # bins of equally many rows
@@ -229,17 +243,6 @@ def consistency_test(
     band = tuple(float(o) for o in np.quantile(sims, [(1 - level)/2, (1 + level)/2]))
     p_value = float((1 + (squares >= seen).sum())/(1 + n)) if np.isfinite(seen) else np.nan
     return ConsistencyTest(_gap_of_bins(conf, right, edges), band, float(np.sqrt(np.maximum(seen, 0))), p_value, n)
-
-def _calibrated_counts(conf, b, bins, n, seed):
-    "(n, bins) right rows of each bin when rows are right with probability `conf`; normal above 20,000 rows."
-    rng = np.random.default_rng(seed)
-    if len(conf) > 20_000:
-        mean, var = np.bincount(b, conf, bins), np.bincount(b, conf*(1 - conf), bins)
-        return np.clip(rng.normal(mean, np.sqrt(var), (n, bins)), 0, np.bincount(b, minlength=bins))
-    order = np.argsort(b, kind='stable'); starts = np.searchsorted(b[order], np.arange(bins))
-    draw = lambda k: np.add.reduceat((rng.random((k, len(conf))) < conf[order]).astype(np.int32), starts, axis=1)
-    step = max(1, 4_000_000//len(conf))
-    return np.concatenate([draw(min(step, n - i)) for i in range(0, n, step)])
 
 # %% ../../nbs/predictions/60_calibration.ipynb #383898c1
 @dataclass
@@ -265,6 +268,7 @@ def brier(
     "Brier score, summed over classes (scikit-learn's for three classes and more; twice its halved value for two)."
     return float(row_scores(as_predictions(p)).brier.mean())
 
+# %% ../../nbs/predictions/60_calibration.ipynb #9fd1e79d
 def _brier_terms(x, y, edges):
     b, (mx, my, n) = _bin_index(x, edges), _bin_means(x, y, edges)
     w, base = n/n.sum(), y.mean()
@@ -285,29 +289,6 @@ def brier_decomposition(
     return BrierDecomposition(*map(float, terms))
 
 # %% ../../nbs/predictions/60_calibration.ipynb #99210d8c
-@dataclass
-class Temperature:
-    "A fitted temperature: logits are divided by it. Above 1 the model was overconfident."
-    temperature:float # T
-    nll_before:float # log loss in nats
-    nll_after:float # log loss in nats, on the rows it was fitted on
-    ece_before:float # 15 bins
-    ece_after:float # 15 bins, each row scored by a temperature fitted on the other folds
-    at_bound:bool=False # the log loss has no minimum between 0.01 and 100, e.g. because every row is right
-
-    def apply(self,
-        p:Predictions, # of a classification
-    ) -> Predictions:
-        "The predictions with tempered probabilities and their log losses; decisions stay."
-        p = as_predictions(p)
-        preds = _log(p.preds).div(self.temperature).softmax(1).to(p.preds.dtype)
-        tiny = torch.finfo(preds.dtype).tiny
-        return Predictions(preds, p.targs, -preds.gather(1, p.targs[:, None]).squeeze(1).clamp_min(tiny).log().float(), p.decoded, vocab=p.vocab, task=p.task, ids=p.ids,
-                           rows=p.rows, items=p.items, columns=p.columns, meta=dict(p.meta, temperature=self.temperature, loss='log loss after temperature'))
-    def to_dict(self) -> dict:
-        "All fields, valid as strict JSON."
-        return plain(asdict(self))
-
 def _log(q): return q.double().clamp_min(torch.finfo(torch.float32).tiny).log()
 
 def _slope(logits, targs, beta, chunk=2048):
@@ -332,6 +313,31 @@ def _fit_beta(logits, targs, beta=1., low=.01, high=100.):
         beta = new
     return beta
 
+# %% ../../nbs/predictions/60_calibration.ipynb #953f5908
+@dataclass
+class Temperature:
+    "A fitted temperature: logits are divided by it. Above 1 the model was overconfident."
+    temperature:float # T
+    nll_before:float # log loss in nats
+    nll_after:float # log loss in nats, on the rows it was fitted on
+    ece_before:float # 15 bins
+    ece_after:float # 15 bins, each row scored by a temperature fitted on the other folds
+    at_bound:bool=False # the log loss has no minimum between 0.01 and 100, e.g. because every row is right
+
+    def apply(self,
+        p:Predictions, # of a classification
+    ) -> Predictions:
+        "The predictions with tempered probabilities and their log losses; decisions stay."
+        p = as_predictions(p)
+        preds = _log(p.preds).div(self.temperature).softmax(1).to(p.preds.dtype)
+        tiny = torch.finfo(preds.dtype).tiny
+        return Predictions(preds, p.targs, -preds.gather(1, p.targs[:, None]).squeeze(1).clamp_min(tiny).log().float(), p.decoded, vocab=p.vocab, task=p.task, ids=p.ids,
+                           rows=p.rows, items=p.items, columns=p.columns, meta=dict(p.meta, temperature=self.temperature, loss='log loss after temperature'))
+    def to_dict(self) -> dict:
+        "All fields, valid as strict JSON."
+        return plain(asdict(self))
+
+# %% ../../nbs/predictions/60_calibration.ipynb #73039745
 def fit_temperature(
     p:'Predictions', # Predictions of a classification, best of rows that the model was not trained on
     *,

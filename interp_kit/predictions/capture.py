@@ -20,9 +20,11 @@ from .store import Predictions
 def _check_door(learn, path, probabilities):
     "Raise `TaskError` for no Learner or for what cannot be written to disk, `ModelError` inside a distributed world."
     if not hasattr(learn, 'get_preds'):
-        raise TaskError(f"capture takes a Learner, got {type(learn).__name__}. Wrap a plain model with as_learner(model, dl).")
+        raise TaskError(f"capture takes a Learner, got {type(learn).__name__}. Wrap a plain model with "
+                        "as_learner(model, dl).")
     if path is not None and probabilities:
-        raise TaskError("Probabilities of every pixel are not written to disk: leave out probabilities, or capture in memory, without path.")
+        raise TaskError("Probabilities of every pixel are not written to disk: leave out probabilities, or capture in "
+                        "memory, without path.")
     d = torch.distributed
     if d.is_available() and d.is_initialized() and d.get_world_size() > 1:
         raise ModelError("capture does not run inside a distributed world of several ranks: fastai gathers the ranks' batches interleaved, "
@@ -52,5 +54,5 @@ def capture(
         shard = _run_shard(source, observers=observers, keep=probabilities, progress=progress)
     losses, how = _final_losses(shard.arrays, [shard.loss])
     data = _data_fingerprint(source.dl, shard.rows, shard.decision.vocab)
-    meta = dict(source.facts(), loss=how, created=now(), _model_hash=_model_hash(source.model), dataset_fingerprint=data)
+    meta = dict(source.facts(), loss=how, created=now(), model_hash=_model_hash(source.model), dataset_fingerprint=data)
     return assemble(shard.arrays, vars(shard.decision), losses, meta, rows=shard.rows, items=source.items(shard.rows))

@@ -10,8 +10,9 @@ import html
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 import numpy as np
-from ..core import DataError, benjamini_hochberg, mcnemar
+from ..core import DataError, benjamini_hochberg, block_rows, mcnemar, quantile_interval
 from ..findings import plain
+from .metrics.resampling import _drawn_margins
 from .metrics.counts import Margins, average_defined, decision_scores, ranking
 from .metrics.classification import ROW_MEANS
 from .scores import as_predictions, row_scores
@@ -21,19 +22,6 @@ from .store import Predictions
 if TYPE_CHECKING: from pandas import DataFrame
 
 # %% ../../nbs/predictions/61_compare.ipynb #511dd4c5
-def _paired_margins(t, da, db, C, n, seed):
-    "Margins of both models' confusion matrices in `n` joint bootstrap samples, yielded in blocks."
-    cells, counts = np.unique((t*C + da)*C + db, return_counts=True)
-    t, da, db = cells//(C*C), cells//C % C, cells % C
-    from scipy.sparse import csr_matrix
-    to = lambda c, w: csr_matrix((w.astype(float), (np.arange(len(c)), c)), shape=(len(c), C))
-    one = np.ones(len(cells)); actual = to(t, one)
-    maps = [(to(t, t == d), actual, to(d, one)) for d in (da, db)]
-    rng, block = np.random.default_rng(seed), max(1, 2_000_000//max(len(cells), C))
-    for lo in range(0, n, block):
-        draws = rng.multinomial(counts.sum(), counts/counts.sum(), size=min(block, n - lo)).astype(float)
-        yield [Margins(*[np.asarray(draws @ m) for m in of]) for of in maps]
-
 def _mean_draws(x, n, seed):
     "(n, K) bootstrap means of the columns of `x` (N, K); NaN for columns with a value that is not finite."
     ok = np.isfinite(x).all(0)
@@ -43,7 +31,7 @@ def _mean_draws(x, n, seed):
         return res
     rng, N = np.random.default_rng(seed), len(x)
     if N > 20_000: return rng.multivariate_normal(x.mean(0), np.atleast_2d(np.cov(x.T))/N, n, method='svd')
-    block = max(1, 4_000_000//N)
+    block = block_rows(N)
     draw = lambda k: np.stack([np.bincount(r, minlength=N) for r in rng.integers(0, N, (k, N))]) @ x/N
     return np.concatenate([draw(min(block, n - lo)) for lo in range(0, n, block)])
 
@@ -80,19 +68,18 @@ def _aligned(a, b):
     if len(other): raise DataError(f"The two disagree on the target of {len(other)} rows (first: {a.ids[other[0]]!r}): they are not of the same data.")
     return a, b
 
-def _interval(draws): return np.nanquantile(draws, [.025, .975]) if not np.isnan(draws).all() else (np.nan, np.nan)
-
+# %% ../../nbs/predictions/61_compare.ipynb #91e9f6d9
 def _metric_table(a, b, n, seed):
     import pandas as pd
     t, da, db = (o.numpy() for o in (a.targs, a.decoded, b.decoded))
-    blocks = [[decision_scores(m) for m in pair] for pair in _paired_margins(t, da, db, a.n_classes, n, seed)]
+    blocks = [[decision_scores(m) for m in pair] for pair in _drawn_margins(t, [da, db], a.n_classes, n, seed)]
     whole = [decision_scores(Margins.of(np.bincount(t*a.n_classes + d, minlength=a.n_classes**2).reshape(a.n_classes, -1))) for d in (da, db)]
-    res = {k: (*(float(w[k]) for w in whole), *_interval(np.concatenate([x[k] - y[k] for x, y in blocks]))) for k in whole[0]}
+    res = {k: (*(float(w[k]) for w in whole), *quantile_interval(np.concatenate([x[k] - y[k] for x, y in blocks]))) for k in whole[0]}
     ra, rb = row_scores(a), row_scores(b)
     cols = {'loss': [p.losses.double().numpy() for p in (a, b)], **{k: [getattr(r, v) for r in (ra, rb)] for k, v in ROW_MEANS.items()}}
     if a.n_classes > 5: cols['top_5_accuracy'] = [(r.rank < 5).astype(float) for r in (ra, rb)]
     with np.errstate(invalid='ignore'): draws = _mean_draws(np.stack([x - y for x, y in cols.values()], 1), n, seed)
-    res.update({k: (x.mean(), y.mean(), *_interval(d)) for (k, (x, y)), d in zip(cols.items(), draws.T)})
+    res.update({k: (x.mean(), y.mean(), *quantile_interval(d)) for (k, (x, y)), d in zip(cols.items(), draws.T)})
     if not len(ra.bad) and not len(rb.bad): res.update(_ranking_rows(a, b, min(n, 200) if a.preds.numel() <= 500_000 else 0, seed))
     rows = {k: dict(a=x, b=y, difference=x - y, low=lo, high=hi) for k, (x, y, lo, hi) in res.items()}
     return pd.DataFrame(rows).T.rename_axis('metric')
@@ -104,7 +91,7 @@ def _ranking_rows(a, b, n, seed):
         return np.array([average_defined(r.roc_auc), average_defined(r.average_precision)])
     rng, (x, y) = np.random.default_rng(seed), (score(a), score(b))
     draws = np.array([score(a[r]) - score(b[r]) for r in (rng.integers(0, len(a), len(a)) for _ in range(n))]).reshape(-1, 2)
-    limits = [_interval(d) if n else (np.nan, np.nan) for d in draws.T]
+    limits = [quantile_interval(d) if n else (np.nan, np.nan) for d in draws.T]
     return {k: (x[i], y[i], *limits[i]) for i, k in enumerate(('roc_auc_ovr_macro', 'average_precision_macro'))}
 
 def _class_table(a, fixed, broken):
@@ -118,6 +105,7 @@ def _class_table(a, fixed, broken):
     return pd.DataFrame(dict(support=n, recall_a=right/safe, recall_b=(right - f + b)/safe, difference=(f - b)/safe, fixes=f, breaks=b, p_value=p,
                              q_value=benjamini_hochberg(p)), index=pd.Index(a.names, name='class'))
 
+# %% ../../nbs/predictions/61_compare.ipynb #f7ed3cf9
 def compare_predictions(
     a:Predictions, # Predictions of a classification
     b:Predictions, # Predictions of the same rows by another model, in any order

@@ -50,6 +50,7 @@ def _count_pairs(targs, decoded, n_classes, ignore_index=None):
     "The confusion matrix of each group; raises `LabelError` outside [0, C), `DataError` for unequal shapes."
     return _count(*(o.flatten(1) for o in _as_pairs(targs, decoded)), n_classes, ignore_index)
 
+# %% ../../nbs/predictions/12_confusion.ipynb #5d7f19a3
 def confusion_counts(
     targs:Tensor, # (N, …) integer targets in [0, C)
     decoded:Tensor, # same shape: predicted classes in [0, C)

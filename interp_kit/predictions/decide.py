@@ -8,6 +8,7 @@ __all__ = ['ignored_index', 'kept_masks', 'Keeper']
 # %% ../../nbs/predictions/30_decide.ipynb #4d091f70
 from dataclasses import dataclass
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 from ..core import (
     ACTIVATIONS, ModelError, are_probabilities, guess_activation, infer_task, loss_chain, output_names, pick_activation)
@@ -35,7 +36,8 @@ class _Decision:
 def ignored_index(
     loss_func:'Callable', # any loss
 ) -> int|None:
-    "The target value that a loss leaves out. What a wrapper of fastai's wraps acts; the wrapper holds a copy of its attributes."
+    """The target value that a loss leaves out. What a wrapper of fastai's wraps acts; the wrapper holds a copy of its
+    attributes."""
     for f in reversed([*loss_chain(loss_func)]):
         i = (getattr(f, 'keywords', None) or {}).get('ignore_index', getattr(f, 'ignore_index', None))
         if isinstance(i, int): return i
@@ -54,15 +56,18 @@ def _needs_softmax(preds, act, name):
     finite = preds[preds.isfinite().all(1)]
     if not len(finite) or are_probabilities(finite, 1e-2): return False
     if act is not None:
-        raise ModelError(f"act={name} gives no probabilities: rows must be non-negative and sum to 1. Leave act out, or pass one like softmax.")
+        raise ModelError(f"act={name} gives no probabilities: rows must be non-negative and sum to 1. Leave act out, or "
+                         "pass one like softmax.")
     return True
 
 def _is_one_of_two(preds, targs):
     if preds.ndim > 1 and preds.shape[1] != 1: return False
     return targs.is_floating_point() or bool((targs > 0).any()) or bool((preds != 1).any())
 
+# %% ../../nbs/predictions/30_decide.ipynb #a6fb0194
 def _decide(source, task, outs, targs):
-    "How outputs like these become predictions; raises `ModelError` where they fit neither `act` nor the names of the classes."
+    """How outputs like these become predictions; raises `ModelError` where they fit neither `act` nor the names of the
+    classes."""
     name, activation = pick_activation(source.loss_func, task, outs, source.act)
     decision, preds = _Decision(task, name), to_cpu(activation(outs))
     if task == 'multi_output': return _decide_parts(decision, source, preds, targs)
@@ -120,7 +125,8 @@ def _as_classes(decision, preds, targs):
     if decision.complement: preds = _two_columns(preds)
     if targs.is_floating_point() and targs.shape == preds.shape and preds.ndim == 2: targs = targs.argmax(1)
     if targs.is_floating_point() and not bool((targs == targs.round()).all()):
-        raise ModelError("Targets between 0 and 1 are no classes: name the task, as_learner(…, task='regression'), or set learn.task.")
+        raise ModelError("Targets between 0 and 1 are no classes: name the task, as_learner(…, task='regression'), or "
+                         "set learn.task.")
     return preds, targs.reshape(len(preds), *preds.shape[2:]).long()
 
 # %% ../../nbs/predictions/30_decide.ipynb #1fb2a133
@@ -133,7 +139,8 @@ def _settle_parts(decision, preds, targs):
     return preds, targs, tuple(_decode(o, k) for o, k in zip(preds, decision.tasks))
 
 def _settle(decision, source, outs, targs):
-    "Predictions, targets and decisions in the shapes of the task; raises `ModelError` for rows that contradict the decision."
+    """Predictions, targets and decisions in the shapes of the task; raises `ModelError` for rows that contradict the
+    decision."""
     preds = _activate(decision, source, outs)
     if decision.task == 'multi_output': return _settle_parts(decision, preds, targs)
     if decision.task in ('classification', 'segmentation'): preds, targs = _as_classes(decision, preds, targs)
@@ -170,7 +177,7 @@ class Keeper:
         source:Source, # facts of model, loss and data
         n:int, # rows that will come
         decision:_Decision|None=None, # what earlier rows showed; None decides
-        keep:'bool|str|None'=False, # of images: True: probabilities too, None: while they are small; 'sums': pixels are counted later; 'masks': no more than masks
+        keep:'bool|str|None'=False, # of images also probabilities (None: while they are small); 'sums', 'masks': less
     ):
         self.source, self.n, self.decision, self.keep = source, n, decision, keep
         self.parts, self.task, self.type_name = {}, None, ''
@@ -198,12 +205,14 @@ class Keeper:
         if self.keep != 'sums': res['col-counts'] = _image_counts(targs, decoded, how.n_classes, how.ignore_index).int()
         return dict(res, preds=preds) if self.keep is True else res
 
-    def arrays(self) -> dict: # name -> Tensor or tuple of Tensors
-        "Everything that was kept, in the order in which it came; the keeper is empty then."
-        parts, self.parts = {k: concat_rows(v) for k, v in self.parts.items()}, {}
-        if self.task == 'segmentation': return parts
-        out, y = parts['out'], parts['y']
-        if self.decision is None: self.decision = _decide(self.source, _task_of(self.source, out, y, self.type_name), out, y)
-        preds, targs, decoded = _settle(self.decision, self.source, out, y)
-        if self.decision.task == 'classification': _check_targets(targs, preds.shape[1])
-        return dict(preds=preds, targs=targs, decoded=None if decoded is preds else decoded)
+# %% ../../nbs/predictions/30_decide.ipynb #317f26f7
+@patch
+def arrays(self:Keeper) -> dict: # name -> Tensor or tuple of Tensors
+    "Everything that was kept, in the order in which it came; the keeper is empty then."
+    parts, self.parts = {k: concat_rows(v) for k, v in self.parts.items()}, {}
+    if self.task == 'segmentation': return parts
+    out, y = parts['out'], parts['y']
+    if self.decision is None: self.decision = _decide(self.source, _task_of(self.source, out, y, self.type_name), out, y)
+    preds, targs, decoded = _settle(self.decision, self.source, out, y)
+    if self.decision.task == 'classification': _check_targets(targs, preds.shape[1])
+    return dict(preds=preds, targs=targs, decoded=None if decoded is preds else decoded)

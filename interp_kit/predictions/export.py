@@ -43,6 +43,7 @@ def to_csv(self:Predictions,
             for i, df in enumerate(_frames(self, probabilities=probabilities)): df.to_csv(f, index=False, header=i == 0)
     _whole(path, write)
 
+# %% ../../nbs/predictions/62_export.ipynb #84f6ad9d
 @patch
 def to_parquet(self:Predictions,
     path:'str|Path', # file to write

@@ -27,10 +27,24 @@ def _architecture_hash(model):
     return hashlib.sha256(text.encode()).hexdigest()
 
 # %% ../../nbs/predictions/43_fingerprint.ipynb #7d35d96d
+def _as_bytes(t):
+    t = t.detach().cpu().resolve_conj().as_subclass(Tensor)
+    t = t.to_dense() if t.layout is not torch.strided else t
+    return np.frombuffer(t.contiguous().flatten().view(torch.uint8).numpy(), np.uint8) if t.numel() else np.array(t.shape)
+
+def _path_facts(s, surely=False):
+    raw = os.fsencode(s) if isinstance(s, str) else s
+    if not surely and (len(raw) > 1000 or os.sep.encode() not in raw or raw.count(b' ') > 8): return raw # a text, not a path
+    try: st = os.stat(s)
+    except (OSError, ValueError): return raw
+    return raw + f'|{st.st_size}|{st.st_mtime_ns}'.encode()
+
+# %% ../../nbs/predictions/43_fingerprint.ipynb #00215856
 _PRINTED = (int, float, complex, bytes, bytearray, range, type(None), datetime.date, datetime.timedelta)
 
 def _digest(h, o):
-    "Feed `o` to the hash `h`: arrays and tables by content, paths with size and time of change, containers entry by entry, else its parts."
+    """Feed `o` to the hash `h`: arrays and tables by content, paths with size and time of change, containers entry by
+    entry, else its parts."""
     if isinstance(o, Tensor): o = _as_bytes(o)
     if isinstance(o, np.generic): o = o.item()
     h.update(type(o).__name__.encode())
@@ -50,18 +64,6 @@ def _digest(h, o):
     else: _describe(h, o, {}, 4)
     h.update(b'\0')
 
-def _as_bytes(t):
-    t = t.detach().cpu().resolve_conj().as_subclass(Tensor)
-    t = t.to_dense() if t.layout is not torch.strided else t
-    return np.frombuffer(t.contiguous().flatten().view(torch.uint8).numpy(), np.uint8) if t.numel() else np.array(t.shape)
-
-def _path_facts(s, surely=False):
-    raw = os.fsencode(s) if isinstance(s, str) else s
-    if not surely and (len(raw) > 1000 or os.sep.encode() not in raw or raw.count(b' ') > 8): return raw # a text, not a path
-    try: st = os.stat(s)
-    except (OSError, ValueError): return raw
-    return raw + f'|{st.st_size}|{st.st_mtime_ns}'.encode()
-
 def _digest_table(h, df):
     from pandas.util import hash_pandas_object
     columns = [(c, df[c]) for c in df] if hasattr(df, 'columns') else [(df.name, df)]
@@ -72,6 +74,7 @@ def _digest_table(h, df):
             for v in col: _digest(h, v)
         else: h.update(hash_pandas_object(col, index=False).to_numpy().tobytes())
 
+# %% ../../nbs/predictions/43_fingerprint.ipynb #fa7af50c
 def _sources(ds, depth=0):
     "What a data set holds with one entry a row, by name; also of the data sets that it wraps."
     if isinstance(ds, torch.utils.data.Subset): return dict(indices=list(ds.indices), of=_sources(ds.dataset, depth))
@@ -99,13 +102,6 @@ def _data_fingerprint(dl, rows, vocab=None):
     return h.hexdigest()
 
 # %% ../../nbs/predictions/43_fingerprint.ipynb #19003d2c
-def _described(o, names=None):
-    """SHA-256 over what makes `o` what it is: its class, settings, tensors and parts; for functions their code, defaults and what they
-    close over. `names` are those of objects that are known by name, by their id."""
-    h = hashlib.sha256()
-    _describe(h, o, dict(names or {}), 0)
-    return h.hexdigest()
-
 _SIMPLE = (int, float, complex, str, bytes, bool, type(None), range, np.generic, np.ndarray, Tensor, os.PathLike)
 
 def _describe(h, o, names, depth):
@@ -137,13 +133,22 @@ def _parts_of(o):
     if hasattr(o, 'dls') and hasattr(o, 'get_preds'): return [] # a Learner has _fingerprints of its own
     return [(k, v) for k, v in sorted(getattr(o, '__dict__', {}).items()) if k != 'training' and 'hooks' not in k]
 
+def _described(o, names=None):
+    """SHA-256 over what makes `o` what it is: its class, settings, tensors and parts; for functions their code, defaults and what they
+    close over. `names` are those of objects that are known by name, by their id."""
+    h = hashlib.sha256()
+    _describe(h, o, dict(names or {}), 0)
+    return h.hexdigest()
+
+# %% ../../nbs/predictions/43_fingerprint.ipynb #c34833c1
 def _loss_fingerprint(loss_func):
     "The loss by name and by its settings, tensors and parts."
     return f"{loss_name(loss_func)}-{_described(loss_func)[:16]}"
 
 # %% ../../nbs/predictions/43_fingerprint.ipynb #9bb086b4
 def _transforms_fingerprint(dl, rows, k=8):
-    "SHA-256 over `k` rows, spread evenly, after all transforms (without augmentation, with fixed seeds), one at a time."
+    """SHA-256 over `k` rows, spread evenly, after all transforms (without augmentation, with fixed seeds), one at a
+    time."""
     first, again = _probe(dl, rows, k), _probe(dl, rows, k)
     return first if first == again else 'random: the same rows differ each time'
 

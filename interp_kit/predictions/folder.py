@@ -25,20 +25,24 @@ def _content_hash(o, *without):
     return hashlib.sha256(json.dumps({k: v for k, v in o.items() if k not in without}, sort_keys=True).encode()).hexdigest()
 
 def _check_format(o, path, keys=()):
-    "Raise `StorageError` if `o` was written by a later major version, or is no such thing at all; `keys` are what it must hold."
+    """Raise `StorageError` if `o` was written by a later major version, or is no such thing at all; `keys` are what it
+    must hold."""
     lacks = [k for k in ('format_version', *keys) if not isinstance(o, dict) or k not in o]
-    if 'format_version' in lacks: raise StorageError(f"{path} is damaged, or not of interp_kit: it has no format_version. Name another folder.")
+    if 'format_version' in lacks:
+        raise StorageError(f"{path} is damaged, or not of interp_kit: it has no format_version. Name another folder.")
     version = str(o['format_version'])
     major = version.split('.')[0]
     if not major.isdigit() or int(major) > int(FORMAT.split('.')[0]):
-        raise StorageError(f"{path} has the format version {version}; this interp_kit reads up to {FORMAT}. Install a newer interp_kit.")
+        raise StorageError(f"{path} has the format version {version}; this interp_kit reads up to {FORMAT}. Install a "
+                           "newer interp_kit.")
     if lacks: raise StorageError(f"{path} is damaged: it lacks {lacks[0]}. Start anew with capture(…, resume=False).")
 
 # %% ../../nbs/predictions/41_folder.ipynb #feea4c73
 _PLANNED = ('n', 'shard_rows', 'fingerprints', 'rows', 'positions', 'items.json', 'ids.json', 'observers', 'meta', 'created')
 
 def _shard_size(n, batch_size, row_bytes):
-    "Rows of a shard: whole batches, about a sixteenth of all, at most 16,384 rows or 16 MB, and pages of memory full when it is large."
+    """Rows of a shard: whole batches, about a sixteenth of all, at most 16,384 rows or 16 MB, and pages of memory full
+    when it is large."""
     most = block_rows(row_bytes, 2**24, least=batch_size, most=max(batch_size, 16384))
     rows = -(-max(1, min(most, -(-n//16)))//batch_size)*batch_size
     return rows//4096*4096 if rows >= 4096 and 4096 % batch_size == 0 else rows
@@ -61,6 +65,8 @@ class _Folder:
                                 "Write some with capture(learn, path=…) or p.save(path).") from e
         _check_format(plan, self.plan_file, _PLANNED)
         return plan
+
+    def plan_hash(self, plan): return _content_hash(plan, 'created')
 
     def ranges(self, plan):
         "The shards' numbers and rows, (k, lo, hi)."
@@ -139,7 +145,8 @@ def _nested_arrays(flat):
     return {**res, **{head: tuple(v for _, v in sorted(parts.items())) for head, parts in many.items()}}
 
 def _pack_state(state):
-    "(JSON, list of arrays): the arrays of a state set aside, their numbers in the tree; raises `DataError` for what neither can hold."
+    """(JSON, list of arrays): the arrays of a state set aside, their numbers in the tree; raises `DataError` for what
+    neither can hold."""
     held = []
     def put(o):
         if isinstance(o, np.generic): o = o.item()
@@ -151,9 +158,11 @@ def _pack_state(state):
         if isinstance(o, (list, tuple)): return {type(o).__name__: [put(v) for v in o]}
         if isinstance(o, float): return dict(float=repr(o))
         if o is None or isinstance(o, (bool, int, str)): return dict(value=o)
-        raise DataError(f"An observer's state() holds a {type(o).__name__}: it may hold arrays, numbers, texts, lists and dicts.")
+        raise DataError(f"An observer's state() holds a {type(o).__name__}: it may hold arrays, numbers, texts, lists "
+                        "and dicts.")
     tree = put(state)
-    if any(a.dtype == object for a in held): raise DataError("An observer's state() holds an array of objects: it may hold arrays of numbers.")
+    if any(a.dtype == object for a in held):
+        raise DataError("An observer's state() holds an array of objects: it may hold arrays of numbers.")
     return tree, held
 
 # %% ../../nbs/predictions/41_folder.ipynb #50e22aec
@@ -168,7 +177,8 @@ def _unpack_state(tree, held):
 # %% ../../nbs/predictions/41_folder.ipynb #3a4b802c
 @patch
 def write_shard(self:_Folder, k, lo, hi, arrays, facts, states=()):
-    "Write the files of shard `k` (rows [lo, hi) of all arrays, and what each observer saw), then its commit record with further facts."
+    """Write the files of shard `k` (rows [lo, hi) of all arrays, and what each observer saw), then its commit record
+    with further facts."""
     files = {name: _write_array(self.array_file(k, name), a, lo) for name, a in _flat_arrays(arrays).items()}
     for i, s in enumerate(states):
         tree, held = _pack_state(s)
@@ -204,7 +214,8 @@ def _is_file_whole(self:_Folder, k, name, fact, verify):
 
 @patch
 def record(self:_Folder, k, verify=False, plan_hash=None):
-    "The commit record of a shard that is there and whole (by the hashes of its files, if asked) and of this plan, or None."
+    """The commit record of a shard that is there and whole (by the hashes of its files, if asked) and of this plan, or
+    None."""
     try: record = read_json(self.record_file(k))
     except (OSError, StorageError): return None
     if not isinstance(record, dict) or record.get('sha256') != _content_hash(record, 'sha256') or record.get('k') != k: return None
@@ -226,7 +237,8 @@ def load(self:_Folder, name, mode=None):
     try: return np.load(path, mmap_mode=mode)
     except FileNotFoundError as e: raise StorageError(f"{path} is missing.") from e
     except (ValueError, OSError, SyntaxError, TokenError, EOFError) as e:
-        raise StorageError(f"{path} is damaged: {e}. Call capture with the same path and loader: what is damaged is made again.") from e
+        raise StorageError(f"{path} is damaged: {e}. Call capture with the same path and loader: what is damaged "
+                           "is made again.") from e
 
 @patch
 def mapped(self:_Folder, records, skip=()):
@@ -262,7 +274,7 @@ def put_in_order(self:_Folder, plan, arrays):
 @patch
 def write_manifest(self:_Folder, plan, facts):
     "Write the manifest."
-    manifest = dict(format_version=FORMAT, n=plan['n'], complete=True, **facts, plan=_content_hash(plan, 'created'))
+    manifest = dict(format_version=FORMAT, n=plan['n'], complete=True, **facts, plan=self.plan_hash(plan))
     manifest = json.loads(json.dumps(manifest))
     write_json(self.manifest_file, dict(manifest, sha256=_content_hash(manifest)))
     sync_folder(self.path)
@@ -273,7 +285,7 @@ def manifest(self:_Folder, plan, verify=False):
     manifest = read_json(self.manifest_file)
     _check_format(manifest, self.manifest_file, ('shards', 'files', 'decision', 'loss', 'plan', 'sha256'))
     whole = not verify or manifest['sha256'] == _content_hash(manifest, 'sha256')
-    for f, ok in ((self.manifest_file, whole), (self.plan_file, manifest['plan'] == _content_hash(plan, 'created'))):
+    for f, ok in ((self.manifest_file, whole), (self.plan_file, manifest['plan'] == self.plan_hash(plan))):
         if not ok:
             raise StorageError(f"{f} is damaged: it has changed since it was written. "
                                "Call capture with the same path and loader, or with resume=False.")

@@ -8,6 +8,7 @@ __all__ = ['batch_rows', 'RowSource', 'ordered_loader', 'take_rows', 'not_augmen
 # %% ../../nbs/predictions/20_loaders.ipynb #7f95ae78
 from contextlib import contextmanager, nullcontext
 import numpy as np, torch
+from fastcore.basics import patch
 from torch import Tensor
 from ..core import DataError, clone_loader, is_fastai, kept_rng, map_nested
 from .store import n_rows
@@ -37,6 +38,7 @@ def _torch_batches(dl):
     rows = list(range(len(dl.dataset))) if whole else sorted(int(i) for i in getattr(sampler, 'indices', sampler))
     return [rows[i:i+bs] for i in range(0, len(rows), bs)]
 
+# %% ../../nbs/predictions/20_loaders.ipynb #c6ce61a8
 def batch_rows(
     batch:tuple, # (inputs…, targets), targets a tensor or a tuple of them
 ) -> int:
@@ -63,6 +65,7 @@ class _Stream:
             self.rest, self.at = cut(use, n) if use < n else None, start + use
             if self.at > lo: yield cut(max(lo - start, 0), use)
 
+# %% ../../nbs/predictions/20_loaders.ipynb #cb5f6254
 class RowSource:
     "The rows that a loader selects, and loaders over consecutive ranges of them: never shuffled, nothing dropped."
     @kept_rng()
@@ -88,39 +91,60 @@ class RowSource:
         "Row numbers of the data set, ascending; None where only the loader knows."
         return None if self.rows is None else self.rows[self.order]
 
-    @property
-    def batch_size(self) -> int:
-        "Rows of a full batch."
-        if is_fastai(self.dl): return self.dl.bs
-        if self.batches is not None: return max(map(len, self.batches))
-        return batch_rows(next(iter(self.dl)))
+# %% ../../nbs/predictions/20_loaders.ipynb #b827b237
+@patch(as_prop=True)
+def batch_size(self:RowSource) -> int:
+    "Rows of a full batch."
+    if is_fastai(self.dl): return self.dl.bs
+    if self.batches is not None: return max(map(len, self.batches))
+    return batch_rows(next(iter(self.dl)))
 
-    @property
-    def positions(self) -> np.ndarray|None: # (N,) int64
-        "Where each row of the run stands in `table`; None where rows run in their own order."
-        if self.rows is None or (np.diff(self.rows) >= 0).all(): return None
-        res = np.empty_like(self.order); res[self.order] = np.arange(len(res))
-        return res
+@patch(as_prop=True)
+def positions(self:RowSource) -> np.ndarray|None: # (N,) int64
+    "Where each row of the run stands in `table`; None where rows run in their own order."
+    if self.rows is None or (np.diff(self.rows) >= 0).all(): return None
+    res = np.empty_like(self.order); res[self.order] = np.arange(len(res))
+    return res
 
-    @kept_rng()
-    def loader(self,
-        lo:int=0, # first row, counted in the order that the loader likes
-        hi:int|None=None, # end of the range; None takes all
-    ) -> tuple: # (loader, int64 rows in the order it yields them; None where only the loader knows)
-        "A loader over rows [lo, hi) of the run, in the loader's own batches, which are cut at the borders of the range."
-        if self.rows is None: return (self.dl if hi is None else _Cut(self.stream, lo, hi)), None
-        rows = self.rows[lo:hi]
-        if is_fastai(self.dl): return _fastai_rows(self.dl, rows.tolist()), rows
-        return clone_loader(self.dl, batch_sampler=self._cut(rows, lo, hi), generator=None), rows
+@patch
+@kept_rng()
+def loader(self:RowSource,
+    lo:int=0, # first row, counted in the order that the loader likes
+    hi:int|None=None, # end of the range; None takes all
+) -> tuple: # (loader, int64 rows in the order it yields them; None where only the loader knows)
+    "A loader over rows [lo, hi) of the run, in the loader's own batches, which are cut at the borders of the range."
+    if self.rows is None: return (self.dl if hi is None else _Cut(self.stream, lo, hi)), None
+    rows = self.rows[lo:hi]
+    if is_fastai(self.dl): return _fastai_rows(self.dl, rows.tolist()), rows
+    return clone_loader(self.dl, batch_sampler=self._cut(rows, lo, hi), generator=None), rows
 
-    def _cut(self, rows, lo, hi):
-        "Lists of rows: the loader's own batches, or what of them is in the range."
-        if type(self.dl.batch_sampler) is torch.utils.data.BatchSampler:
-            bs = self.dl.batch_sampler.batch_size
-            return [rows[i:i+bs].tolist() for i in range(0, len(rows), bs)]
-        batch_of = np.repeat(np.arange(len(self.batches)), [len(b) for b in self.batches])[lo:hi]
-        return [b.tolist() for b in np.split(rows, np.flatnonzero(np.diff(batch_of)) + 1) if len(b)]
+@patch
+def _cut(self:RowSource, rows, lo, hi):
+    "Lists of rows: the loader's own batches, or what of them is in the range."
+    if type(self.dl.batch_sampler) is torch.utils.data.BatchSampler:
+        bs = self.dl.batch_sampler.batch_size
+        return [rows[i:i+bs].tolist() for i in range(0, len(rows), bs)]
+    batch_of = np.repeat(np.arange(len(self.batches)), [len(b) for b in self.batches])[lo:hi]
+    return [b.tolist() for b in np.split(rows, np.flatnonzero(np.diff(batch_of)) + 1) if len(b)]
 
+# %% ../../nbs/predictions/20_loaders.ipynb #154177e3
+def _pick(dl, rows):
+    "One batch of `rows` from any iterable of batches."
+    found, lo = {}, 0
+    for b in dl:
+        n = batch_rows(b)
+        for r in rows:
+            if lo <= r < lo + n: found[r] = map_nested(lambda t: t[r-lo:r-lo+1] if isinstance(t, Tensor) else t, tuple(b))
+        lo += n
+    missing = [r for r in rows if r not in found]
+    if missing: raise DataError(f"Row {missing[0]} does not exist: the loader has {lo} rows.")
+    return tuple(_stack(ts) for ts in zip(*[found[r] for r in rows]))
+
+def _stack(ts):
+    if isinstance(ts[0], (tuple, list)): return tuple(_stack(o) for o in zip(*ts))
+    return torch.cat(ts) if isinstance(ts[0], Tensor) else ts[0]
+
+# %% ../../nbs/predictions/20_loaders.ipynb #972b641e
 def ordered_loader(
     dl:'DataLoader', # a fastai or PyTorch loader, or a sized iterable of batches
 ) -> tuple: # (loader, int64 rows in the order it yields them; None where only the loader knows)
@@ -137,22 +161,6 @@ def take_rows(
     if is_fastai(dl): return _fastai_rows(dl, rows, bs=len(rows), num_workers=0)
     if _is_map_style(dl): return clone_loader(dl, batch_sampler=[rows], num_workers=0, multiprocessing_context=None, timeout=0, generator=None)
     return [_pick(dl, rows)]
-
-def _pick(dl, rows):
-    "One batch of `rows` from any iterable of batches."
-    found, lo = {}, 0
-    for b in dl:
-        n = batch_rows(b)
-        for r in rows:
-            if lo <= r < lo + n: found[r] = map_nested(lambda t: t[r-lo:r-lo+1] if isinstance(t, Tensor) else t, tuple(b))
-        lo += n
-    missing = [r for r in rows if r not in found]
-    if missing: raise DataError(f"Row {missing[0]} does not exist: the loader has {lo} rows.")
-    return tuple(_stack(ts) for ts in zip(*[found[r] for r in rows]))
-
-def _stack(ts):
-    if isinstance(ts[0], (tuple, list)): return tuple(_stack(o) for o in zip(*ts))
-    return torch.cat(ts) if isinstance(ts[0], Tensor) else ts[0]
 
 # %% ../../nbs/predictions/20_loaders.ipynb #2f7538f5
 @contextmanager

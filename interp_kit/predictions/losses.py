@@ -10,6 +10,7 @@ import inspect
 from contextlib import contextmanager
 from types import FunctionType
 import numpy as np, torch, torch.nn.functional as F
+from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core import ModelError, loss_chain, loss_name, shapes_of
 from .store import each, n_rows
@@ -50,6 +51,7 @@ def _row_by_row(loss, pred, yb, n):
     row = lambda o, i: each(lambda t: t[i:i+1], tuple(o) if isinstance(o, list) else o)
     return torch.stack([loss(row(pred, i), *(row(y, i) for y in yb)).as_subclass(Tensor).detach().float().mean() for i in range(n)])
 
+# %% ../../nbs/predictions/21_losses.ipynb #5887fe67
 def _is_dense(y): return isinstance(y, Tensor) and y.ndim > 2 and not y.is_floating_point()
 
 _METHODS = frozenset(('forward', 'activation', 'decodes', 'distance_function')) # that an instance may have of its own
@@ -69,7 +71,7 @@ def is_pixelwise(
     y:'Tensor|tuple', # their targets
 ) -> bool:
     "Whether this is torch's mean cross entropy of maps, alone or flattened by fastai along the classes: the usual losses of segmentations."
-    base = getattr(loss, 'func', loss)
+    *_, base = loss_chain(loss)
     if type(base) is not nn.CrossEntropyLoss or base.reduction != 'mean' or not is_as_written(loss): return False
     if not (_is_dense(y) and isinstance(pred, Tensor) and pred.shape[:1] + pred.shape[2:] == y.shape): return False
     return base is loss or type(loss).__name__ == 'CrossEntropyLossFlat' and y.ndim == 3 and loss.axis == 1 and loss.flatten and loss.is_2d and not loss.floatify
@@ -77,7 +79,7 @@ def is_pixelwise(
 def _image_means(loss, pred, y):
     "Losses (n,) of images as a pixelwise loss gives them for each image alone, worked out together; None for other losses and shapes."
     if not is_pixelwise(loss, pred, y): return None
-    pred, y, base = pred.as_subclass(Tensor), y.as_subclass(Tensor).long(), getattr(loss, 'func', loss)
+    pred, y, (*_, base) = pred.as_subclass(Tensor), y.as_subclass(Tensor).long(), loss_chain(loss)
     if pred.dtype in (torch.float16, torch.bfloat16): pred = pred.float()
     pixels = F.cross_entropy(pred, y, base.weight, ignore_index=base.ignore_index, reduction='none', label_smoothing=base.label_smoothing)
     void = y == base.ignore_index
@@ -91,6 +93,7 @@ def _scaled_losses(losses, fixed, weights, row_by_row=False):
     part = losses*weights if row_by_row else losses - fixed
     return fixed + part*(len(weights)/weights.sum(dtype=torch.float64)).float()
 
+# %% ../../nbs/predictions/21_losses.ipynb #15786fcf
 class PerSampleLoss:
     "Stands in for a loss during the pass: returns (B,) losses and remembers what it takes to scale weighted ones."
     def __init__(self,
@@ -117,34 +120,39 @@ class PerSampleLoss:
         if self.holder is not None: self._weigh(res, pred, yb, n)
         return res
 
-    @property
-    def class_weights(self) -> Tensor: # (C,)
-        "The weights that the loss holds."
-        return getattr(self.holder, 'keywords', {}).get('weight', getattr(self.holder, 'weight', None))
+# %% ../../nbs/predictions/21_losses.ipynb #208e159e
+@patch(as_prop=True)
+def class_weights(self:PerSampleLoss) -> Tensor: # (C,)
+    "The weights that the loss holds."
+    return getattr(self.holder, 'keywords', {}).get('weight', getattr(self.holder, 'weight', None))
 
-    def _weigh(self, res, pred, yb, n):
-        "Note weights and unweighted parts of a batch, and how far plain and weighted means miss the loss's own."
-        y, w = yb[0].as_subclass(Tensor).reshape(-1), self.class_weights
-        if y.is_floating_point() or len(y) != n or int(y.max()) >= len(w) or int(y.min()) < 0: self.holder = None; return
-        w_row = w.detach()[y].float()
-        if self.how == 'row by row': fixed, per_weight = torch.zeros_like(res), res*w_row
-        else:
-            with _replaced(self.holder, 'weight', torch.zeros_like(w)): fixed = _unreduced(self.loss_func, pred, yb, n)
-            per_weight = res - fixed
-        own = float(self.loss_func(pred, *yb).detach().float().mean())
-        weighted = float(fixed.mean() + per_weight.sum()/w_row.sum())
-        self.misfit += np.nan_to_num([abs(float(res.mean()) - own), abs(weighted - own)])
-        self.fixed.append(fixed.cpu()); self.weights.append(w_row.cpu())
+@patch
+def _weigh(self:PerSampleLoss, res, pred, yb, n):
+    "Note weights and unweighted parts of a batch, and how far plain and weighted means miss the loss's own."
+    y, w = yb[0].as_subclass(Tensor).reshape(-1), self.class_weights
+    if y.is_floating_point() or len(y) != n or int(y.max()) >= len(w) or int(y.min()) < 0: self.holder = None; return
+    w_row = w.detach()[y].float()
+    if self.how == 'row by row': fixed, per_weight = torch.zeros_like(res), res*w_row
+    else:
+        with _replaced(self.holder, 'weight', torch.zeros_like(w)): fixed = _unreduced(self.loss_func, pred, yb, n)
+        per_weight = res - fixed
+    own = float(self.loss_func(pred, *yb).detach().float().mean())
+    weighted = float(fixed.mean() + per_weight.sum()/w_row.sum())
+    self.misfit += np.nan_to_num([abs(float(res.mean()) - own), abs(weighted - own)])
+    self.fixed.append(fixed.cpu()); self.weights.append(w_row.cpu())
 
-    def finish(self,
-        losses:Tensor, # (N,) what the calls returned, in order
-    ) -> tuple: # (N,) losses whose mean is the loss of the whole set; a sentence on what was done
-        "Scale weighted losses as the mean over the whole set would, where that is what this loss does."
-        name = loss_name(self.loss_func)
-        pieces = self.pieces()
-        if pieces is None or self.misfit[0] <= self.misfit[1]: return losses, f"{name}, {self.how}"
-        return _scaled_losses(losses, *pieces, self.how == 'row by row'), f"{name}, {self.how}, class weights scaled by N/Σw"
+# %% ../../nbs/predictions/21_losses.ipynb #ddc30bbc
+@patch
+def finish(self:PerSampleLoss,
+    losses:Tensor, # (N,) what the calls returned, in order
+) -> tuple: # (N,) losses whose mean is the loss of the whole set; a sentence on what was done
+    "Scale weighted losses as the mean over the whole set would, where that is what this loss does."
+    name = loss_name(self.loss_func)
+    pieces = self.pieces()
+    if pieces is None or self.misfit[0] <= self.misfit[1]: return losses, f"{name}, {self.how}"
+    return _scaled_losses(losses, *pieces, self.how == 'row by row'), f"{name}, {self.how}, class weights scaled by N/Σw"
 
-    def pieces(self) -> tuple|None: # ((N,), (N,)) float32
-        "The unweighted part and the weight of each row seen, or None if the loss has no class weights (or not one a row)."
-        return (torch.cat(self.fixed), torch.cat(self.weights)) if self.holder is not None and self.weights else None
+@patch
+def pieces(self:PerSampleLoss) -> tuple|None: # ((N,), (N,)) float32
+    "The unweighted part and the weight of each row seen, or None if the loss has no class weights (or not one a row)."
+    return (torch.cat(self.fixed), torch.cat(self.weights)) if self.holder is not None and self.weights else None

@@ -9,7 +9,7 @@ __all__ = ['map_facts', 'counts_of', 'mass_of']
 import math
 import torch
 from torch import Tensor
-from ..core import DataError
+from ..core import DataError, block_rows
 from .confusion import _count_pairs
 from .scores import as_predictions
 from .store import Predictions, void_mask
@@ -17,7 +17,7 @@ from .store import Predictions, void_mask
 # %% ../../nbs/predictions/23_masks.ipynb #63c195d9
 def _image_counts(targs, decoded, n_classes, ignore_index=None):
     "Per image and class the pixels rightly predicted, actual, and predicted; raises `LabelError` for a target that is no class."
-    step = max(1, min(4_000_000//n_classes**2, 16_000_000//max(1, targs[:1].numel())))
+    step = min(block_rows(n_classes**2), block_rows(targs[:1].numel(), 2**24))
     parts = [_count_pairs(targs[lo:lo+step], decoded[lo:lo+step], n_classes, ignore_index) for lo in range(0, max(1, len(targs)), step)]
     return torch.cat([torch.stack([cm.diagonal(dim1=1, dim2=2), cm.sum(2), cm.sum(1)], 1) for cm in parts])
 
@@ -83,7 +83,7 @@ def map_facts(
 # %% ../../nbs/predictions/23_masks.ipynb #a1143ffc
 def _image_chunks(p, pixels=4000000):
     "Consecutive views of a few images each, so that what is computed of them needs bounded memory."
-    return p.chunks(max(1, pixels//max(1, p.targs[:1].numel())))
+    return p.chunks(block_rows(p.targs[:1].numel(), pixels))
 
 def counts_of(
     p:Predictions, # of a segmentation
@@ -99,6 +99,6 @@ def mass_of(
 ) -> Tensor|None: # (N, 2, C) float32; None where neither it nor the probabilities were kept
     "What `_image_mass` says of each image; made once, then kept as `p.columns['mass']`."
     if 'mass' not in p.columns and p.has_preds:
-        parts = _image_chunks(p, 4_000_000//max(1, p.n_classes))
+        parts = _image_chunks(p, block_rows(p.n_classes))
         p.columns['mass'] = torch.cat([_image_mass(c.preds, c.targs, c.decoded, p.ignore_index) for c in parts])
     return p.columns.get('mass')

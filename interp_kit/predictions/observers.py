@@ -37,6 +37,13 @@ class Observer:
         "Take over what another observer saw."
 
 # %% ../../nbs/predictions/22_observers.ipynb #d3f76df4
+def _mean_positions(x, n):
+    "(n, D) from the input of a layer: (n, D) itself, (n, …, D) averaged over what lies between."
+    if x.ndim > 2 and len(x) == n: x = x.flatten(1, -2).mean(1)
+    if x.ndim != 2 or len(x) != n: raise ModelError(f"The layer's input has the shape {tuple(x.shape)} for {n} rows: it holds no features a row.")
+    return x.clone()
+
+# %% ../../nbs/predictions/22_observers.ipynb #98753c69
 class Features(Observer):
     "Keeps the input of a layer as `p.features` (N, D); positions in between (tokens, pixels) are averaged."
     def __init__(self,
@@ -73,9 +80,3 @@ class Features(Observer):
     def state(self): return dict(rows=np.concatenate(self.rows), values=torch.cat(self.values)) if self.rows else {}
     def merge(self, state):
         if state: self.rows.append(state['rows']); self.values.append(state['values'])
-
-def _mean_positions(x, n):
-    "(n, D) from the input of a layer: (n, D) itself, (n, …, D) averaged over what lies between."
-    if x.ndim > 2 and len(x) == n: x = x.flatten(1, -2).mean(1)
-    if x.ndim != 2 or len(x) != n: raise ModelError(f"The layer's input has the shape {tuple(x.shape)} for {n} rows: it holds no features a row.")
-    return x.clone()

@@ -20,11 +20,14 @@ from .store import each, n_rows, to_cpu
 def _check_batch(out, n, room):
     "Raise `ModelError` unless a batch of `n` rows has one output each, and `room` is left for it."
     if n_rows(out) != n or room < n:
-        raise ModelError(f"A batch of {n} rows gave outputs of {n_rows(out)} rows: the model must return one output a row.")
+        raise ModelError(f"A batch of {n} rows gave outputs of {n_rows(out)} rows: the model must return one output a "
+                         "row.")
 
+# %% ../../nbs/predictions/31_one_pass.ipynb #c70ed31e
 @functools.lru_cache
 def _watch_class():
-    "The fastai callback that hands the batches of a pass on; made when it is first needed, since fastai is slow to import."
+    """The fastai callback that hands the batches of a pass on; made when it is first needed, since fastai is slow to
+    import."""
     from fastai.callback.core import Callback
     class Watch(Callback):
         order = 1000 # after whoever changes predictions
@@ -73,7 +76,8 @@ def _attached(observers, learn):
         for o in attached: o.detach()
 
 def _columns(observers, rows):
-    "What observers keep for each row, in the order of `rows`; raises `DataError` where one left out a row, or two chose one name."
+    """What observers keep for each row, in the order of `rows`; raises `DataError` where one left out a row, or two
+    chose one name."""
     res = {}
     for o in observers:
         for name, (seen, values) in (o.columns() if hasattr(o, 'columns') else {}).items():
@@ -114,7 +118,8 @@ def _listen(source, loader, watch, loss, progress):
         with _attached(watch.observers, learn), quiet:
             learn.get_preds(dl=loader, cbs=[watch], with_preds=False, with_targs=False, reorder=False)
     finally: learn.loss_func = source.loss_func
-    if not watch.done: raise DataError("The pass gave no rows: the loader is empty, or a callback cancelled every batch.")
+    if not watch.done:
+        raise DataError("The pass gave no rows: the loader is empty, or a callback cancelled every batch.")
 
 def _run_shard(source, lo=0, hi=None, *, decision=None, observers=(), keep=False, progress=False):
     "Run rows [lo, hi) through the Learner's validation loop, once: a function of the range alone, whatever ran before."
@@ -126,7 +131,8 @@ def _run_shard(source, lo=0, hi=None, *, decision=None, observers=(), keep=False
     _listen(source, loader, watch, loss, progress)
     wanted = len(rows) if rows is not None else watch.done if hi is None else hi - lo
     if watch.done != wanted or watch.cancelled:
-        raise ModelError(f"Only {watch.done} of {max(wanted, watch.done + watch.cancelled)} rows ran: a callback cancels batches.")
+        raise ModelError(f"Only {watch.done} of {max(wanted, watch.done + watch.cancelled)} rows ran: a callback "
+                         "cancels batches.")
     if rows is None: rows = np.arange(lo, lo + watch.done)
     fixed, weights = loss.pieces() or (None, None)
     arrays = dict(keeper.arrays(), losses=torch.cat(watch.row_losses), fixed=fixed, weights=weights)

@@ -9,6 +9,7 @@ __all__ = []
 import copy, random, shutil
 from contextlib import contextmanager
 import numpy as np, torch
+from fastcore.basics import patch
 from torch import Tensor
 from ..core import DataError, StorageError, kept_order, listing, untouched
 from ..files import digest_file, locked, read_json, storage_errors, write_json
@@ -16,7 +17,7 @@ from ..findings import plain
 from .cache import _finish
 from .decide import _Decision
 from .fingerprint import _fingerprints, _observer_name
-from .folder import _Folder, _RowNames, _content_hash, _new_plan
+from .folder import _Folder, _RowNames, _new_plan
 from .loaders import not_augmented, take_rows
 from .one_pass import _run_shard
 from .source import now
@@ -24,7 +25,8 @@ from .store import Predictions
 
 # %% ../../nbs/predictions/44_resume.ipynb #47fd9f32
 def _row_bytes(source):
-    "About how large the largest kept array is for a row: by the classes' names, the last layer's width, or the target's pixels."
+    """About how large the largest kept array is for a row: by the classes' names, the last layer's width, or the
+    target's pixels."""
     widths = [w for m in source.model.modules() if (w := getattr(m, 'out_features', None))]
     rows, vocab = source.rows.table, source.vocab
     y = next(iter(source.dl if rows is None else take_rows(source.dl, rows[:1])))[-1]
@@ -129,7 +131,7 @@ class _Run:
     def __init__(self, source, folder, observers):
         self.source, self.folder = source, folder
         plan = folder.plan()
-        self.observers, self.plan_hash = _copies(observers, source), _content_hash(plan, 'created')
+        self.observers, self.plan_hash = _copies(observers, source), folder.plan_hash(plan)
         self.ranges = folder.ranges(plan)
         self.records = {k: folder.record(k, verify=True, plan_hash=self.plan_hash) for k, *_ in self.ranges}
         self.decision, self.known = _read_decision(folder)
@@ -156,16 +158,18 @@ class _Run:
         folder.write_shard(k, lo, hi, shard.arrays, dict(loss=shard.loss, plan=self.plan_hash, decision=self.known), states)
         self.records[k] = folder.record(k)
 
-    def run_missing(self, progress):
-        "Run what is not finished."
-        if self.decision is None:
-            self.records[0] = None
-            self.run(*self.ranges[0])
-        todo = [r for r in self.ranges if not self.is_done(r[0])]
-        if progress and len(todo) > 1:
-            from fastprogress.fastprogress import progress_bar
-            todo = progress_bar(todo)
-        for r in todo: self.run(*r)
+# %% ../../nbs/predictions/44_resume.ipynb #7c3cb87d
+@patch
+def run_missing(self:_Run, progress):
+    "Run what is not finished."
+    if self.decision is None:
+        self.records[0] = None
+        self.run(*self.ranges[0])
+    todo = [r for r in self.ranges if not self.is_done(r[0])]
+    if progress and len(todo) > 1:
+        from fastprogress.fastprogress import progress_bar
+        todo = progress_bar(todo)
+    for r in todo: self.run(*r)
 
 # %% ../../nbs/predictions/44_resume.ipynb #ad916efa
 def _give_back(folder, plan, observers, p):
@@ -179,7 +183,8 @@ def _give_back(folder, plan, observers, p):
             if state is not None: o.merge(state)
 
 def _capture_to_disk(source, path, *, resume=True, observers=(), progress=True):
-    "Run the shards that are not finished, then finish the folder; raises `StorageError` where it holds something else or cannot be written."
+    """Run the shards that are not finished, then finish the folder; raises `StorageError` where it holds something
+    else or cannot be written."""
     folder = _Folder(path)
     _refuse_foreign(folder)
     _check_observers(observers)

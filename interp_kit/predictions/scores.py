@@ -48,6 +48,24 @@ class RowScores:
         "Rows with a probability that is not finite."
         return np.flatnonzero(~np.isfinite(self.brier))
 
+def _ranks(q, t, pt):
+    rank, ties = (q > pt).sum(1), (q == pt).sum(1) > 1
+    if ties.any():
+        later = torch.arange(q.shape[1]) > t[ties]
+        rank[ties] += ((q[ties] == pt[ties]) & later).sum(1)
+    return rank
+
+# %% ../../nbs/predictions/11_scores.ipynb #5dff5e25
+def _scores_of(p):
+    q, t = p.preds, p.targs[:, None]
+    pt, eps = q.gather(1, t), torch.finfo(q.dtype).eps
+    conf, target = q.gather(1, p.decoded[:, None]).squeeze(1).double(), pt.squeeze(1).double()
+    brier = (q*q).sum(1, dtype=torch.float64) - 2*target + 1
+    log_loss = -pt.squeeze(1).clamp(eps, 1 - eps).double().log()
+    entropy = torch.special.entr(q).sum(1, dtype=torch.float64)
+    res = conf, target, entropy, brier, log_loss, _ranks(q, t, pt), p.targs == p.decoded
+    return [o.numpy() for o in res]
+
 def row_scores(
     p:'Predictions|Tensor|np.ndarray', # Predictions of a classification, or (N, C) probabilities
     targs:'Tensor|np.ndarray|None'=None, # (N,) targets, with an array
@@ -65,20 +83,3 @@ def _derived_columns(p):
     if p.task != 'classification' or isinstance(p.targs, tuple): return res
     top = p.preds.topk(min(2, p.n_classes), 1).values
     return dict(res, targ=p.targs.numpy(), pred=p.decoded.numpy(), margin=(top[:, 0] - top[:, -1]).numpy(), **vars(row_scores(p)))
-
-def _scores_of(p):
-    q, t = p.preds, p.targs[:, None]
-    pt, eps = q.gather(1, t), torch.finfo(q.dtype).eps
-    conf, target = q.gather(1, p.decoded[:, None]).squeeze(1).double(), pt.squeeze(1).double()
-    brier = (q*q).sum(1, dtype=torch.float64) - 2*target + 1
-    log_loss = -pt.squeeze(1).clamp(eps, 1 - eps).double().log()
-    entropy = torch.special.entr(q).sum(1, dtype=torch.float64)
-    res = conf, target, entropy, brier, log_loss, _ranks(q, t, pt), p.targs == p.decoded
-    return [o.numpy() for o in res]
-
-def _ranks(q, t, pt):
-    rank, ties = (q > pt).sum(1), (q == pt).sum(1) > 1
-    if ties.any():
-        later = torch.arange(q.shape[1]) > t[ties]
-        rank[ties] += ((q[ties] == pt[ties]) & later).sum(1)
-    return rank

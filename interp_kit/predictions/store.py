@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Iterator
 import numpy as np, torch
+from fastcore.basics import patch
 from torch import Tensor
 from ..core import DataError, LabelError, ModelError, TaskError, are_probabilities
 
@@ -49,6 +50,7 @@ def concat_rows(
         raise ModelError(f"Outputs or targets change their shape between batches ({tuple(parts[0].shape[1:])}, …): they cannot form one table.")
     return torch.cat(parts)
 
+# %% ../../nbs/predictions/10_store.ipynb #df727c28
 def row_index(
     rows:'int|slice|list|np.ndarray|Tensor', # an int, slice, list, range, boolean mask, array or tensor
     n:int, # number of rows there are
@@ -112,6 +114,7 @@ class _LazyRows:
         names = _flat(self.source(), object)
         return names if self.rows is None else names[self.rows]
 
+# %% ../../nbs/predictions/10_store.ipynb #6f925117
 class Predictions:
     """N rows of what a model said, in the order of the data set; everything is on the CPU.
 
@@ -145,95 +148,101 @@ class Predictions:
     def __len__(self): return len(self.rows)
     def __repr__(self): return f"Predictions({len(self):,} rows, {self.task}, {self.n_classes or 'no'} classes)"
 
-    @property
-    def items(self) -> np.ndarray|None: # (N,) object
-        "What each row was read from, or None; from disk they are read when first asked for."
-        if callable(self._items): self._items = _flat(self._items(), object)
-        return self._items
+# %% ../../nbs/predictions/10_store.ipynb #3e6bc605
+@patch(as_prop=True)
+def items(self:Predictions) -> np.ndarray|None: # (N,) object
+    "What each row was read from, or None; from disk they are read when first asked for."
+    if callable(self._items): self._items = _flat(self._items(), object)
+    return self._items
 
-    @property
-    def preds(self): # (N, C, …) Tensor, or a tuple
-        "Outputs after the activation; raises `DataError` where they were not kept."
-        if self._preds is None: raise DataError("The probabilities of each pixel were not kept (they would be N×C×H×W numbers): there are .decoded masks, .losses and "
-                                                "columns['counts'] for each image. For a set that fits into memory, capture(…, probabilities=True) keeps them.")
-        return self._preds
+@patch(as_prop=True)
+def preds(self:Predictions): # (N, C, …) Tensor, or a tuple
+    "Outputs after the activation; raises `DataError` where they were not kept."
+    if self._preds is None: raise DataError("The probabilities of each pixel were not kept (they would be N×C×H×W numbers): there are .decoded masks, .losses and "
+                                            "columns['counts'] for each image. For a set that fits into memory, capture(…, probabilities=True) keeps them.")
+    return self._preds
 
-    @property
-    def has_preds(self) -> bool:
-        "Whether the probabilities were kept."
-        return self._preds is not None
+@patch(as_prop=True)
+def has_preds(self:Predictions) -> bool:
+    "Whether the probabilities were kept."
+    return self._preds is not None
 
-    @property
-    def n_classes(self) -> int|None:
-        "C, or None where there are no classes."
-        if self.task not in ('classification', 'segmentation', 'multilabel') or isinstance(self._preds, tuple): return None
-        return self._preds.shape[1] if self._preds is not None else self.meta.get('n_classes')
+# %% ../../nbs/predictions/10_store.ipynb #ad4f97fd
+@patch(as_prop=True)
+def n_classes(self:Predictions) -> int|None:
+    "C, or None where there are no classes."
+    if self.task not in ('classification', 'segmentation', 'multilabel') or isinstance(self._preds, tuple): return None
+    return self._preds.shape[1] if self._preds is not None else self.meta.get('n_classes')
 
-    @property
-    def ignore_index(self) -> int|None:
-        "The target value that the loss leaves out (void pixels), or None."
-        return self.meta.get('ignore_index')
+@patch(as_prop=True)
+def ignore_index(self:Predictions) -> int|None:
+    "The target value that the loss leaves out (void pixels), or None."
+    return self.meta.get('ignore_index')
 
-    @property
-    def names(self) -> list: # of str
-        "Names of the classes as text; equal names are told apart by their column."
-        names = [str(v) for v in (self.vocab if self.vocab is not None else range(self.n_classes or 0))]
-        twice = {n for n, k in Counter(names).items() if k > 1}
-        return [f'{n} (column {i})' if n in twice else n for i, n in enumerate(names)] if twice else names
+@patch(as_prop=True)
+def names(self:Predictions) -> list: # of str
+    "Names of the classes as text; equal names are told apart by their column."
+    names = [str(v) for v in (self.vocab if self.vocab is not None else range(self.n_classes or 0))]
+    twice = {n for n, k in Counter(names).items() if k > 1}
+    return [f'{n} (column {i})' if n in twice else n for i, n in enumerate(names)] if twice else names
 
-    @property
-    def features(self) -> Tensor: # (N, D)
-        "What `capture(…, observers=[Features()])` saw; raises `DataError` if nothing looked."
-        if 'features' not in self.columns: raise DataError("These predictions have no features. Capture them with capture(learn, observers=[Features()]).")
-        return self.columns['features']
+@patch(as_prop=True)
+def features(self:Predictions) -> Tensor: # (N, D)
+    "What `capture(…, observers=[Features()])` saw; raises `DataError` if nothing looked."
+    if 'features' not in self.columns: raise DataError("These predictions have no features. Capture them with capture(learn, observers=[Features()]).")
+    return self.columns['features']
 
-    def __getitem__(self,
-        rows:'int|slice|list|np.ndarray|Tensor', # int, slice, list, mask, array or tensor of positions in this table
-    ) -> 'Predictions':
-        "The named rows, in the order asked for; a slice shares memory."
-        i = row_index(rows, len(self))
-        take = lambda o: None if o is None else each(lambda x: x[i], o)
-        return Predictions(take(self._preds), take(self.targs), take(self.losses), take(self.decoded), vocab=self.vocab, task=self.task,
-                           ids=take(self.ids), rows=take(self.rows), items=_LazyRows(self._items, i) if callable(self._items) else take(self._items),
-                           columns={k: take(v) for k, v in self.columns.items()}, meta=self.meta, derived={k: v[i] for k, v in self.derived.items()})
+@patch
+def __getitem__(self:Predictions,
+    rows:'int|slice|list|np.ndarray|Tensor', # int, slice, list, mask, array or tensor of positions in this table
+) -> 'Predictions':
+    "The named rows, in the order asked for; a slice shares memory."
+    i = row_index(rows, len(self))
+    take = lambda o: None if o is None else each(lambda x: x[i], o)
+    return Predictions(take(self._preds), take(self.targs), take(self.losses), take(self.decoded), vocab=self.vocab, task=self.task,
+                       ids=take(self.ids), rows=take(self.rows), items=_LazyRows(self._items, i) if callable(self._items) else take(self._items),
+                       columns={k: take(v) for k, v in self.columns.items()}, meta=self.meta, derived={k: v[i] for k, v in self.derived.items()})
 
-    def chunks(self,
-        rows:int=16384, # rows a chunk
-    ) -> Iterator['Predictions']:
-        "Consecutive views of at most `rows` rows."
-        for lo in range(0, len(self), rows): yield self[lo:lo+rows]
+# %% ../../nbs/predictions/10_store.ipynb #059d8839
+@patch
+def chunks(self:Predictions,
+    rows:int=16384, # rows a chunk
+) -> Iterator['Predictions']:
+    "Consecutive views of at most `rows` rows."
+    for lo in range(0, len(self), rows): yield self[lo:lo+rows]
 
-    @classmethod
-    def from_arrays(cls,
-        preds:'Tensor|np.ndarray|list|tuple', # (N, C) probabilities, or (N,) of the second of two classes; (N, C, H, W) for segmentation; values for regression
-        targs:'Tensor|np.ndarray|list|tuple', # (N, …) integers or names in `vocab`; floats for regression
-        losses:'Tensor|np.ndarray|None'=None, # (N,) per-row losses; None computes the task's standard ones
-        *,
-        vocab:list|None=None, # names of the classes
-        task:str='classification', # 'classification', 'multilabel', 'segmentation' or 'regression'
-        ids:'np.ndarray|list|None'=None, # (N,) names of the rows
-        ignore_index:int|None=None, # segmentation: the target value of pixels to leave out
-    ) -> 'Predictions':
-        """Predictions from arrays, tensors or lists.
+@patch(cls_method=True)
+def from_arrays(cls:Predictions,
+    preds:'Tensor|np.ndarray|list|tuple', # (N, C) probabilities, or (N,) of the second of two classes; (N, C, H, W) for segmentation; values for regression
+    targs:'Tensor|np.ndarray|list|tuple', # (N, …) integers or names in `vocab`; floats for regression
+    losses:'Tensor|np.ndarray|None'=None, # (N,) per-row losses; None computes the task's standard ones
+    *,
+    vocab:list|None=None, # names of the classes
+    task:str='classification', # 'classification', 'multilabel', 'segmentation' or 'regression'
+    ids:'np.ndarray|list|None'=None, # (N,) names of the rows
+    ignore_index:int|None=None, # segmentation: the target value of pixels to leave out
+) -> 'Predictions':
+    """Predictions from arrays, tensors or lists.
 
-        Raises `DataError` for shapes or rows that are no probabilities, `LabelError` for targets that are no class."""
-        tol = 1e-2 if getattr(preds, 'dtype', None) in (torch.float16, torch.bfloat16, np.float16) else 1e-3
-        preds, targs = _as_float(preds), _as_targets(targs, vocab)
-        if task == 'classification' and preds.ndim == 1: preds = torch.stack([1-preds, preds], 1)
-        _check_arrays(preds, targs, task, vocab, tol, ignore_index)
-        if task in ('classification', 'segmentation'): targs = targs.long()
-        said = 'standard' if losses is None else 'given'
-        losses = _standard_losses(preds, targs, task, ignore_index) if losses is None else _as_float(losses).float()
-        return cls(preds, targs, losses, _decode(preds, task), vocab=None if vocab is None else list(vocab), task=task, ids=ids,
-                   meta=dict(task=task, activation='none: from arrays', loss=said, **({} if ignore_index is None else dict(ignore_index=ignore_index))))
+    Raises `DataError` for shapes or rows that are no probabilities, `LabelError` for targets that are no class."""
+    tol = 1e-2 if getattr(preds, 'dtype', None) in (torch.float16, torch.bfloat16, np.float16) else 1e-3
+    preds, targs = _as_float(preds), _as_targets(targs, vocab)
+    if task == 'classification' and preds.ndim == 1: preds = torch.stack([1-preds, preds], 1)
+    _check_arrays(preds, targs, task, vocab, tol, ignore_index)
+    if task in ('classification', 'segmentation'): targs = targs.long()
+    said = 'standard' if losses is None else 'given'
+    losses = _standard_losses(preds, targs, task, ignore_index) if losses is None else _as_float(losses).float()
+    return cls(preds, targs, losses, _decode(preds, task), vocab=None if vocab is None else list(vocab), task=task, ids=ids,
+               meta=dict(task=task, activation='none: from arrays', loss=said, **({} if ignore_index is None else dict(ignore_index=ignore_index))))
 
-    def to_frame(self) -> 'DataFrame':
-        """One row per sample: row, id, item, target, predicted, prob_target, prob_predicted, loss, correct.
+@patch
+def to_frame(self:Predictions) -> 'DataFrame':
+    """One row per sample: row, id, item, target, predicted, prob_target, prob_predicted, loss, correct.
 
-        Other tasks give what they have of these; a number per label or output gets a column of its own."""
-        import pandas as pd
-        base = dict(row=self.rows, id=self.ids, item=self.items if self.items is not None else [None]*len(self))
-        return pd.DataFrame({**base, **_answer_columns(self), 'loss': self.losses.numpy(), **_correct_column(self)})
+    Other tasks give what they have of these; a number per label or output gets a column of its own."""
+    import pandas as pd
+    base = dict(row=self.rows, id=self.ids, item=self.items if self.items is not None else [None]*len(self))
+    return pd.DataFrame({**base, **_answer_columns(self), 'loss': self.losses.numpy(), **_correct_column(self)})
 
 # %% ../../nbs/predictions/10_store.ipynb #fb0a43f1
 def _as_float(x):
@@ -268,6 +277,7 @@ def _check_targets(targs, n_classes, name='targs'):
     bad = lo if lo < 0 else hi
     if lo < 0 or hi >= n_classes: raise LabelError(f"{name} holds class {bad}, but there are {n_classes} classes (0 to {n_classes-1})." + (' Leave rows to be ignored out of the loader.' if lo < 0 else ''))
 
+# %% ../../nbs/predictions/10_store.ipynb #1a7b1612
 def _check_arrays(preds, targs, task, vocab=None, tol=0.001, ignore_index=None):
     "Raise `DataError` or `LabelError`, saying what does not fit, unless the arrays are what `task` needs."
     known = ('classification', 'multilabel', 'segmentation', 'regression')

@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 from interp_kit.all import (ClassificationInterpretation, DataError, Features, NotFoundError, Predictions, StorageError, TaskError, as_learner, capture, interpret)
 from interp_kit.demo import demo_learner
-from interp_kit.predictions import content_hash
+from interp_kit.predictions.folder import _content_hash as content_hash
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 N, C = 300, 4

@@ -452,12 +452,12 @@ def test_an_interrupt_while_passes_are_finished_loses_none(monkeypatch):
     from interp_kit.training import passes
     cb, spy, done = InterpretationCallback(on="both", plot=False), Spy(), []
     fit(learner(), 4, [spy, cb])
-    real = passes.row_margins
+    real = passes._row_margins
     def stops(*a):
         done.append(1)
         if len(done) == 3: raise KeyboardInterrupt
         return real(*a)
-    monkeypatch.setattr(passes, "row_margins", stops)
+    monkeypatch.setattr(passes, "_row_margins", stops)
     with pytest.raises(KeyboardInterrupt): cb.cartography()
     assert len(cb.watch.waiting) == 6 # of eight, two were finished
     check(cb, spy); check(cb, spy, "valid")

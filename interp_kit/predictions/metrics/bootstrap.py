@@ -29,13 +29,15 @@ def bootstrap(
     """A metric with its interval: Wilson for rates, studentised bootstrap for means over rows, percentiles otherwise.
 
     Raises `TaskError` for calibration errors (by name or as functions), whose bootstrap does not cover, and for unknown names."""
-    if not 0 < level < 1 or n < 1: raise DataError(f"level={level}, n={n}: the level lies between 0 and 1, and at least one resample is needed.")
+    if not 0 < level < 1 or n < 1:
+        raise DataError(f"level={level}, n={n}: the level lies between 0 and 1, and at least one resample is needed.")
     name = metric if isinstance(metric, str) else getattr(metric, '__name__', '')
     if name in NO_BOOTSTRAP: raise TaskError(f"{name} has no valid bootstrap interval: resampling adds the very noise that it measures. Use calibration.debiased_ece(p) "
                                              "and calibration.consistency_test(p), which gives a band and a p-value.")
     if callable(metric): return (float(metric(p)), *quantile_interval([metric(p[r]) for b in resamples(len(p), n, seed) for r in b], level))
     if not isinstance(p, Predictions): p = as_predictions(p)
-    if p.task not in _TASK_METRICS: raise TaskError(f"There are no metrics of the task {p.task}; there are for {', '.join(_TASK_METRICS)}.")
+    if p.task not in _TASK_METRICS:
+        raise TaskError(f"There are no metrics of the task {p.task}; there are for {', '.join(_TASK_METRICS)}.")
     scores = _TASK_METRICS[p.task](p)
     if metric not in scores: raise TaskError(f"Unknown metric {metric!r}; known are {', '.join(scores)}.")
     value = scores[metric]

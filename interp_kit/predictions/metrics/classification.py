@@ -8,19 +8,19 @@ __all__ = ['ROW_MEANS', 'RANKINGS', 'classification_metrics', 'per_class_metrics
 # %% ../../../nbs/predictions/metrics/30_classification.ipynb #2c68d4aa
 from typing import TYPE_CHECKING
 import numpy as np, torch
-from ...core import mean_interval, quantile_interval, resamples, wilson
+from ...core import mean_interval, plural, quantile_interval, resamples, wilson
 from ..calibration import _bin_edges, _gap_of_bins
 from ..confusion import confusion_counts
 from .counts import (
     Margins, Ranking, Scores, average_defined, class_rates, decision_scores, ranking)
-from .resampling import _resampled_margins
+from .resampling import _drawn_margins
 from ..scores import as_predictions, row_scores
 
 # %% ../../../nbs/predictions/metrics/30_classification.ipynb #1ff6de66
 if TYPE_CHECKING: from pandas import DataFrame
 
 # %% ../../../nbs/predictions/metrics/30_classification.ipynb #45696168
-def _some(n, what): return f"{n} class{'es' if n > 1 else ''} {what}, left out of the mean"
+def _some(n, what): return f"{plural(n, 'class', 'classes')} {what}, left out of the mean"
 
 def _remarks(m, bad, losses, auc_error):
     "What to say about scores that are undefined, undefined for some classes, or approximate."
@@ -96,5 +96,8 @@ def _classification_interval(p, metric, n, seed, level):
     if metric in _RATES:
         rows = row_scores(p)
         return wilson(int((rows.rank < 5).sum() if metric == 'top_5_accuracy' else rows.correct.sum()), len(p), level)
-    if metric in RANKINGS: return quantile_interval([average_defined(getattr(ranking(p[r]), RANKINGS[metric])) for b in resamples(len(p), n, seed) for r in b], level)
-    return quantile_interval(decision_scores(_resampled_margins(p.targs.numpy(), p.decoded.numpy(), p.n_classes, n, seed))[metric], level)
+    if metric in RANKINGS:
+        areas = lambda r: average_defined(getattr(ranking(p[r]), RANKINGS[metric]))
+        return quantile_interval([areas(r) for b in resamples(len(p), n, seed) for r in b], level)
+    draws = [decision_scores(m)[metric] for m, in _drawn_margins(p.targs.numpy(), [p.decoded.numpy()], p.n_classes, n, seed)]
+    return quantile_interval(np.concatenate(draws), level)

@@ -9,6 +9,7 @@ __all__ = ['Margins', 'average_defined', 'class_rates', 'decision_scores', 'Rank
 import html
 from dataclasses import dataclass
 import numpy as np, torch
+from ...core import block_rows
 from ...findings import plain
 from ..scores import as_predictions, _check_finite
 
@@ -41,6 +42,7 @@ def average_defined(
     w = ok*(1. if w is None else w)
     return _ratio((np.where(ok, x, 0)*w).sum(-1), w.sum(-1))
 
+# %% ../../../nbs/predictions/metrics/10_counts.ipynb #e17c1481
 def class_rates(
     m:Margins, # of one or many matrices
 ) -> dict: # name -> (…, C)
@@ -80,6 +82,7 @@ def _rank_column(x, pos):
     ap = ((k - np.searchsorted(hits, hits, 'left'))/(n - below)).mean()
     return auc/(k*(n - k)) if n > k else np.nan, ap
 
+# %% ../../../nbs/predictions/metrics/10_counts.ipynb #85a07ace
 def _positives(targs, n_classes):
     "For each class the rows that are of it."
     order = np.argsort(targs, kind='stable')
@@ -97,7 +100,7 @@ def ranking(
     if approx: return _ranking_by_histogram(p)
     if 'ranking' in p.memo: return p.memo['ranking']
     pos, res = _positives(p.targs.numpy(), p.n_classes), []
-    block = block or max(1, min(64, 2**27//(len(p)*p.preds.element_size())))
+    block = block or block_rows(len(p)*p.preds.element_size(), 2**27, most=64)
     for lo in range(0, p.n_classes, block):
         cols = p.preds[:, lo:lo+block].T.contiguous().numpy()
         res += [_rank_column(x, pos[lo + i]) for i, x in enumerate(cols)]

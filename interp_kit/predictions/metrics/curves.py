@@ -26,7 +26,8 @@ class Curve:
 def _curves(p, targs, curve_of, areas, classes):
     labels = getattr(p, 'task', None) == 'multilabel'
     p = as_predictions(p, targs, 'multilabel') if labels else _check_finite(as_predictions(p, targs))
-    if labels and not all(bool(c.preds.isfinite().all()) for c in p.chunks()): raise DataError("Some probabilities are not finite: leave these rows out, p[rows], to rank.")
+    if labels and not all(bool(c.preds.isfinite().all()) for c in p.chunks()):
+        raise DataError("Some probabilities are not finite: leave these rows out, p[rows], to rank.")
     if classes is None: classes = range(p.n_classes)
     area = areas(label_ranking(p) if labels else ranking(p))
     is_of = lambda c: (p.targs[:, c] > 0).numpy() if labels else p.targs.numpy() == c
@@ -38,7 +39,8 @@ def roc_curves(
     *,
     classes:'list|np.ndarray|None'=None, # columns; None takes all
 ) -> dict: # class name -> Curve
-    "ROC curve of each class against the rest (or of each label), by scikit-learn; classes without positives or negatives have none."
+    """ROC curve of each class against the rest (or of each label), by scikit-learn; classes without positives or
+    negatives have none."""
     from sklearn.metrics import roc_curve
     return _curves(p, targs, roc_curve, lambda r: r.roc_auc, classes)
 
@@ -48,7 +50,8 @@ def pr_curves(
     *,
     classes:'list|np.ndarray|None'=None, # columns; None takes all
 ) -> dict: # class name -> Curve
-    "Precision–recall curve of each class against the rest (or of each label), by scikit-learn; classes without positives have none."
+    """Precision–recall curve of each class against the rest (or of each label), by scikit-learn; classes without
+    positives have none."""
     from sklearn.metrics import precision_recall_curve
     def curve(y, s): prec, rec, th = precision_recall_curve(y, s); return rec, prec, th
     return _curves(p, targs, curve, lambda r: r.average_precision, classes)

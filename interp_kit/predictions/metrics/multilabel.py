@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from typing import Iterator, TYPE_CHECKING
 import numpy as np, torch
 from torch import Tensor
-from ...core import DataError, LabelError, mean_interval, quantile_interval, resamples, wilson
+from ...core import DataError, LabelError, block_rows, mean_interval, plural, quantile_interval, resamples, wilson
 from ..calibration import label_reliability
 from .counts import (
     Margins, Ranking, Scores, average_defined, class_rates, _rank_column, _ranking_of_bins, _ratio)
@@ -71,6 +71,12 @@ class _LabelRows:
         "Rows with a probability that is not finite."
         return np.flatnonzero(~np.isfinite(self.brier))
 
+def _at_least(q, x):
+    "For each of the (b, m) scores `x` how many of the row's (b, C) scores are not below; comparing is faster than sorting for few."
+    if x.shape[1] <= 32: return torch.from_numpy(np.stack([np.count_nonzero(q.numpy() >= x[:, j:j+1].numpy(), axis=1) for j in range(x.shape[1])], 1))
+    return q.shape[1] - torch.searchsorted(q.sort(1).values, x.contiguous())
+
+# %% ../../../nbs/predictions/metrics/40_multilabel.ipynb #9bb6ead2
 def _label_rows(p, targs=None, *, chunk=8192):
     "Counts, losses and ranking scores of every row, in one sweep by chunks, kept for the next question."
     p = as_predictions(p, targs, 'multilabel')
@@ -104,11 +110,6 @@ def _rank_values(q, t):
     loss = (upto - among).sum(1)/pairs.double()
     return torch.where(proper, precision, 1.), upto.amax(1).double(), torch.where(proper, loss, 0.)
 
-def _at_least(q, x):
-    "For each of the (b, m) scores `x` how many of the row's (b, C) scores are not below; comparing is faster than sorting for few."
-    if x.shape[1] <= 32: return torch.from_numpy(np.stack([np.count_nonzero(q.numpy() >= x[:, j:j+1].numpy(), axis=1) for j in range(x.shape[1])], 1))
-    return q.shape[1] - torch.searchsorted(q.sort(1).values, x.contiguous())
-
 # %% ../../../nbs/predictions/metrics/40_multilabel.ipynb #284f220e
 def label_losses(
     p:Predictions, # of a multilabel task
@@ -121,7 +122,7 @@ def label_losses(
 # %% ../../../nbs/predictions/metrics/40_multilabel.ipynb #9f0cb82b
 def _columns(p) -> Iterator: # of (column, (N,) scores, (N,) bool targets)
     "Column by column, in blocks of at most 128 MB."
-    block = max(1, min(64, 2**27//(len(p)*p.preds.element_size())))
+    block = block_rows(len(p)*p.preds.element_size(), 2**27, most=64)
     for lo in range(0, p.n_classes, block):
         q, t = (torch.as_tensor(o[:, lo:lo+block]).T.contiguous() for o in (p.preds, p.targs))
         yield from zip(range(lo, lo + len(q)), q.numpy(), _yes(t).numpy())
@@ -142,7 +143,7 @@ def _pooled_ranking(p, targs=None, *, exact=20000000):
         auc, ap = _rank_column(p.preds.flatten().numpy(), np.flatnonzero(_yes(p.targs).numpy()))
         return Ranking(np.array([auc]), np.array([ap]))
     sums, bins = torch.zeros(2, 65536, dtype=torch.int64), 65536
-    for c in p.chunks(max(1, 4_000_000//p.n_classes)):
+    for c in p.chunks(block_rows(p.n_classes)):
         b = ((torch.logit(c.preds).clamp(-20, 20) + 20)*((bins - 1)/40)).long()
         sums += torch.stack([torch.bincount(b[m], minlength=bins) for t in (_yes(c.targs),) for m in (t, ~t)])
     return _ranking_of_bins(*sums.numpy()[:, None])
@@ -171,7 +172,7 @@ def _row_scores(p, rows):
                 loss=p.losses.double().numpy(), log_loss=rows.log_loss, brier=rows.brier, mean_labels=rows.predicted, mean_labels_actual=rows.actual)
 
 # %% ../../../nbs/predictions/metrics/40_multilabel.ipynb #0253cc51
-def _left(n, what, kind='label'): return f"{n} {kind}{'s' if n > 1 else ''} {what}, left out of the mean"
+def _left(n, what, kind='label'): return f"{plural(n, kind)} {what}, left out of the mean"
 
 def _notes(p, m, rows, error):
     "What to say about scores that leave labels or rows out, or are approximate."
@@ -297,6 +298,7 @@ def _best_cut(x, y, gain):
     best = np.flatnonzero(value == value.max())
     return mid[best[np.abs(mid[best] - .5).argmin()]]
 
+# %% ../../../nbs/predictions/metrics/40_multilabel.ipynb #a9d01cd9
 def best_thresholds(
     p:'Predictions|Tensor|np.ndarray', # Predictions of a multilabel task, or (N, C) probabilities; best of rows that the model was not trained on
     metric:str='f1', # 'f1', 'jaccard', 'youden' (balanced accuracy) or 'accuracy', of each label
@@ -333,6 +335,7 @@ def label_confusions(
 
 # %% ../../../nbs/predictions/metrics/40_multilabel.ipynb #3db88ec4
 _LABEL_SCORES = tuple(f'{k}_{a}' for a in _AVERAGES for k in ('precision', 'recall', 'f1', 'jaccard'))
+
 _AREAS = ('roc_auc_macro', 'average_precision_macro', 'roc_auc_micro', 'average_precision_micro')
 
 def _resampled_margins(p, n, seed):
@@ -355,6 +358,7 @@ def _resampled_areas(p, n, seed, most=200_000):
         return *average_defined(each.T), *_rank_column(x.ravel(), np.flatnonzero(y))
     return dict(zip(_AREAS, zip(*[areas(r) for b in resamples(len(p), n, seed) for r in b])))
 
+# %% ../../../nbs/predictions/metrics/40_multilabel.ipynb #86fa4dc5
 def multilabel_intervals(
     p:Predictions, # of a multilabel task
     metrics:'list|None'=None, # names that `multilabel_metrics` knows; None: all

@@ -61,6 +61,7 @@ def _of_list(listed, i, n):
     "Entry `i` of a list of `n`, or None."
     return listed[i] if listed is not None and len(listed) == n else None
 
+# %% ../../../nbs/predictions/metrics/70_outputs.ipynb #a65cfe69
 @patch
 def output(self:Predictions,
     i:int, # number of the output, from 0; negative ones count from the end

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Iterator, TYPE_CHECKING
 import numpy as np
 from torch import Tensor
-from ...core import DataError, TaskError, mean_interval, quantile_interval
+from ...core import DataError, TaskError, block_rows, mean_interval, quantile_interval
 from .counts import Scores, average_defined, _ratio
 from .resampling import group_sums, _resampled_sums, _row_groups
 from ..scores import as_predictions
@@ -41,7 +41,7 @@ def target_names(
 
 def _chunks(a, b, size=2**18) -> Iterator[tuple]:
     "(rows, K) float64 of both, so many rows that a chunk has about `size` numbers."
-    step = max(1, size//max(a.shape[1], 1))
+    step = block_rows(a.shape[1], size)
     for lo in range(0, len(a), step): yield a[lo:lo+step].double().numpy(), b[lo:lo+step].double().numpy()
 
 # %% ../../../nbs/predictions/metrics/60_regression.ipynb #78b13d32
@@ -74,6 +74,7 @@ class _Middles:
         tmin, tmax, pmin, pmax = (f([e[i] for e in ends], 0) for i, f in enumerate((np.min, np.max, np.min, np.max)))
         return cls(len(a), *(sums/np.maximum(len(a) - bad, 1)), tmin == tmax, pmin == pmax, zeros, bad, first)
 
+# %% ../../../nbs/predictions/metrics/60_regression.ipynb #2bc7a6b4
 _PARTS = ('r', 'rr', 'abs', 'rel', 't', 'tt', 'p', 'pp', 'tp') # of residual r, target t, prediction p, each from its middle; abs and rel from 0
 
 def _parts_of(p, t, mid):
@@ -98,7 +99,7 @@ def _means(a, b, mid):
 # %% ../../../nbs/predictions/metrics/60_regression.ipynb #266a5d1e
 def _column_blocks(a, b, size=2**22):
     "(first column, (N, k) float64 of both), k columns at a time."
-    step = max(1, size//max(len(a), 1))
+    step = block_rows(len(a), size)
     for lo in range(0, a.shape[1], step): yield lo, a[:, lo:lo+step].double().numpy(), b[:, lo:lo+step].double().numpy()
 
 def _rank_correlation(p, t):
@@ -207,7 +208,7 @@ def _group_means(a, b, mid, groups):
 def _resampled(a, b, mid, n, seed, size=4_000_000):
     "Each of _RESAMPLED in `n` bootstrap samples, (n,), averaged over the targets, as many at a time as make `size` numbers."
     groups, total, count = _row_groups(len(a), seed=seed), dict.fromkeys(_RESAMPLED, 0.), dict.fromkeys(_RESAMPLED, 0.)
-    width = max(1, size//(len(_PARTS)*max(int(groups.max()) + 1, n)))
+    width = block_rows(len(_PARTS)*max(int(groups.max()) + 1, n), size)
     for lo in range(0, a.shape[1], width):
         k = slice(lo, lo + width); m = _of(mid, k)
         x = _group_means(a[:, k], b[:, k], m, groups)

@@ -7,21 +7,24 @@ __all__ = ['group_sums']
 
 # %% ../../../nbs/predictions/metrics/20_resampling.ipynb #8da9df27
 import numpy as np
+from ...core import block_rows
 from .counts import Margins
 
 # %% ../../../nbs/predictions/metrics/20_resampling.ipynb #99f06462
-def _resampled_margins(targs, decoded, n_classes, n=1000, seed=0):
-    "Margins of the confusion matrices of `n` bootstrap samples, drawn as counts of cells."
+def _drawn_margins(targs, decoded, n_classes, n=1000, seed=0):
+    """Margins of the confusion matrices of `n` bootstrap samples of the rows, drawn as counts of cells; for each of several `decoded`
+    of the same rows, (n, C), which are yielded in blocks."""
     from scipy.sparse import csr_matrix
-    cells, counts = np.unique(np.asarray(targs)*n_classes + np.asarray(decoded), return_counts=True)
-    t, d, k = cells//n_classes, cells % n_classes, len(cells)
-    to = lambda c, keep: csr_matrix((np.ones(keep.sum()), (np.flatnonzero(keep), c[keep])), shape=(k, n_classes))
-    everything = np.ones(k, dtype=bool)
-    maps, rng, b, parts = (to(t, t == d), to(t, everything), to(d, everything)), np.random.default_rng(seed), max(1, 4_000_000//k), []
-    for lo in range(0, n, b):
-        draws = rng.multinomial(counts.sum(), counts/counts.sum(), size=min(b, n - lo)).astype(np.float64)
-        parts.append([np.asarray(draws @ m) for m in maps])
-    return Margins(*[np.concatenate(o) for o in zip(*parts)])
+    pairs = np.asarray(targs)
+    for d in decoded: pairs = pairs*n_classes + np.asarray(d)
+    cells, counts = np.unique(pairs, return_counts=True)
+    *ds, t = [cells//n_classes**i % n_classes for i in range(len(decoded) + 1)]
+    to = lambda c, keep=1.: csr_matrix((np.ones(len(cells))*keep, (np.arange(len(cells)), c)), shape=(len(cells), n_classes))
+    maps = [(to(t, t == d), to(t), to(d)) for d in ds[::-1]]
+    rng, block = np.random.default_rng(seed), block_rows(max(len(cells), n_classes))
+    for lo in range(0, n, block):
+        draws = rng.multinomial(counts.sum(), counts/counts.sum(), size=min(block, n - lo)).astype(np.float64)
+        yield [Margins(*[np.asarray(draws @ m) for m in of]) for of in maps]
 
 # %% ../../../nbs/predictions/metrics/20_resampling.ipynb #a45b349c
 def _row_groups(size, groups=2000, seed=0):
@@ -35,18 +38,20 @@ def group_sums(
 ) -> np.ndarray: # (G, K) float64
     "Column sums of the rows of each group; those of consecutive parts of the rows add up."
     from scipy.sparse import csr_matrix
-    res, step = np.zeros((n_groups, x.shape[1])), max(1, 2_000_000//max(1, x.shape[1]))
+    res, step = np.zeros((n_groups, x.shape[1])), block_rows(x.shape[1])
     for lo in range(0, len(x), step):
         g = groups[lo:lo+step]
-        res += csr_matrix((np.ones(len(g)), (g, np.arange(len(g)))), shape=(n_groups, len(g))) @ np.asarray(x[lo:lo+step], dtype=np.float64)
+        members = csr_matrix((np.ones(len(g)), (g, np.arange(len(g)))), shape=(n_groups, len(g)))
+        res += members @ np.asarray(x[lo:lo+step], dtype=np.float64)
     return res
 
 def _resampled_sums(x, n=1000, seed=0, *, sizes=None):
-    "Sums over `n` bootstrap samples of rows; above 20,000 rows over samples of 2,000 random groups of rows, scaled to as many rows as there are."
+    """Sums over `n` bootstrap samples of rows; above 20,000 rows over samples of 2,000 random groups of rows, scaled
+    to as many rows as there are."""
     if len(x) > 20_000 and sizes is None:
         groups = _row_groups(len(x), seed=seed)
         return _resampled_sums(group_sums(x, groups, 2000), n, seed, sizes=np.bincount(groups))
-    size, rng, step = len(x), np.random.default_rng(seed), max(1, 4_000_000//len(x))
+    size, rng, step = len(x), np.random.default_rng(seed), block_rows(len(x))
     res = np.empty((n, x.shape[1]))
     for lo in range(0, n, step):
         w = rng.multinomial(size, np.full(size, 1/size), size=min(step, n - lo)).astype(np.float64)

@@ -11,7 +11,7 @@ __all__ = ['pixel_confusion', 'mask_margins', 'mask_rates', 'image_ious', 'mean_
 from typing import TYPE_CHECKING
 import numpy as np, torch
 from torch import Tensor
-from ...core import DataError, mean_interval, quantile_interval
+from ...core import DataError, plural, mean_interval, quantile_interval
 from ..masks import counts_of, _image_chunks, _image_counts, mass_of
 from .counts import Margins, Scores, average_defined, class_rates, _ratio
 from ..confusion import confusion_counts
@@ -65,7 +65,8 @@ def mean_image_ious(
     return np.concatenate([average_defined(mask_rates(mask_margins(c, p.ignore_index))['iou']) for c in counts_of(p).split(4096)])
 
 # %% ../../../nbs/predictions/metrics/50_segmentation.ipynb #d3624fae
-def _left_out(k, noun, what): return [f"{k} {noun}{'' if k == 1 else 'es' if noun == 'class' else 's'} {what}, left out of the mean"] if k else []
+def _left_out(k, noun, what):
+    return [f"{plural(k, noun, noun + ('es' if noun == 'class' else 's'))} {what}, left out of the mean"] if k else []
 
 def _remarks(p, m, void):
     "What to say about scores that are undefined, or leave something out."
@@ -168,6 +169,7 @@ def _boundary_width(shape, dilation=0.02):
     if not dilation > 0: raise DataError(f"dilation={dilation}: the width of the boundary is a positive share of the diagonal.")
     return max(1, round(dilation*float(np.hypot(*shape))))
 
+# %% ../../../nbs/predictions/metrics/50_segmentation.ipynb #a4ac2f75
 def boundary_counts(
     p:Predictions, # of a segmentation
     dilation:float=.02, # width of the boundary as a share of the image's diagonal
