@@ -74,7 +74,7 @@ def _rows(rng, n, classes):
 def coverage(classes, metric, n, n_repeats=5, sets=400):
     "How often the 95 % interval holds the importance on 300,000 rows; a, b matter, c is noise that the model minds."
     from interp_kit.features.scores import pick_score
-    from interp_kit.features.shuffles import DropIntervals, draw_donors
+    from interp_kit.features.shuffles import _DropIntervals as DropIntervals, draw_donors
     from interp_kit.features.tables import as_table
     model = Linear([1, .6, .15], classes)
     def measured(t, n_repeats, seed, n_boot):

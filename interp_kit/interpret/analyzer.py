@@ -23,25 +23,22 @@ from ..predictions.store import Predictions
 if TYPE_CHECKING: from pandas import DataFrame
 
 # %% ../../nbs/interpret/050_analyzer.ipynb #8f3d1939
-def _plain_fields(o):
-    "The fields of a result as JSON: tables as lists of rows, results within as dicts."
-    def one(v): return v.reset_index().to_dict('records') if hasattr(v, 'iloc') else v.to_dict() if hasattr(v, 'to_dict') else v
-    return plain({f.name: one(getattr(o, f.name)) for f in fields(o)})
+class _Result:
+    def to_dict(self) -> dict:
+        "Everything, valid as strict JSON: tables as lists of rows, results within as dicts."
+        def one(v): return v.reset_index().to_dict('records') if hasattr(v, 'iloc') else v.to_dict() if hasattr(v, 'to_dict') else v
+        return plain({f.name: one(getattr(self, f.name)) for f in fields(self)})
 
 def _some(table, by, most):
     "At most `most` rows of a table, those with the largest `by`, in their own order."
     return table if len(table) <= most else table.loc[table[by].sort_values(ascending=False, kind='stable').index[:most]]
 
 @dataclass
-class PredictionDistribution:
+class PredictionDistribution(_Result):
     "Which classes are predicted, against which there are."
     table:'DataFrame' # class: actual, predicted (rows), mean_probability, ratio (predicted / actual)
     entropy:np.ndarray # (N,) entropy of each prediction in nats
     n_classes:int # C
-
-    def to_dict(self) -> dict:
-        "Everything, valid as strict JSON."
-        return _plain_fields(self)
 
     def plot(self,
         figsize:tuple=(11, 3.8), # inches
@@ -59,17 +56,13 @@ class PredictionDistribution:
         return axs
 
 @dataclass
-class ConfidenceAnalysis:
+class ConfidenceAnalysis(_Result):
     "How confidence relates to being right."
     reliability:Reliability # accuracy by confidence
     right:np.ndarray # confidence of right rows
     wrong:np.ndarray # confidence of wrong rows
     coverage:np.ndarray # share of rows kept, most confident first
     accuracy:np.ndarray # accuracy on the rows kept
-
-    def to_dict(self) -> dict:
-        "Everything, valid as strict JSON."
-        return _plain_fields(self)
 
     def plot(self,
         figsize:tuple=(14, 4), # inches
@@ -85,17 +78,13 @@ class ConfidenceAnalysis:
         return axs
 
 @dataclass
-class ErrorAnalysis:
+class ErrorAnalysis(_Result):
     "What is wrong, where."
     n_errors:int # wrong rows
     error_rate:float # share of wrong rows
     interval:tuple # (low, high), 95 % (Wilson)
     by_class:'DataFrame' # class: support, errors, error_rate, most_taken_for
     confident:np.ndarray # wrong rows of the data set, most confident first
-
-    def to_dict(self) -> dict:
-        "Everything, valid as strict JSON."
-        return _plain_fields(self)
 
     def plot(self,
         figsize:tuple=(9, 3.8), # inches

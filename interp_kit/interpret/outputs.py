@@ -12,7 +12,7 @@ import numpy as np
 from ..core import ALPHA, DataError, TaskError
 from .base import Interpretation
 from .classification import ClassificationInterpretation
-from .regression import RegressionInterpretation, loader_target_names
+from .regression import RegressionInterpretation, _loader_target_names
 from ..plots import NEUTRAL, RIGHT, WRONG, as_label
 from ..predictions.metrics.counts import Scores
 from ..predictions.metrics.outputs import n_outputs
@@ -63,7 +63,7 @@ class MultiOutputInterpretation(Interpretation):
     @property
     def names(self) -> list: # of str
         "Names of the outputs: those you set, those of the data where it has them, else 'output 0', 'output 1', …"
-        n = len(self.outputs); given = self._names or self.predictions.meta.get('output_names') or loader_target_names(self.dl, n)
+        n = len(self.outputs); given = self._names or self.predictions.meta.get('output_names') or _loader_target_names(self.dl, n)
         return [str(o) for o in given] if given is not None and len(given) == n else [f'output {i}' for i in range(n)]
 
     @names.setter
