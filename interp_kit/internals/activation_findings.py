@@ -10,12 +10,47 @@ import numpy as np
 from ..findings import Finding, Findings, rank_findings
 
 # %% ../../nbs/internals/130_activation_findings.ipynb #b4600987
-_LEVEL, _FEWEST_ROWS, _FEWEST_SILENT = .01, 100, 16
+_LEVEL, _FEWEST_ROWS, _FEWEST_SILENT = .01, 100, 16 # of the test over all rectifiers; rows that it needs; rows that make a dead layer sure
+_SATURATED, _GROWTH, _COLLAPSED = .9, 1e4, 1e-3 # share at a bound; growth since the first call; spread of rows over their size
+
+_LU = 'Lu, Shin, Su, Karniadakis (2019), Dying ReLU and Initialization'
+_REVIVE = ('Look at the bias before them (large and negative?), at the learning rate and warm-up; a leaky rectifier, normalisation, or '
+           'new weights for these units bring them back. If training is over, they can be pruned.')
+_NO_RETURN = 'These units pass nothing on and get no gradient, so they will not come back by themselves'
+_SCHOENHOLZ = 'Schoenholz, Gilmer, Ganguli, Sohl-Dickstein (2017), Deep Information Propagation'
+
+_WORDS = dict( # what is seen: interpretation, action, source
+    few_rows=('With {rows} rows this may be chance: look at more of them.', _REVIVE, _LU),
+    dead_layer=(f'{_NO_RETURN}; everything after them sees a constant.', _REVIVE, _LU),
+    dead_units=(f'{_NO_RETURN}. Random weights would leave at most about half of them silent.', _REVIVE, _LU),
+    saturated_layer=('Next to no gradient comes through a function at its bounds: what lies before this layer hardly '
+        'learns.', 'Scale its input down: smaller initial weights (Xavier), normalisation before it, standardised '
+        'inputs, a lower learning rate.', 'Glorot, Bengio (2010), Understanding the difficulty of training deep '
+        'feedforward neural networks'),
+    not_finite_activations=('What a network computes from a NaN is NaN: the output of these rows means nothing.',
+        'Look at the weights of {layer} and at what goes into it: a division by zero, a logarithm or root of a '
+        'negative number, an overflow of half precision, missing values in the inputs.', 'counted'),
+    exploding_activations=('Each layer multiplies its input by more than one; gradients do the same on the way back, '
+        'and training diverges.', 'Initialise so that a layer keeps the size of what it gets (Kaiming with fan_in for '
+        'rectifiers), normalise, or scale residual branches down.', 'Hanin, Rolnick (2018), How to Start Training: The '
+        'Effect of Initialization and Architecture'),
+    collapsed_layer=('What tells rows apart is lost: whatever comes after can only give the same answer to all.',
+        "Look at this layer's weights and bias (is the bias far larger than what the weights give?), and at the scale "
+        "of the inputs.", _SCHOENHOLZ),
+    same_inputs=('Already the first call tells rows hardly apart: the inputs themselves may be nearly the same, or not '
+        'standardised.', 'Look at the inputs: standardise them, and check that the loader gives different rows.',
+        _SCHOENHOLZ))
+
+def _finding(type, title, severity, numbers, *, word=None, confidence=1., id=None):
+    interpretation, action, source = (o.format(**numbers) for o in _WORDS[word or type])
+    return Finding(type, title, severity, confidence, numbers, id=id or type, interpretation=interpretation,
+                   action=action, source=source)
 
 def _dead_units(table, level=_LEVEL):
-    """Rectifiers of which more channels were never positive than random weights explain: binomial with one half, Bonferroni over the rectifiers, from 100 rows on; and those without a positive value.
+    """Rectifiers of which more channels were never positive than random weights explain, and those without a positive value.
 
-    Severity 'critical' where all are silent on 100 rows, or on 16 and the test agrees ('info' on fewer); 'high' from 90 %, else 'medium' (Lu et al. 2019, Dying ReLU and Initialization)."""
+    Binomial with one half, Bonferroni over the rectifiers, from 100 rows on. Severity 'critical' where all are silent on 100 rows,
+    or on 16 and the test agrees ('info' on fewer); 'high' from 90 %, else 'medium'."""
     from scipy.stats import binom
     t, res = table[table.dead_fraction.notna()], []
     for r in t.itertuples():
@@ -27,71 +62,57 @@ def _dead_units(table, level=_LEVEL):
 def _dead(r, dead, p, level):
     every = dead == r.channels
     sure = r.rows >= _FEWEST_ROWS or r.rows >= _FEWEST_SILENT and p <= level
-    said = f"All {dead} channels of {r.layer} were" if every else f"{dead} of {r.channels} channels of {r.layer} were"
-    return Finding('dead_units', f"{said} never positive on {r.rows} rows", 'info' if not sure else 'critical' if every else 'high' if r.dead_fraction >= .9 else 'medium', 1. if every and sure else 1 - p,
-        dict(layer=r.layer, dead_channels=dead, channels=r.channels, dead_fraction=r.dead_fraction, rows=r.rows, fires_at_most=3/r.rows, p_value=p), id=f'dead_units-{r.layer}',
-        interpretation=f"With {r.rows} rows this may be chance: look at more of them." if not sure else "These units pass nothing on and get no gradient, so they will not come back by themselves" + ("; everything after them sees a constant." if every else ". Random weights would leave at most about half of them silent."),
-        action="Look at the bias before them (large and negative?), at the learning rate and warm-up; a leaky rectifier, normalisation, or new weights for these units bring them back. If training is over, they can be pruned.",
-        source="Lu, Shin, Su, Karniadakis (2019), Dying ReLU and Initialization")
+    title = f"{f'All {dead}' if every else f'{dead} of {r.channels}'} channels of {r.layer} were never positive on {r.rows} rows"
+    severity = 'info' if not sure else 'critical' if every else 'high' if r.dead_fraction >= .9 else 'medium'
+    numbers = dict(layer=r.layer, dead_channels=dead, channels=r.channels, dead_fraction=r.dead_fraction, rows=r.rows,
+                   fires_at_most=3/r.rows, p_value=p)
+    return _finding('dead_units', title, severity, numbers,
+                    word='few_rows' if not sure else 'dead_layer' if every else 'dead_units',
+                    confidence=1. if every and sure else 1 - p, id=f'dead_units-{r.layer}')
 
 # %% ../../nbs/internals/130_activation_findings.ipynb #fe78ab9c
-_SATURATED = .9
-
 def _saturated_layers(table, threshold=_SATURATED):
-    "Bounded layers, but for the last call, with at least `threshold` of their values within 1 % of a bound: 'high' from 99 %, else 'medium' (Glorot and Bengio 2010)."
+    "Bounded layers, but for the last call, with many of their values within 1 % of a bound: 'high' from 99 %, else 'medium'."
     t = table.iloc[:-1]
-    return [_saturated(r) for r in t[t.saturated_fraction >= threshold].itertuples()]
-
-def _saturated(r):
-    return Finding('saturated_layer', f"{r.saturated_fraction:.1%} of the values of {r.layer} ({r.type}) are at a bound", 'high' if r.saturated_fraction >= .99 else 'medium', 1.,
-        dict(layer=r.layer, saturated_fraction=r.saturated_fraction, rows=r.rows), id=f'saturated_layer-{r.layer}',
-        interpretation="Next to no gradient comes through a function at its bounds: what lies before this layer hardly learns.",
-        action="Scale its input down: smaller initial weights (Xavier), normalisation before it, standardised inputs, a lower learning rate.",
-        source="Glorot, Bengio (2010), Understanding the difficulty of training deep feedforward neural networks")
+    return [_finding('saturated_layer', f"{r.saturated_fraction:.1%} of the values of {r.layer} ({r.type}) are at a bound",
+                     'high' if r.saturated_fraction >= .99 else 'medium',
+                     dict(layer=r.layer, saturated_fraction=r.saturated_fraction, rows=r.rows), id=f'saturated_layer-{r.layer}')
+            for r in t[t.saturated_fraction >= threshold].itertuples()]
 
 # %% ../../nbs/internals/130_activation_findings.ipynb #b92f419f
-_GROWTH = 1e4
-
 def _not_finite_activations(table):
     "The first call with NaN or infinite values, and how many calls have some: 'critical'."
     bad = table[table.not_finite > 0]
     if not len(bad): return []
     r = bad.iloc[0]
-    return [Finding('not_finite_activations', f"{r.layer} ({r.type}) is the first of {len(bad)} calls with NaN or infinite values", 'critical', 1.,
-        dict(layer=r.layer, not_finite=int(r.not_finite), calls=len(bad), rows=int(r.rows)), id='not_finite_activations',
-        interpretation="What a network computes from a NaN is NaN: the output of these rows means nothing.",
-        action=f"Look at the weights of {r.layer} and at what goes into it: a division by zero, a logarithm or root of a negative number, an overflow of half precision, missing values in the inputs.",
-        source="counted")]
+    title = f"{r.layer} ({r.type}) is the first of {len(bad)} calls with NaN or infinite values"
+    numbers = dict(layer=r.layer, not_finite=int(r.not_finite), calls=len(bad), rows=int(r.rows))
+    return [_finding('not_finite_activations', title, 'critical', numbers)]
 
 def _exploding_activations(table, threshold=_GROWTH):
-    "Whether some call's root mean square is more than `threshold` times the first call's: 'high' from a million times or beyond the range of half precision, else 'medium' (Hanin and Rolnick 2018)."
+    "Whether some call's root mean square is far beyond the first's: 'high' from 10⁶ times or beyond half precision, else 'medium'."
     size = np.hypot(table['mean'], table['std']).to_numpy(float)
     start = next((s for s in size if np.isfinite(s) and s > 0), np.nan)
     grown = np.where(np.isfinite(size), size, 0)/start
     if not (grown > threshold).any(): return []
-    first, worst = table.iloc[int(np.argmax(grown > threshold))], int(grown.argmax())
-    half = max(table['max'].max(), -table['min'].min()) > 65504
-    return [Finding('exploding_activations', f"Activations grow {grown.max():.2g}-fold from the first layer to {table.layer.iloc[worst]}", 'high' if grown.max() > 1e6 or half else 'medium', 1.,
-        dict(growth=float(grown.max()), largest=table.layer.iloc[worst], first_beyond=first.layer, threshold=threshold, beyond_half_precision=bool(half)), id='exploding_activations',
-        interpretation="Each layer multiplies its input by more than one; gradients do the same on the way back, and training diverges.",
-        action="Initialise so that a layer keeps the size of what it gets (Kaiming with fan_in for rectifiers), normalise, or scale residual branches down.",
-        source="Hanin, Rolnick (2018), How to Start Training: The Effect of Initialization and Architecture")]
+    first, largest = table.layer.iloc[int(np.argmax(grown > threshold))], table.layer.iloc[int(grown.argmax())]
+    half, top = bool(max(table['max'].max(), -table['min'].min()) > 65504), float(grown.max())
+    return [_finding('exploding_activations', f"Activations grow {top:.2g}-fold from the first layer to {largest}",
+                     'high' if top > 1e6 or half else 'medium',
+                     dict(growth=top, largest=largest, first_beyond=first, threshold=threshold, beyond_half_precision=half))]
 
 # %% ../../nbs/internals/130_activation_findings.ipynb #78af8e33
-_COLLAPSED = 1e-3
-
 def _collapsed_layers(table, threshold=_COLLAPSED):
-    "The call from which on, up to the last hidden one, rows differ by less than `threshold` of the size of the values: 'high' (Schoenholz et al. 2017)."
+    "The call from which on, up to the last hidden one, rows hardly differ for their size: 'high'."
     t = table.iloc[:-1]
     t = t[t.row_spread.notna()]
     varied = np.flatnonzero(t.row_spread >= threshold)
-    start = varied[-1] + 1 if len(varied) else 0
+    start = int(varied[-1]) + 1 if len(varied) else 0
     if start >= len(t): return []
     r = t.iloc[start]
-    return [Finding('collapsed_layer', f"From {r.layer} ({r.type}) on, all {r.rows} rows look the same", 'high', 1., dict(layer=r.layer, row_spread=r.row_spread, threshold=threshold, calls=len(t) - int(start), rows=int(r.rows)), id='collapsed_layer',
-        interpretation="What tells rows apart is lost: whatever comes after can only give the same answer to all." if start else "Already the first call tells rows hardly apart: the inputs themselves may be nearly the same, or not standardised.",
-        action="Look at this layer's weights and bias (is the bias far larger than what the weights give?), and at the scale of the inputs." if start else "Look at the inputs: standardise them, and check that the loader gives different rows.",
-        source="Schoenholz, Gilmer, Ganguli, Sohl-Dickstein (2017), Deep Information Propagation")]
+    numbers = dict(layer=r.layer, row_spread=r.row_spread, threshold=threshold, calls=len(t) - start, rows=int(r.rows))
+    return [_finding('collapsed_layer', f"From {r.layer} ({r.type}) on, all {r.rows} rows look the same", 'high', numbers,
+                     word='collapsed_layer' if start else 'same_inputs')]
 
 # %% ../../nbs/internals/130_activation_findings.ipynb #31357f08
 def activation_findings(
@@ -101,4 +122,5 @@ def activation_findings(
     "All rules, worst first; a collapse that starts at a dead, saturated or NaN layer is not said twice."
     known = _dead_units(table, level) + _saturated_layers(table) + _not_finite_activations(table)
     layers = {f.evidence['layer'] for f in known}
-    return rank_findings(known + _exploding_activations(table) + [f for f in _collapsed_layers(table) if f.evidence['layer'] not in layers])
+    collapsed = [f for f in _collapsed_layers(table) if f.evidence['layer'] not in layers]
+    return rank_findings(known + _exploding_activations(table) + collapsed)

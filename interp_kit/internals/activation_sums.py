@@ -12,7 +12,7 @@ import numpy as np, torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-from ..core import Call, DataError, ModelError, get_model, run_batches, watching
+from ..core import Accumulator, DataError, ModelError, get_model, hooked, run_batches, watching
 from ..findings import plain
 from .channel_sums import ChannelSums
 
@@ -63,26 +63,34 @@ def _row_sample(x):
 
 def _same_dims(a, b): return a if a is None or a == b else tuple(i if i == j else -1 for i, j in zip(a, b)) if len(a) == len(b) else ()
 
-class CallStats:
+class CallStats(Accumulator):
     "Statistics of one call, streamed: `sums` by channel, saturated values, a histogram, and how much rows differ."
+    parts = dict(sums=ChannelSums, saturation=ChannelSums)
     def __init__(self, layer, type='', order=0, *, rectifies=False, bounds=None, near_zero=.05, with_hist=False):
-        self.layer, self.type, self.order, self.rectifies, self.bounds, self.with_hist = layer, type, order, rectifies, bounds, with_hist
-        self.sums, self.saturation, self.shape, self.reason = ChannelSums(near_zero), ChannelSums() if bounds else None, None, ''
+        self.layer, self.type, self.order, self.rectifies, self.bounds, self.with_hist = (layer, type, order, rectifies,
+            bounds, with_hist)
+        self.sums, self.saturation, self.shape, self.reason = (ChannelSums(near_zero),
+            ChannelSums() if bounds else None, None, '')
         self.hist, self.first = torch.zeros(_HIST_BINS, dtype=torch.float64) if with_hist else None, None
         self.apart, self.apart2, self.size, self.compared = 0., 0., 0., 0 # Σ(x − first), Σ(x − first)² by position of the sample, Σx², rows
 
     @classmethod
     def of(cls, call, **kwargs):
         "An empty record for a call."
-        return cls(call.layer, call.type, call.order, rectifies=_is_rectifier(call.module), bounds=_output_bounds(call.module), **kwargs)
+        m = call.module
+        return cls(call.layer, call.type, call.order, rectifies=_is_rectifier(m), bounds=_output_bounds(m), **kwargs)
 
     def add(self, x, channel_dim=1):
         "Take in one batch; what cannot be summed up is left out, with a `reason`."
         if self.reason: return
         x, shape = x.detach(), tuple(x.shape[1:])
-        if x.is_meta: self.reason = 'its tensors hold no values (meta device)'; return
+        if x.is_meta:
+            self.reason = 'its tensors hold no values (meta device)'
+            return
         try: self.sums.add(x, channel_dim)
-        except DataError: self.reason = f'its number of channels changes between batches ({len(self.sums.shift)} and another)'; return
+        except DataError:
+            self.reason = f'its number of channels changes between batches ({len(self.sums.shift)} and another)'
+            return
         self.shape = shape if self.shape is None else _same_dims(self.shape, shape)
         if self.bounds is not None: self._add_saturation(x, channel_dim)
         if self.with_hist: self.hist += _count_values(x).double().cpu()
@@ -98,28 +106,24 @@ class CallStats:
         if self.first is None: self.first = x[0]
         if x.shape[1:] != self.first.shape: return
         d = x - self.first
-        self.apart = self.apart + d.sum(0); self.apart2 = self.apart2 + d.square().sum(0)
-        self.size += float(x.square().sum()); self.compared += len(x)
+        self.apart, self.apart2 = self.apart + d.sum(0), self.apart2 + d.square().sum(0)
+        self.size, self.compared = self.size + float(x.square().sum()), self.compared + len(x)
 
-    @property
-    def mean(self):
-        "Mean of all values."
-        return float((self.sums.mean*self._share()).nansum()) if self.measured else math.nan
-    @property
-    def std(self):
-        "Standard deviation of all values, divided by their number."
-        return float(((self.sums.var + (self.sums.mean - self.mean)**2)*self._share()).nansum())**.5 if self.measured else math.nan
-    @property
-    def near_zero(self):
-        "Share of values near zero."
-        return float((self.sums.near_zero*self._share()).nansum()) if self.measured else math.nan
+    def _mean_of(self, t):
+        "The mean over all values of what is (C,) per value; NaN where nothing was measured."
+        return float((t(self.sums)*self.sums.count/self.sums.count.sum()).nansum()) if self.measured else math.nan
+
+    mean = property(lambda self: self._mean_of(lambda s: s.mean))
+    std = property(lambda self: self._mean_of(lambda s: s.var + (s.mean - self.mean)**2)**.5)
+    near_zero = property(lambda self: self._mean_of(lambda s: s.near_zero))
+
     @property
     def measured(self):
         "Whether there was a finite value."
         return not self.reason and self.sums.shift is not None and bool(self.sums.count.sum() > 0)
     @property
     def dead(self):
-        "Which channels were never positive; None unless it is a rectifier."
+        "(C,) which channels were never positive; None unless it is a rectifier."
         return self.sums.hi <= 0 if self.rectifies and self.measured else None
     @property
     def saturated(self):
@@ -133,21 +137,23 @@ class CallStats:
         var = (self.apart2/self.compared - (self.apart/self.compared)**2).clamp_min(0)
         return math.sqrt(float(var.sum())/(self.size/self.compared)) if self.size > 0 else 0.
 
-    def _share(self): return self.sums.count/self.sums.count.sum()
-
     def why(self):
         "Why some of the statistics are NaN; '' if none is."
         if self.reason: return self.reason
-        if self.sums.shift is None or self.sums.rows == 0 or not self.measured: return 'no value is finite' if self.sums.bad else 'it holds no values'
-        return '; '.join(s for s, wanted in ((f'{self.sums.bad} values are not finite and left out', self.sums.bad), ('not a rectifier', not self.rectifies), ('without bounds', self.bounds is None), ('fewer than two rows to compare', self.compared < 2)) if wanted)
+        if not self.measured: return 'no value is finite' if self.sums.bad else 'it holds no values'
+        reasons = {f'{self.sums.bad} values are not finite and left out': self.sums.bad, 'not a rectifier': not self.rectifies,
+                   'without bounds': self.bounds is None, 'fewer than two rows to compare': self.compared < 2}
+        return '; '.join(text for text, holds in reasons.items() if holds)
 
     def facts(self):
         "The row of the table."
-        ok = self.measured
-        return dict(layer=self.layer, type=self.type, shape=self.shape, channels=len(self.sums.shift) if self.sums.shift is not None else 0, rows=self.sums.rows, mean=self.mean, std=self.std, near_zero=self.near_zero,
-                    dead_fraction=float(self.dead.double().mean()) if self.dead is not None else math.nan, saturated_fraction=self.saturated,
-                    min=float(self.sums.lo.min()) if ok else math.nan, max=float(self.sums.hi.max()) if ok else math.nan,
-                    row_spread=self.row_spread, not_finite=self.sums.bad, reason=self.why())
+        s, ok, dead = self.sums, self.measured, self.dead
+        return dict(layer=self.layer, type=self.type, shape=self.shape, channels=0 if s.shift is None else len(s.shift),
+                    rows=s.rows, mean=self.mean, std=self.std, near_zero=self.near_zero,
+                    dead_fraction=math.nan if dead is None else float(dead.double().mean()),
+                    saturated_fraction=self.saturated, min=float(s.lo.min()) if ok else math.nan,
+                    max=float(s.hi.max()) if ok else math.nan, row_spread=self.row_spread, not_finite=s.bad,
+                    reason=self.why())
 
     def channel_table(self):
         "One row a channel: mean, std, near_zero, positive (share above 0), min, max, dead."
@@ -160,43 +166,27 @@ class CallStats:
         if self.saturation is not None and self.saturation.shift is not None: res['saturated'] = self.saturation.mean.numpy()
         return res
 
-    def state(self):
-        "All of it, as arrays, numbers and texts."
-        return {k: dict(vars(v)) if isinstance(v, ChannelSums) else v for k, v in vars(self).items()}
-
-    @classmethod
-    def from_state(cls, state):
-        "What `state` took apart."
-        res = cls('')
-        for k, v in state.items():
-            if isinstance(v, dict): v, d = ChannelSums(), v; vars(v).update(d)
-            setattr(res, k, v)
-        return res
-
     def merge(self, other):
-        "Take over what another one has summed up."
+        "Take over what another one of the same call has summed up on other rows."
         self.reason = self.reason or other.reason
         if self.reason: return
-        self.sums.merge(other.sums)
-        if self.saturation is not None: self.saturation.merge(other.saturation)
+        super().merge(other)
         if self.with_hist: self.hist = self.hist + other.hist
         self.shape = other.shape if self.shape is None else _same_dims(self.shape, other.shape or self.shape)
-        if other.first is not None and (self.first is None or other.first.shape == self.first.shape): self._merge_rows(other)
-
-    def _merge_rows(self, other):
-        "The other's sums, around our first row."
+        if other.first is None or self.first is not None and other.first.shape != self.first.shape: return
         if self.first is None: self.first = other.first
-        d, n = other.first - self.first, other.compared
-        self.apart2 = self.apart2 + other.apart2 + 2*d*other.apart + n*d**2
-        self.apart = self.apart + other.apart + n*d
-        self.size += other.size; self.compared += n
+        d, n = other.first - self.first, other.compared # their sums around our first row
+        self.apart, self.apart2 = self.apart + other.apart + n*d, self.apart2 + other.apart2 + 2*d*other.apart + n*d**2
+        self.size, self.compared = self.size + other.size, self.compared + n
 
 # %% ../../nbs/internals/120_activation_sums.ipynb #3544ed5f
 _AS_FUNCTIONS = {F.relu, F.relu_, F.relu6, F.gelu, F.silu, F.mish, F.hardswish, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
 
 class _Functions(TorchFunctionMode):
     "Tells `see` of rectifiers that are called as functions, but for those within a module that is one."
-    def __init__(self, see): super().__init__(); self.see, self.inside = see, 0
+    def __init__(self, see):
+        super().__init__()
+        self.see, self.inside = see, 0
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
@@ -207,7 +197,9 @@ class _Functions(TorchFunctionMode):
     def leave(self, *_): self.inside -= 1
 
 class ActivationSums:
-    "Statistics of every call of a model, streamed; an observer of the one pass, or `run` by itself. `calls` is a dict layer -> CallStats."
+    """Statistics of every call of a model, streamed; an observer of the one pass, or `run` by itself.
+
+    `calls` has the statistics of each call by the name of its layer."""
     def __init__(self, *,
         layers:'list|str|None'=None, # which layers, see `watching`
         near_zero:float=.05, # |x| below it is near zero
@@ -217,30 +209,28 @@ class ActivationSums:
         self.layers, self.near_zero, self.with_hist, self.functions = layers, near_zero, with_hist, functions
         self.calls, self.watch, self.last = {}, None, None
 
-    def see(self,
-        call:Call, # which call
-        x:Tensor, # its output
-    ):
-        "Take in the output of one call."
-        if call.layer not in self.calls: self.calls[call.layer] = CallStats.of(call, near_zero=self.near_zero, with_hist=self.with_hist)
+    def _see(self, call, x):
+        if call.layer not in self.calls:
+            self.calls[call.layer] = CallStats.of(call, near_zero=self.near_zero, with_hist=self.with_hist)
         self.calls[call.layer].add(x, call.channel_dim)
         self.last = call, x.shape
 
     def _see_function(self, name, x):
         "A rectifier that is no module: its channels are where the last call had them, if the shape is the same."
         call, shape = self.last or (None, None)
-        layer = f'{name} after {call.layer}' if call else f'{name} of the input'
-        if layer not in self.calls: self.calls[layer] = CallStats(layer, name, call.order + .5 if call else -.5, rectifies=True, near_zero=self.near_zero, with_hist=self.with_hist)
+        layer, order = (f'{name} after {call.layer}', call.order + .5) if call else (f'{name} of the input', -.5)
+        if layer not in self.calls:
+            self.calls[layer] = CallStats(layer, name, order, rectifies=True, near_zero=self.near_zero,
+                                           with_hist=self.with_hist)
         self.calls[layer].add(x.as_subclass(Tensor), call.channel_dim if x.shape == shape else -1 if x.ndim == 3 else 1)
 
     def _forget_last(self, *_): self.last = None
 
     def _watch_functions(self, model):
-        mode = _Functions(self._see_function)
-        hooks = [model.register_forward_pre_hook(self._forget_last)]
-        for m in model.modules():
-            if _is_rectifier(m): hooks += [m.register_forward_pre_hook(mode.enter), m.register_forward_hook(mode.leave, always_call=True)]
-        for h in hooks: self.watch.callback(h.remove)
+        mode, rectifiers = _Functions(self._see_function), [m for m in model.modules() if _is_rectifier(m)]
+        self.watch.enter_context(hooked([model], before=self._forget_last))
+        self.watch.enter_context(hooked(rectifiers, before=mode.enter))
+        self.watch.enter_context(hooked(rectifiers, after=mode.leave, always_call=True))
         self.watch.enter_context(mode)
 
     def attach(self,
@@ -249,7 +239,7 @@ class ActivationSums:
         "Start anew, and watch `learn` until `detach`."
         self.detach()
         self.calls, self.watch = {}, ExitStack()
-        self.watch.enter_context(watching(learn, self.see, self.layers))
+        self.watch.enter_context(watching(learn, self._see, self.layers))
         if self.functions: self._watch_functions(get_model(learn))
 
     def on_batch(self,
@@ -276,13 +266,12 @@ class ActivationSums:
         state:dict, # another one's `state()`
     ):
         "Take over what another one saw on other rows."
-        for d in state['calls']:
-            c = CallStats.from_state(d)
+        for c in map(CallStats.from_state, state['calls']):
             if c.layer in self.calls: self.calls[c.layer].merge(c)
             else: self.calls[c.layer] = c
 
     def run(self,
-        learn_or_model:'Learner|nn.Module', # what is run, in eval mode and left as found
+        learn_or_model:'Learner|nn.Module', # model or Learner to run, in eval mode; left as found
         dl:'DataLoader|Tensor|tuple|dict|Iterable|None'=None, # see `input_batches`
         n_batches:int|None=None, # stop after so many
     ) -> 'ActivationSums': # itself
@@ -294,21 +283,24 @@ class ActivationSums:
 
     def __len__(self): return len(self.calls)
     def __getitem__(self, layer):
-        "The `CallStats` of a call, by name or by number."
+        "The statistics of a call, by name or by number."
         n = len(self.calls)
         if isinstance(layer, (int, np.integer)) and -n <= layer < n: return self.ordered()[layer]
-        if layer not in self.calls: raise ModelError(f"No call {layer!r} was seen. There are {n}: {', '.join(list(self.calls)[:8])}{', …' if len(self.calls) > 8 else ''}.")
-        return self.calls[layer]
+        if layer in self.calls: return self.calls[layer]
+        more = ', …' if n > 8 else ''
+        raise ModelError(f"No call {layer!r} was seen. There are {n}: {', '.join(list(self.calls)[:8])}{more}.")
 
     def ordered(self) -> list:
-        "The `CallStats` in the order of the pass."
+        "The statistics of all calls in the order of the pass."
         return sorted(self.calls.values(), key=lambda c: c.order)
 
     @property
     def table(self) -> 'DataFrame':
-        """One row a call: layer, type, shape (of a row's output; -1 where it varies), channels, rows, mean, std, near_zero, dead_fraction, saturated_fraction, min, max, row_spread, not_finite, reason.
+        """One row a call: layer, type, shape (of a row's output; -1 where it varies), channels, rows, mean, std, near_zero,
+        dead_fraction, saturated_fraction, min, max, row_spread, not_finite, reason.
 
-        near_zero counts |x| below the threshold (fastai's counts every negative value too). What is undefined is NaN, and `reason` says why."""
+        near_zero counts |x| below the threshold (fastai's counts every negative value too). What is undefined is NaN, and `reason`
+        says why."""
         import pandas as pd
         return pd.DataFrame([c.facts() for c in self.ordered()], columns=list(CallStats('').facts()))
 

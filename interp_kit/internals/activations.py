@@ -6,18 +6,18 @@
 __all__ = ['TrainingSteps', 'ActivationStats']
 
 # %% ../../nbs/internals/150_activations.ipynb #407b14f2
-import math, weakref
+import functools, math, weakref
 from contextlib import ExitStack
 import numpy as np, torch
 from fastai.callback.core import Callback
 from fastcore.foundation import L
 from torch import Tensor
-from ..core import DataError, TaskError, get_model, watching
+from ..core import DataError, TaskError, get_model, hooked, watching
 from ..findings import Findings
 from .activation_charts import _draw_hists, _plot_layers, _wide_scale
 from .activation_findings import _LEVEL, activation_findings
 from .activation_sums import ActivationSums, _HIST_BINS, _count_values
-from ..plots import as_label, name_ticks
+from ..plots import as_label, name_ticks, new_grid
 
 # %% ../../nbs/internals/150_activations.ipynb #010379c7
 class TrainingSteps:
@@ -55,19 +55,29 @@ class TrainingSteps:
         return self._fill(2, _HIST_BINS, 0.)
 
     def _fill(self, which, width, missing):
-        res, at = torch.full((len(self.batches), len(self.names), width), missing), {n: i for i, n in enumerate(self.names)}
+        res, at = (torch.full((len(self.batches), len(self.names), width), missing),
+                   {n: i for i, n in enumerate(self.names)})
         for i, b in enumerate(self.batches):
             if b[which] is not None: res[i, [at[n] for n in b[0]]] = b[which]
         return res
 
 # %% ../../nbs/internals/150_activations.ipynb #5fb850c9
+def _as_observer(name):
+    "The method of this name of an observer, which `ActivationSums` is."
+    method = getattr(ActivationSums, name)
+    @functools.wraps(method)
+    def delegate(self, *args):
+        if name in ('attach', 'merge'): self.__dict__['observed'] = True
+        return method(self.seen, *args)
+    return delegate
+
 class ActivationStats(Callback):
     """What comes out of each call of a model.
 
     With a Learner or a model: `stats_by_layer`, `plot_layer_stats`, `findings`. Without: a callback for training (`cbs=ActivationStats(with_hist=True)`), with fastai's `stats`, `layer_stats`, `hist`, `color_dim` and
     `plot_layer_stats(idx)`, where `idx` is the number or the name of a call (fastai counts modules that have parameters). As an observer it rides on a `capture`; take a fresh one for each.
 
-    Rectifiers that are called as functions (F.relu) are no layers, and not seen; `dead_neurons` sees them.
+    Rectifiers that are called as functions (F.relu) are no layers, and not seen; `ModelDebugger.detect_dead_neurons` sees them.
 
     What a callback keeps goes on over several fits (fastai's starts anew with each): take a new one to start anew."""
     order, run_valid = 1000, False # last before the model runs
@@ -80,7 +90,8 @@ class ActivationStats(Callback):
         near_zero:float=.05, # |x| below it is near zero (fastai's own counts every negative value too)
     ):
         if learn is not None: get_model(learn)
-        if every is not None and not (isinstance(every, (int, np.integer)) and every > 0): raise DataError(f"every counts training batches: a whole number from 1 on, or None for all, got {every!r}.")
+        if every is not None and not (isinstance(every, (int, np.integer)) and every > 0):
+            raise DataError(f"every counts training batches: a whole number from 1 on, or None for all, got {every!r}.")
         self.with_hist, self.layers, self.every, self.near_zero = with_hist, layers, every, near_zero
         self.seen, self.steps = ActivationSums(layers=layers, near_zero=near_zero, with_hist=with_hist), TrainingSteps()
         self.source, self.observed, self.watch = learn, False, ExitStack()
@@ -92,9 +103,13 @@ class ActivationStats(Callback):
     ) -> 'DataFrame': # see `ActivationSums.table`
         "Run the data once, in eval mode, and sum up each call; what a `capture` saw is given without another pass, unless `dl` or `n_batches` ask for one."
         if self.observed and dl is None and n_batches is None: return self.table
-        source = next((o for o in (self.source, self.learn, self.trained() if self.trained else None) if o is not None), None)
-        if source is None: raise TaskError("ActivationStats has no model to run: ActivationStats(learn).stats_by_layer(), or pass it to capture as an observer.")
-        new = ActivationSums(layers=self.layers, near_zero=self.near_zero, with_hist=self.with_hist).run(source, dl, n_batches)
+        source = next((o for o in (self.source, self.learn, self.trained() if self.trained else None) if o is not None),
+                      None)
+        if source is None:
+            raise TaskError("ActivationStats has no model to run: ActivationStats(learn).stats_by_layer(), or pass it "
+                            "to capture as an observer.")
+        new = ActivationSums(layers=self.layers, near_zero=self.near_zero, with_hist=self.with_hist).run(source, dl,
+            n_batches)
         self.seen.calls, self.__dict__['observed'] = new.calls, False
         return self.table
 
@@ -127,33 +142,8 @@ class ActivationStats(Callback):
     def _repr_html_(self): return self.table._repr_html_() if len(self.seen) else None
 
     # --- an observer of the one pass
-    def attach(self,
-        learn:'Learner', # that is about to run
-    ):
-        "Watch its calls until `detach`."
-        self.__dict__['observed'] = True
-        self.seen.attach(learn)
-    def on_batch(self,
-        rows:np.ndarray, # (B,) rows of the data set
-        inputs:tuple, # what the model was given
-        outputs:'Tensor|tuple', # what it returned
-    ):
-        "Nothing to do: calls were seen as they ran."
-    def detach(self):
-        "Watch no more."
-        self.seen.detach()
-    def columns(self) -> dict:
-        "No facts of single rows are kept."
-        return {}
-    def state(self) -> dict:
-        "What was seen, as arrays, numbers and texts."
-        return self.seen.state()
-    def merge(self,
-        state:dict, # another one's `state()`
-    ):
-        "Take over what another one saw on other rows."
-        self.__dict__['observed'] = True
-        self.seen.merge(state)
+    attach, on_batch, detach, columns, state, merge = map(_as_observer,
+                                                          ('attach', 'on_batch', 'detach', 'columns', 'state', 'merge'))
 
     # --- a callback
     trained = None # of the Learner that was last trained, a weak reference
@@ -171,9 +161,9 @@ class ActivationStats(Callback):
         "Watch the model, if this is a training batch to be watched."
         self.watch.close(); self.steps.pending = []
         if not self._due(): return
-        self.watch.enter_context(watching(self.learn.model, lambda c, x: self.steps.see(c.layer, x, self.near_zero, self.with_hist), self.layers))
-        done = self.learn.model.register_forward_hook(lambda *_: self.watch.close(), always_call=True) # also when it fails
-        self.watch.callback(done.remove)
+        see = lambda call, x: self.steps.see(call.layer, x, self.near_zero, self.with_hist)
+        self.watch.enter_context(watching(self.learn.model, see, self.layers))
+        self.watch.enter_context(hooked([self.learn.model], after=lambda *_: self.watch.close(), always_call=True)) # also when it fails
 
     def after_batch(self):
         "Keep what was seen."
@@ -194,12 +184,17 @@ class ActivationStats(Callback):
         return L(L({**dict(zip(('mean', 'std', 'near_zero'), v)), **({} if hists is None else dict(hist=hists[i, j]))} for j, v in enumerate(row)) for i, row in enumerate(self.steps.values().tolist()))
 
     def _number(self, idx):
-        if not len(self.steps): raise DataError("No training batch was recorded: fit with cbs=ActivationStats(…), and without every= larger than the number of batches.")
+        if not len(self.steps):
+            raise DataError("No training batch was recorded: fit with cbs=ActivationStats(…), and without every= "
+                            "larger than the number of batches.")
         if isinstance(idx, str):
-            if idx not in self.steps.names: raise DataError(f"No call {idx!r} was seen in training. There are {', '.join(self.steps.names[:8])}{', …' if len(self.steps.names) > 8 else ''}.")
+            if idx not in self.steps.names:
+                raise DataError(f"No call {idx!r} was seen in training. There are "
+                                f"{', '.join(self.steps.names[:8])}{', …' if len(self.steps.names) > 8 else ''}.")
             return self.steps.names.index(idx)
         n = len(self.steps.names)
-        if not isinstance(idx, (int, np.integer)) or not -n <= idx < n: raise DataError(f"There is no call {idx!r}: {n} calls were seen in training, numbered from 0.")
+        if not isinstance(idx, (int, np.integer)) or not -n <= idx < n:
+            raise DataError(f"There is no call {idx!r}: {n} calls were seen in training, numbered from 0.")
         return range(n)[idx]
 
     def layer_stats(self,
@@ -241,34 +236,50 @@ class ActivationStats(Callback):
     ) -> np.ndarray: # of three Axes
         """Mean, std and share near zero; returns three Axes.
 
-        Of a callback that watched a training: of all calls, or of one, along the training (`_plot_layers(cb.table)` draws one pass after it). Else of all calls along the net."""
+        Of a callback that watched a training: of all calls, or of one, along the training (`ActivationStats(learn).plot_layer_stats()` draws one pass after it). Else of all calls along the net."""
         if isinstance(idx, tuple): idx, figsize = None, idx
         if idx is not None: return self._plot_call(idx, figsize or (12, 3))
         if len(self.steps): return self._plot_training(figsize or (15, 5))
         return _plot_layers(self.table, figsize or (15, 5))
 
     def _plot_call(self, idx, figsize):
-        import matplotlib.pyplot as plt
         values = self.layer_stats(idx)
-        fig, axs = plt.subplots(1, 3, figsize=figsize, layout='constrained')
-        for ax, v, title in zip(axs, values, ('mean', 'standard deviation', 'share near zero')):
-            ax.plot(v); ax.set_title(title, fontsize=10); ax.set_xlabel('training batch'); ax.grid(alpha=.25); ax.set_xlim(-.5, len(v) - .5)
-            if title != 'share near zero': _wide_scale(ax, np.asarray(v))
+        axs = new_grid(3, nrows=1, figsize=figsize)
+        for ax, v, title in zip(axs, values, _TITLES):
+            ax.plot(v)
+            ax.set(xlabel='training batch', xlim=(-.5, len(v) - .5))
+            ax.set_title(title, fontsize=10)
+            ax.grid(alpha=.25)
+            if title != _TITLES[2]: _wide_scale(ax, np.asarray(v))
         axs[0].set_ylabel(as_label(self.steps.names[self._number(idx)]))
         return axs
 
     def _plot_training(self, figsize):
         "Calls downwards, training batches to the right."
-        import matplotlib.pyplot as plt
-        from matplotlib.colors import LogNorm, SymLogNorm
-        fig, axs = plt.subplots(1, 3, figsize=figsize, layout='constrained', sharey=True)
         mean, std, near = self.steps.values().permute(2, 1, 0).numpy()
-        size = np.abs(mean[np.isfinite(mean)])
-        top, mid = (max(size.max(), 1e-12), max(np.median(size), 1e-12)) if len(size) else (1., 1.)
-        low = std[np.isfinite(std) & (std > 0)]
-        norms = (SymLogNorm(max(mid, top/1e9), vmin=-top, vmax=top) if top > 100*mid else plt.Normalize(-top, top), LogNorm(low.min(), max(low.max(), low.min()*1.01)) if len(low) else None, None)
-        for ax, v, title, cmap, norm in zip(axs, (mean, std, near), ('mean', 'standard deviation', 'share near zero'), ('RdBu_r', 'viridis', 'viridis'), norms):
-            im = ax.imshow(np.ma.masked_invalid(v), aspect='auto', interpolation='nearest', cmap=cmap, norm=norm, **(dict(vmin=0, vmax=1) if norm is None and title.startswith('share') else {}))
-            ax.set_title(title, fontsize=10); ax.set_xlabel('training batch' + (' (white: 0 or not finite)' if not np.isfinite(v).all() or title.startswith('standard') and (v <= 0).any() else '')); fig.colorbar(im, ax=ax, fraction=.05, pad=.02)
+        axs = new_grid(3, nrows=1, figsize=figsize, sharey=True)
+        images = (mean, 'RdBu_r', _signed_norm(mean)), (std, 'viridis', _log_norm(std)), (near, 'viridis', None)
+        for ax, title, (v, cmap, norm) in zip(axs, _TITLES, images):
+            limits = dict(vmin=0, vmax=1) if title == _TITLES[2] else {}
+            im = ax.imshow(np.ma.masked_invalid(v), aspect='auto', interpolation='nearest', cmap=cmap, norm=norm,
+                           **limits)
+            missing = not np.isfinite(v).all() or title == _TITLES[1] and (v <= 0).any()
+            ax.set_title(title, fontsize=10)
+            ax.set_xlabel(f"training batch{' (white: 0 or not finite)' if missing else ''}")
+            ax.figure.colorbar(im, ax=ax, fraction=.05, pad=.02)
         name_ticks(axs[0], self.steps.names, axis='y')
         return axs
+
+_TITLES = 'mean', 'standard deviation', 'share near zero'
+
+def _signed_norm(mean):
+    "Colours for values of both signs; logarithmic where they span more than a factor of 100."
+    from matplotlib.colors import Normalize, SymLogNorm
+    size = np.abs(mean[np.isfinite(mean)])
+    top, mid = (max(size.max(), 1e-12), max(np.median(size), 1e-12)) if len(size) else (1., 1.)
+    return SymLogNorm(max(mid, top/1e9), vmin=-top, vmax=top) if top > 100*mid else Normalize(-top, top)
+
+def _log_norm(std):
+    from matplotlib.colors import LogNorm
+    low = std[np.isfinite(std) & (std > 0)]
+    return LogNorm(low.min(), max(low.max(), low.min()*1.01)) if len(low) else None

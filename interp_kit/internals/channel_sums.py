@@ -7,7 +7,7 @@ __all__ = ['ChannelSums']
 
 # %% ../../nbs/internals/110_channel_sums.ipynb #38d320fe
 import numpy as np, torch
-from ..core import DataError
+from ..core import DataError, Moments
 
 # %% ../../nbs/internals/110_channel_sums.ipynb #75a2cf88
 def _by_channel(t, reduce):
@@ -24,22 +24,25 @@ _CHUNK = 2**19 # values at a time: they stay in the processor's cache from one s
 def _channels_second(x, channel_dim):
     "(B, C, P) of (B, C, …), (B, …, C) or (B,), contiguous; what lies in memory with the channels last is taken as (B·P, C, 1), without a copy."
     x = (x if x.dtype in (torch.float32, torch.float64) else x.float()).reshape(len(x), *(x.shape[1:] or (1,)))
-    if channel_dim % x.ndim != x.ndim - 1 and not x.is_contiguous() and x.movedim(1, -1).is_contiguous(): x, channel_dim = x.movedim(1, -1), -1
+    if channel_dim % x.ndim != x.ndim - 1 and not x.is_contiguous() and x.movedim(1, -1).is_contiguous():
+        x, channel_dim = (x.movedim(1, -1), -1)
     return (x.reshape(int(np.prod(x.shape[:-1])), x.shape[-1], 1) if channel_dim % x.ndim == x.ndim - 1 else x.reshape(*x.shape[:2], int(np.prod(x.shape[2:])))).contiguous()
 
-class ChannelSums:
-    """Streamed statistics of one call's activations by channel: `mean`, `var` (biased), `min`, `max`, `positive` (share > 0), `near_zero` (share with |x| < `eps`), each a (C,) float64 tensor on the CPU.
+class ChannelSums(Moments):
+    """Streamed statistics of one call's activations by channel, each a (C,) float64 tensor on the CPU; NaN without a value.
 
-    `rows` counts samples, `count` (C,) the finite values of each channel, `bad` the values that are not finite and left out of all else. Without a value, statistics are NaN."""
-    def __init__(self, eps=1e-5):
-        self.eps, self.rows, self.bad, self.shift = eps, 0, 0, None
+    `mean`, `var` (biased), `min`, `max`, `positive` (share > 0), `near_zero` (share with |x| < `eps`). `rows` counts samples,
+    `count` (C,) the finite values of each channel, `bad` the values that are not finite and left out of all else."""
+    added, lowest, highest = (*Moments.added, 'above', 'small', 'rows', 'bad'), ('lo',), ('hi',)
+    def __init__(self, eps=1e-5): self.eps, self.rows, self.bad, self.shift = eps, 0, 0, None
 
     def add(self, x, channel_dim=1):
-        "Take in one batch; raises `DataError` if the number of channels changed."
+        "Take in one batch (B, C, …), (B, …, C) or (B,); raises `DataError` if the number of channels changed."
         self.rows += len(x)
         x = _channels_second(x.detach(), channel_dim)
         if self.shift is not None and x.shape[1] != len(self.shift):
-            raise DataError(f"The layer had {len(self.shift)} channels before and has {x.shape[1]} now: it cannot be summed up by channel.")
+            raise DataError(f"The layer had {len(self.shift)} channels before and has {x.shape[1]} now: it cannot be "
+                            f"summed up by channel.")
         if self.shift is None: self._start(x)
         if x.numel():
             for part in x.split(max(1, _CHUNK*len(x)//x.numel())): self._take(part)
@@ -50,13 +53,15 @@ class ChannelSums:
         square = c*c
         total, squares = _sums(c), _sums(square)
         if ok is None and not bool((total.sum() + squares.sum()).isfinite()): return self._take_again(x)
-        self.total += total; self.squares += squares
+        self.total += total
+        self.squares += squares
         self.count += x.numel()/x.shape[1] if ok is None else _sums(ok.to(x.dtype))
         if moved: torch.mul(x, x, out=square)
         self.small += _sums(torch.lt(square, self.eps**2, out=square)) - (0 if ok is None else _sums((~ok).to(x.dtype)))
         self.above += _sums(torch.gt(x, 0, out=square))
-        self.lo = torch.minimum(self.lo, _by_channel(x if ok is None else torch.where(ok, x, np.inf), torch.amin).double().cpu())
-        self.hi = torch.maximum(self.hi, _by_channel(x if ok is None else torch.where(ok, x, -np.inf), torch.amax).double().cpu())
+        low, high = (x, x) if ok is None else (torch.where(ok, x, np.inf), torch.where(ok, x, -np.inf))
+        self.lo = torch.minimum(self.lo, _by_channel(low, torch.amin).double().cpu())
+        self.hi = torch.maximum(self.hi, _by_channel(high, torch.amax).double().cpu())
 
     def _take_again(self, x):
         "Something is not finite: leave out what is not, or square in double precision."
@@ -76,7 +81,7 @@ class ChannelSums:
         n = ok.sum((0, 2)).clamp_min(1)
         mean = torch.where(ok, x, 0.).sum((0, 2))/n
         spread = (torch.where(ok, x - mean[:, None], 0.).square().sum((0, 2))/n).sqrt()
-        self._zeros(torch.where((mean.abs() > 10*spread).any(), mean, 0.).float().double().cpu()) # a shift that single precision holds exactly
+        self._zeros(torch.where((mean.abs() > 10*spread).any(), mean, 0.).float().double().cpu()) # what single precision holds exactly
 
     def _zeros(self, shift):
         self.shift = shift
@@ -84,39 +89,19 @@ class ChannelSums:
         self.lo, self.hi = self.count + np.inf, self.count - np.inf
 
     def _per_value(self, t): return t/torch.where(self.count > 0, self.count, np.nan)
-    @property
-    def mean(self):
-        "Mean of each channel."
-        return self.shift + self._per_value(self.total)
-    @property
-    def var(self):
-        "Variance of each channel, divided by the count."
-        return (self._per_value(self.squares) - self._per_value(self.total)**2).clamp_min(0)
-    @property
-    def positive(self):
-        "Share of values above 0."
-        return self._per_value(self.above)
-    @property
-    def near_zero(self):
-        "Share of values with |x| < `eps`."
-        return self._per_value(self.small)
-    @property
-    def min(self):
-        "Smallest value of each channel."
-        return torch.where(self.count > 0, self.lo, np.nan)
-    @property
-    def max(self):
-        "Largest value of each channel."
-        return torch.where(self.count > 0, self.hi, np.nan)
+
+    mean = property(lambda self: self.shift + self._per_value(self.total))
+    var = property(lambda self: (self._per_value(self.squares) - self._per_value(self.total)**2).clamp_min(0))
+    positive = property(lambda self: self._per_value(self.above))
+    near_zero = property(lambda self: self._per_value(self.small))
+    min = property(lambda self: torch.where(self.count > 0, self.lo, np.nan))
+    max = property(lambda self: torch.where(self.count > 0, self.hi, np.nan))
 
     def merge(self, other):
-        "Take over what another one has summed up."
+        "Take over what another one of the same layer has summed up."
         if other.shift is None: return
         if self.shift is None: self._zeros(other.shift)
-        if len(other.shift) != len(self.shift): raise DataError(f"The layer has {len(self.shift)} channels here and {len(other.shift)} there: the sums belong to different layers.")
-        d = other.shift - self.shift # Σ(x−s)² of the other, around our shift
-        self.squares += other.squares + 2*d*other.total + d**2*other.count
-        self.total += other.total + d*other.count
-        self.count += other.count; self.above += other.above; self.small += other.small
-        self.lo, self.hi = torch.minimum(self.lo, other.lo), torch.maximum(self.hi, other.hi)
-        self.rows += other.rows; self.bad += other.bad
+        if len(other.shift) != len(self.shift):
+            raise DataError(f"The layer has {len(self.shift)} channels here and {len(other.shift)} there: the sums "
+                            f"belong to different layers.")
+        super().merge(other)

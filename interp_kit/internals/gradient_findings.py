@@ -23,37 +23,39 @@ _BETWEEN = 'Look at what happens between these layers and the next, and at detec
 
 _WORDS = dict( # what is seen: interpretation, action, source
     fitted=('Every row of these batches is fitted to the last digit.', 'Nothing to do.', _BACKPROP),
-    saturated=('The loss does not change with the outputs: they are saturated, or a step function (rounding, argmax) stands between.',
-               'Look at the outputs and at the scale of the last layer.', _BACKPROP),
-    unused=('These layers are not part of what the loss is computed from: they are not called, or cut off by .detach(), .data, '
-            'torch.no_grad() or NumPy.', _BETWEEN, _DYING),
-    blocked=('Something multiplies their gradient by 0: a ReLU that is never active, a saturated unit, a mask, an input that is '
-             'always 0.', _BETWEEN, _DYING),
-    vanishing=('The first {layers} layers hardly learn: each layer behind them shrinks the signal (saturating activations, too '
-               'small weights, no shortcuts).', 'Use ReLU-likes with He initialisation, normalisation layers or shortcuts.',
-               'Glorot & Bengio 2010, Understanding the difficulty of training deep feedforward neural networks'),
-    not_finite=('One step spoils the weights.',
-                'Find the first layer whose output is not finite with analyze_layer_outputs(x); lower the scale of the weights or '
-                'the precision that overflows.',
-                'Pascanu, Mikolov & Bengio 2013, On the difficulty of training recurrent neural networks'),
+    saturated=('The loss does not change with the outputs: they are saturated, or a step function (rounding, argmax) '
+        'stands between.', 'Look at the outputs and at the scale of the last layer.', _BACKPROP),
+    unused=('These layers are not part of what the loss is computed from: they are not called, or cut off by '
+        '.detach(), .data, torch.no_grad() or NumPy.', _BETWEEN, _DYING),
+    blocked=('Something multiplies their gradient by 0: a ReLU that is never active, a saturated unit, a mask, an '
+        'input that is always 0.', _BETWEEN, _DYING),
+    vanishing=('The first {layers} layers hardly learn: each layer behind them shrinks the signal (saturating '
+        'activations, too small weights, no shortcuts).',
+        'Use ReLU-likes with He initialisation, normalisation layers or shortcuts.',
+        'Glorot & Bengio 2010, Understanding the difficulty of training deep feedforward neural networks'),
+    not_finite=('One step spoils the weights.', 'Find the first layer whose output is not finite with '
+        'analyze_layer_outputs(x); lower the scale of the weights or the precision that overflows.',
+        'Pascanu, Mikolov & Bengio 2013, On the difficulty of training recurrent neural networks'),
     exploding=('Each layer multiplies the signal: small changes of the first weights change the output wildly.',
-               'Scale the initial weights (He: standard deviation √(2/inputs)), add normalisation layers, clip gradients.',
-               'He et al. 2015, Delving deep into rectifiers, arXiv:1502.01852'),
-    made_anew=('Exporting a frozen learner does this.', 'Call learn.freeze() or learn.unfreeze() before training on.', _FASTAI),
+        'Scale the initial weights (He: standard deviation √(2/inputs)), add normalisation layers, clip gradients.',
+        'He et al. 2015, Delving deep into rectifiers, arXiv:1502.01852'),
+    made_anew=('Exporting a frozen learner does this.', 'Call learn.freeze() or learn.unfreeze() before training on.',
+        _FASTAI),
     stopped=('requires_grad was taken away and not given back: these layers stay as they are.',
-             'Call learn.unfreeze(), or freeze whole groups with learn.freeze_to(n).', _FASTAI),
-    thawed=('requires_grad was set by hand after freezing: these layers change although the optimiser calls them frozen.',
-            'Call learn.freeze_to(n) again for the groups you mean.', _FASTAI),
+        'Call learn.unfreeze(), or freeze whole groups with learn.freeze_to(n).', _FASTAI),
+    thawed=('requires_grad was set by hand after freezing: these layers change although the optimiser calls them '
+        'frozen.', 'Call learn.freeze_to(n) again for the groups you mean.', _FASTAI),
     left_out=('The layer was added or replaced after the optimiser was made, or the splitter leaves it out.',
-              'Call learn.create_opt() after changing the model, or mend the splitter.', _FASTAI),
-    adapters=('Most of what follows is frozen: adapters or a deliberate choice.', 'Nothing, if that was meant.', _FASTAI),
-    in_between=('Freezing it saves no work, since gradients pass through it, and keeps it from following the layers before it.',
-                'Call learn.unfreeze() or set requires_grad of these parameters, if that was not meant.', _FASTAI))
+        'Call learn.create_opt() after changing the model, or mend the splitter.', _FASTAI),
+    adapters=('Most of what follows is frozen: adapters or a deliberate choice.', 'Nothing, if that was meant.',
+        _FASTAI),
+    in_between=('Freezing it saves no work, since gradients pass through it, and keeps it from following the layers '
+        'before it.', 'Call learn.unfreeze() or set requires_grad of these parameters, if that was not meant.', _FASTAI))
 
 def _finding(type, word, title, severity, numbers, classes=()):
     interpretation, action, source = _WORDS[word]
-    return Finding(type, title, severity, 1., numbers, classes=tuple(classes), interpretation=interpretation.format(**numbers),
-                   action=action, source=source)
+    return Finding(type, title, severity, 1., numbers, classes=tuple(classes),
+                   interpretation=interpretation.format(**numbers), action=action, source=source)
 
 # %% ../../nbs/internals/280_gradient_findings.ipynb #1b52889f
 def _owner(name): return name.rpartition('.')[0]
@@ -80,14 +82,15 @@ def _blocked_findings(flow):
 
 def _nothing_flows(flow):
     fine = abs(flow.loss) < 1e-6
-    return _finding('zero_gradient', 'fitted' if fine else 'saturated', f"The gradient is 0 everywhere, at a loss of {flow.loss:.3g}",
-                    'info' if fine else 'high', dict(loss=flow.loss, batches=flow.n_batches))
+    return _finding('zero_gradient', 'fitted' if fine else 'saturated',
+                    f"The gradient is 0 everywhere, at a loss of {flow.loss:.3g}", 'info' if fine else 'high',
+                    dict(loss=flow.loss, batches=flow.n_batches))
 
 def _blocked_finding(rows, after, flow):
     names, unused = list(rows.layer.unique()), rows.reason == 'not used by the loss'
     n = int(sum(np.prod(s) for s in rows['shape'][rows.state == 'zero']))
-    numbers = dict(layers=len(names), parameters=n, not_in_graph=int(unused.sum()), first=names[0], last=names[-1], after=after,
-                   batches=flow.n_batches)
+    numbers = dict(layers=len(names), parameters=n, not_in_graph=int(unused.sum()), first=names[0], last=names[-1],
+                   after=after, batches=flow.n_batches)
     res = _finding('zero_gradient', 'unused' if unused.all() else 'blocked',
                    f"No gradient reaches {_layers_text(names)} ({n:,} parameters)", 'high', numbers, names)
     return replace(res, interpretation=f"{res.interpretation} The next layer, '{after}', does get one.") if after else res
@@ -103,7 +106,8 @@ def _vanishing_findings(flow):
 def _exploding_findings(flow):
     calls, bad = flow.calls, flow.table[flow.table.state == 'not finite']
     if len(bad):
-        title, numbers = f"Gradients are not finite in {_layers_text(bad.layer)}", dict(parameters=len(bad), loss=flow.loss)
+        title, numbers = (f"Gradients are not finite in {_layers_text(bad.layer)}",
+                          dict(parameters=len(bad), loss=flow.loss))
         return [_finding('exploding_gradients', 'not_finite', title, 'critical', numbers, bad.layer.unique())]
     loud = calls[calls.relative > _LIMITS['exploding']]
     if not len(loud): return []
@@ -154,9 +158,11 @@ def _against_optimiser(params, opt):
         title = f"{len(stopped)} parameters are frozen as freeze() leaves them, but the optimiser was made anew and says none is"
         yield _frozen_finding('made_anew', title, 'info', stopped, frozen_groups=n)
     elif stopped:
-        yield _frozen_finding('stopped', "{layers} frozen in a group that the optimiser trains", 'high', stopped, frozen_groups=n)
+        yield _frozen_finding('stopped', "{layers} frozen in a group that the optimiser trains", 'high', stopped,
+                              frozen_groups=n)
     if thawed:
-        yield _frozen_finding('thawed', "{layers} trained in a group that the optimiser has frozen", 'medium', thawed, frozen_groups=n)
+        yield _frozen_finding('thawed', "{layers} trained in a group that the optimiser has frozen", 'medium', thawed,
+                              frozen_groups=n)
     if lost:
         title = "{layers} in no group of the optimiser, so nothing changes them"
         yield _frozen_finding('left_out', title, 'high', lost, frozen_groups=n)
@@ -167,13 +173,15 @@ def _against_order(params, opt, order):
     "Findings of the second rule."
     meant = {i for i, (g, _) in _groups(opt).items() if g < opt.frozen_idx} if opt is not None else set()
     weights = [(name, p, order[_owner(name)]) for name, p in params if _owner(name) in order and _is_weight(p)]
-    start, first = min(((at, name) for name, p, at in weights if p.requires_grad), default=(math.inf, ''), key=lambda o: o[0])
+    start, first = min(((at, name) for name, p, at in weights if p.requires_grad), default=(math.inf, ''),
+                       key=lambda o: o[0])
     later = [(name, p) for name, p, at in weights if at > start]
     odd = [name for name, p in later if not p.requires_grad and id(p) not in meant]
     if not odd: return
     most = len(odd) > len(later)/2
-    yield _frozen_finding('adapters' if most else 'in_between', f"{{layers}} frozen after '{_owner(first)}', which trains",
-                          'info' if most else 'high', odd, first_trained=first, later=len(later))
+    yield _frozen_finding('adapters' if most else 'in_between',
+                          f"{{layers}} frozen after '{_owner(first)}', which trains", 'info' if most else 'high', odd,
+                          first_trained=first, later=len(later))
 
 def freezing_findings(
     learn:'Learner|nn.Module', # model or Learner

@@ -42,9 +42,9 @@ class _Gradients:
         model = self.model.train(count_rows(xs) != 1)
         with watching(model, self.see): loss = loss_of(self.learn, outputs_of(self.learn, xs, ys), ys)
         if not isinstance(loss, Tensor) or not loss.requires_grad:
-            raise ModelError(f"The loss {loss_name(self.learn.loss_func)} has no gradient: nothing in {type(model).__name__} is "
-                             "trainable, or its output is detached from its parameters (.detach(), .data, torch.no_grad(), argmax "
-                             "or NumPy on the way).")
+            raise ModelError(f"The loss {loss_name(self.learn.loss_func)} has no gradient: nothing in "
+                             f"{type(model).__name__} is trainable, or its output is detached from its parameters "
+                             f"(.detach(), .data, torch.no_grad(), argmax or NumPy on the way).")
         for p in model.parameters(): p.grad = None
         loss.backward()
         self.loss.append(float(loss.detach()))

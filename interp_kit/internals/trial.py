@@ -59,7 +59,8 @@ def labelled_batches(
 
     Raises `TaskError` for a plain module, `DataError` without batches or targets."""
     if isinstance(learn, nn.Module):
-        raise TaskError(f"{type(learn).__name__} comes without data and loss. Wrap it: as_learner(model, dl, loss_func).")
+        raise TaskError(f"{type(learn).__name__} comes without data and loss. Wrap it: as_learner(model, dl, "
+                        f"loss_func).")
     model, n = get_model(learn), 0
     move, device = moved_to(model), model_device(model)
     if dl is None: dl = next((o for i in range(len(learn.dls.loaders)) if len(o := learn.dls[i])), ())
@@ -68,8 +69,10 @@ def labelled_batches(
             if n_batches is not None and n >= n_batches: return
             xs, ys = split_batch(b, dl, learn)
             if not isinstance(b, (tuple, list)) or not ys:
-                raise DataError("The batches hold no targets: gradients are those of the loss, pass a loader of (inputs, targets).")
-            yield map_nested(move, xs), map_nested(lambda t: t.as_subclass(Tensor).to(device) if isinstance(t, Tensor) else t, ys)
+                raise DataError("The batches hold no targets: gradients are those of the loss, pass a loader of "
+                                "(inputs, targets).")
+            yield (map_nested(move, xs),
+                   map_nested(lambda t: t.as_subclass(Tensor).to(device) if isinstance(t, Tensor) else t, ys))
             n += 1
     if not n: raise DataError("There is no batch: the loaders are empty, or drop_last=True dropped the only one.")
 

@@ -8,70 +8,84 @@ __all__ = ['weight_findings']
 # %% ../../nbs/internals/210_weight_findings.ipynb #afcf77af
 import math
 import numpy as np
-from ..core import DataError
+from ..core import DataError, listing, plural
 from ..findings import Finding, Findings, rank_findings
 from .weights import weight_table
 from ..plots import elide
 
 # %% ../../nbs/internals/210_weight_findings.ipynb #9966954a
-def _listed(t, n=4):
-    names = [elide(x, 48) for x in t.name]
-    return ', '.join(names[:n]) + (f' and {len(names) - n} more' if len(names) > n else '')
+_WORDS = dict( # type: interpretation, action, source
+    not_finite_weights=('Outputs that depend on these entries are NaN. Usually training diverged, or a half-precision '
+        'value overflowed.', 'Go back to the last finite checkpoint; lower the learning rate, clip gradients, or train '
+        'in bfloat16.', 'Micikevicius et al. 2018, Mixed precision training'),
+    dead_channels=('These channels give a constant whatever the input: weight decay or pruning emptied them, or they '
+        'were never trained (a zero-initialised adapter).', 'Prune them, or look for why they died: learning rate too '
+        'high, ReLU without gradient, weight decay on unused channels.',
+        'Mehta et al. 2019, On implicit filter level sparsity in CNNs'),
+    collapsed_weights=('The layer passes on one number, whatever it reads: it collapsed, or all its channels are '
+        'copies of one another.', 'Check the initialisation (all rows equal?), the learning rate and the weight decay '
+        'of this layer.', 'Rudelson & Vershynin 2007 (stable rank); Martin & Mahoney 2021 (rank collapse)'),
+    uncentred_weights=('Most of the weight is an offset that all inputs share: outputs follow the mean of the input '
+        'and saturate what comes after.', 'Look at the initialisation and at normalisation of the inputs; an offset '
+        'belongs in the bias.', 'LeCun et al. 1998, Efficient BackProp'),
+    untrained_layer=('Nothing in these weights differs from a random draw of their shape: no direction above the '
+        'Marchenko-Pastur edge, a power law as noise gives, entries as initialised. Little training can leave that '
+        'too.', 'If they should be trained: was the checkpoint loaded, is the layer frozen, does the optimiser hold '
+        'it, does it get a gradient?', 'Marchenko & Pastur 1967; Johnstone 2001; Martin & Mahoney 2021'))
 
-def _about(type, t, severity, title, confidence=1., **kw):
+def _about(type, t, severity, title, confidence=1., **numbers):
     "A finding about the weights in the rows `t`."
-    evidence = dict(n_weights=len(t), weights=list(t.name[:50])) | kw.pop('evidence', {})
-    return Finding(type, title, severity, confidence, evidence, id=f'{type}-weights', **kw)
+    interpretation, action, source = _WORDS[type]
+    return Finding(type, title, severity, confidence, dict(n_weights=len(t), weights=list(t.name[:50])) | numbers,
+                   interpretation=interpretation, action=action, source=source, id=f'{type}-weights')
+
+def _listed(t): return listing((elide(x, 48) for x in t.name), 4)
 
 def _not_finite(t):
     t = t[t.finite.astype(float) < 1]
     if not len(t): return
-    yield _about('not_finite_weights', t, 'critical', f"{len(t)} {'weight holds' if len(t) == 1 else 'weights hold'} entries that are NaN or infinite: {_listed(t)}",
-                 evidence=dict(smallest_finite_share=float(t.finite.min())), interpretation='Outputs that depend on these entries are NaN. Usually training diverged, or a half-precision value overflowed.',
-                 action='Go back to the last finite checkpoint; lower the learning rate, clip gradients, or train in bfloat16.', source='Micikevicius et al. 2018, Mixed precision training')
+    title = f"{plural(len(t), 'weight holds', 'weights hold')} entries that are NaN or infinite: {_listed(t)}"
+    yield _about('not_finite_weights', t, 'critical', title, smallest_finite_share=float(t.finite.min()))
 
 def _is_zero(t): return t.looks_like.eq('zeros') | t.l2.eq(0)
 
 def _dead(t):
-    told = t[t.spikes.notna()]
-    learnt = len(told) and (told.spikes > 0).mean() >= .5
+    known = t[t.spikes.notna()]
+    learnt = len(known) and (known.spikes > 0).mean() >= .5
     dead = t[(t.alive < 1) & (t.fan_in >= 4) & (~_is_zero(t) | learnt)]
     if not len(dead): return
     count = ((1 - dead.alive)*dead.channels).round()
     worst, half = float((1 - dead.alive).max()), (1 - dead.alive[~_is_zero(dead)]).max()
-    severity = 'high' if half >= .5 else 'medium' if worst >= .1 else 'low'
-    yield _about('dead_channels', dead, severity, f"{int(count.sum()):,} output {'channel holds' if count.sum() == 1 else 'channels hold'} almost nothing, in {len(dead)} {'weight' if len(dead) == 1 else 'weights'}: {_listed(dead.loc[count.sort_values(ascending=False).index])}",
-                 evidence=dict(channels=int(count.sum()), largest_share=worst), interpretation='These channels give a constant whatever the input: weight decay or pruning emptied them, or they were never trained (a zero-initialised adapter).',
-                 action='Prune them, or look for why they died: learning rate too high, ReLU without gradient, weight decay on unused channels.', source='Mehta et al. 2019, On implicit filter level sparsity in CNNs')
+    title = (f"{plural(int(count.sum()), 'output channel holds', 'output channels hold')} almost nothing, in "
+             f"{plural(len(dead), 'weight')}: {_listed(dead.loc[count.sort_values(ascending=False).index])}")
+    yield _about('dead_channels', dead, 'high' if half >= .5 else 'medium' if worst >= .1 else 'low', title,
+                 channels=int(count.sum()), largest_share=worst)
 
 def _collapsed(t):
     t = t[(t.stable_rank <= 1/.95) & (t.stable_rank/t['rank'] >= 4) & ((t.centred >= .5) | t['std'].eq(0))]
     if not len(t): return
-    yield _about('collapsed_weights', t, 'high', f"One direction holds over 95 % of {len(t)} {'weight' if len(t) == 1 else 'weights'}: {_listed(t)}",
-                 evidence=dict(smallest_stable_rank=float(t.stable_rank.min())), interpretation='The layer passes on one number, whatever it reads: it collapsed, or all its channels are copies of one another.',
-                 action='Check the initialisation (all rows equal?), the learning rate and the weight decay of this layer.', source='Rudelson & Vershynin 2007 (stable rank); Martin & Mahoney 2021 (rank collapse)')
+    title = f"One direction holds over 95 % of {plural(len(t), 'weight')}: {_listed(t)}"
+    yield _about('collapsed_weights', t, 'high', title, smallest_stable_rank=float(t.stable_rank.min()))
 
 def _uncentred(t):
     t = t[(t.centred < .5) & (t.n >= 32)]
     if not len(t): return
     low = float(t.centred.min())
-    yield _about('uncentred_weights', t, 'medium' if low < .25 else 'low', f"The mean exceeds the deviation in {len(t)} {'weight' if len(t) == 1 else 'weights'}: {_listed(t)}",
-                 evidence=dict(smallest_centred=low), interpretation='Most of the weight is an offset that all inputs share: outputs follow the mean of the input and saturate what comes after.',
-                 action='Look at the initialisation and at normalisation of the inputs; an offset belongs in the bias.', source='LeCun et al. 1998, Efficient BackProp')
+    title = f"The mean exceeds the deviation in {plural(len(t), 'weight')}: {_listed(t)}"
+    yield _about('uncentred_weights', t, 'medium' if low < .25 else 'low', title, smallest_centred=low)
 
 # %% ../../nbs/internals/210_weight_findings.ipynb #9bd72901
-_DRAWN = 'uniform', 'normal', 'truncated normal'
-
 def _told(t):
     "Rows of which the weight alone can tell whether they were trained, or that are all 0."
     big = (t.fan_in >= 20) & (t.channels/t.blocks >= 20)
-    return t[(t.spikes.notna() & t.alpha.notna() & big) | (_is_zero(t) & big)]
+    return t[big & (t.spikes.notna() & t.alpha.notna() | _is_zero(t))]
 
 def _usual_scales(shape):
     "Standard deviations of the usual initialisations of a weight of this shape, as PyTorch counts fans."
-    taps = math.prod(shape[2:]); fan_in, fan_out = max(1, shape[1]*taps), max(1, shape[0]*taps)
+    taps = math.prod(shape[2:])
+    fan_in, fan_out = max(1, shape[1]*taps), max(1, shape[0]*taps)
     he_glorot_lecun = [2/fan_in, 2/fan_out, 2/(fan_in + fan_out), 1/fan_in, 1/fan_out]
-    uniform = [1/(3*fan_in), 1/(3*fan_out), *(gates/(3*shape[0]) for gates in (1, 3, 4))] # linear and convolutional layers, RNN, GRU, LSTM
+    uniform = [1/(3*fan_in), 1/(3*fan_out), *(gates/(3*shape[0]) for gates in (1, 3, 4))] # linear, convolutional, RNN, GRU, LSTM
     return np.sqrt(he_glorot_lecun + uniform + [1., 1e-2, 4e-4, 1e-4]) # embeddings; .1, .02, .01
 
 def _has_usual_scale(r):
@@ -81,22 +95,28 @@ def _has_usual_scale(r):
 
 def _untrained(t):
     told = _told(t)
-    noise = told[(told.spikes.eq(0) & (told.alpha >= told.alpha_low) & (told['rank'] >= told.rank_low) & told.looks_like.isin(_DRAWN)) | _is_zero(told)]
+    as_noise = told.spikes.eq(0) & (told.alpha >= told.alpha_low) & (told['rank'] >= told.rank_low)
+    noise = told[as_noise & told.looks_like.isin(('uniform', 'normal', 'truncated normal')) | _is_zero(told)]
     structured = int((t.spikes > 0).sum())
     every = structured == 0 and len(noise) >= .5*len(told) and not (t.finite < 1).any()
     if not every: noise = noise[[bool(r.l2 == 0) or _has_usual_scale(r) for _, r in noise.iterrows()]]
     if not len(noise): return
-    title = (f"The model looks untrained: none of its {len(t)} weights stands above noise" if every else f"{len(noise)} of {len(told)} weights look as they were initialised: {_listed(noise)}")
-    yield _about('untrained_layer', noise, 'low' if every else 'info', title, .9 if every else .5, evidence=dict(told=len(told), with_structure=structured),
-                 interpretation='Nothing in these weights differs from a random draw of their shape: no direction above the Marchenko-Pastur edge, a power law as noise gives, entries as initialised. Little training can leave that too.',
-                 action='If they should be trained: was the checkpoint loaded, is the layer frozen, does the optimiser hold it, does it get a gradient?', source='Marchenko & Pastur 1967; Johnstone 2001; Martin & Mahoney 2021')
+    title = f"{len(noise)} of {len(told)} weights look as they were initialised: {_listed(noise)}"
+    if every: title = f"The model looks untrained: none of its {len(t)} weights stands above noise"
+    yield _about('untrained_layer', noise, 'low' if every else 'info', title, .9 if every else .5, told=len(told),
+                 with_structure=structured)
+
+_NUMBERS = ('std', 'finite', 'alive', 'centred', 'rank', 'stable_rank', 'spikes', 'alpha', 'alpha_low', 'rank_low',
+            'kurtosis', 'fan_in', 'channels', 'blocks', 'n', 'l2')
 
 def weight_findings(
     table:'DataFrame|Learner|nn.Module|dict', # a table of `weight_table`, or a model to measure
 ) -> Findings: # worst first, one a type
-    "What in the weights deserves a word; the rules and thresholds are in the table above. Silent on sound models, but for `untrained_layer` where nothing was learnt."
+    """What in the weights deserves a word; the rules and thresholds are in the table above.
+
+    Silent on sound models, but for `untrained_layer` where nothing was learnt."""
     t = table if hasattr(table, 'iterrows') else weight_table(table)
-    if missing := {'name', 'finite', 'alive', 'spikes', 'looks_like', 'fan_in'} - set(t.columns): raise DataError(f"The table lacks {', '.join(sorted(missing))}: pass what weight_table gave.")
-    numbers = ['std', 'finite', 'alive', 'centred', 'rank', 'stable_rank', 'spikes', 'alpha', 'alpha_low', 'rank_low', 'kurtosis', 'fan_in', 'channels', 'blocks', 'n', 'l2']
-    t = t.assign(**{k: t[k].astype(float) for k in numbers})
+    missing = {'name', 'finite', 'alive', 'spikes', 'looks_like', 'fan_in'} - set(t.columns)
+    if missing: raise DataError(f"The table lacks {listing(sorted(missing))}: pass what weight_table gave.")
+    t = t.assign(**{k: t[k].astype(float) for k in _NUMBERS})
     return rank_findings(f for rule in (_not_finite, _dead, _collapsed, _uncentred, _untrained) for f in rule(t))

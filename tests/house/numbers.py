@@ -24,7 +24,7 @@ LOWER = list(BUDGETS)[:7] # together 23,500
 CORE = ("core.py", "core/")
 ONE_PLACE = [ # what it is, how one sees it in a line, and the files where it may stand
     ("read a vocabulary", r"getattr\(.*['\"]vocab['\"]", CORE),
-    ("split a batch", r"\bn_inp\b|max\(1, len\(\w+\) - 1\)", CORE),
+    ("split a batch", r"getattr\(.*['\"]n_inp['\"]|\[:\w+\.n_inp\]|max\(1, len\(\w+\) - 1\)", CORE),
     ("unwrap an output", r"['\"]logits['\"]|\.logits\b", CORE),
     ("tell a loss by its name", r"['\"](crossentropy|nll|bce|mse|withlogits|binary\w*|multilabel\w*)['\"]( not)? in |"
                                 r"in \(['\"](nll|bce|mse|gaussian|poisson)['\"]", CORE),
@@ -34,7 +34,7 @@ ONE_PLACE = [ # what it is, how one sees it in a line, and the files where it ma
     ("register hooks", r"\.register_(forward|full_backward|module)\w*\(", CORE),
     ("say how many more", r"\{[^{}]+\} (more|others)\b", CORE),
     ("work out a chunk", r"\b(2\*\*\d+|\d+_000|_[A-Z]+|budget)//|max\(1, \w+//", CORE),
-    ("work out an interval", r"def _?(wilson|\w*_interval)\(|\bndtri\(|\bt\.ppf\(|\bnorm\.(ppf|isf)\(|\b1\.96\b", CORE),
+    ("work out an interval", r"def _?(wilson|student\w*|mean_interval)\(|NormalDist|\bt\.ppf\(|\b1\.96\b", CORE),
     ("keep and restore state", r"getstate\(|get_rng_state|\.training = |requires_grad_\(False\)|"
                                r"def _kept_attributes", CORE)]
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from interp_kit.core import DataError, ModelError, as_learner
 from interp_kit.demo import demo_learner
-from interp_kit.internals.activation_charts import dead_chart, draw_hists, hist_chart, plot_by_type, sums_of, type_colors
+from interp_kit.internals.activation_charts import dead_chart, _draw_hists, hist_chart, plot_by_type, sums_of, type_colors
 from interp_kit.internals.activation_rules import collapsed_layers, dead_units, exploding_activations, not_finite_activations, saturated_layers
 from interp_kit.internals.activation_sums import ActivationSums
 from interp_kit.internals.activations import ActivationStats
@@ -319,7 +319,7 @@ def test_each_rule_reads_only_its_columns_and_keeps_to_its_threshold():
 def test_charts_take_statistics_and_arrays():
     s = ActivationStats(nn.Sequential(nn.Linear(3, 4), nn.ReLU()), with_hist=True); s.stats_by_layer(torch.randn(9, 3))
     assert sums_of(s) is s.sums and len(sums_of(dict(a=np.ones((2, 3))))) == 1
-    ax = draw_hists(s.sums[0].hist[:, None].numpy(), title="one")
+    ax = _draw_hists(s.sums[0].hist[:, None].numpy(), title="one")
     assert ax.get_title() == "one" and "activation" in ax.get_ylabel()
     with pytest.raises(DataError, match="with_hist=True"): hist_chart(ActivationSums().run(nn.Linear(3, 2), torch.randn(4, 3)))
 

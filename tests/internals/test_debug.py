@@ -6,9 +6,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from interp_kit.core import DataError, InterpKitError, ModelError, TaskError, as_learner
 from interp_kit.demo import demo_learner
-from interp_kit.internals.check_model import plot_checks
 from interp_kit.internals.cka import cka
-from interp_kit.internals.debug import ModelDebugger, dead_neurons
+from interp_kit.internals.debug import ModelDebugger
 from interp_kit.internals.flow import information_flow, _shuffled_loader
 from interp_kit.internals.gradient_findings import freezing_findings
 from interp_kit.internals.gradient_flow import gradient_flow
@@ -111,7 +110,7 @@ def test_functional_rectifiers_are_seen_once_and_in_their_place():
     with torch.no_grad():
         net.b.bias[:2] = -50
         want = (net.b(net.a(x.relu()).relu()).amax((0, 2, 3)) <= 0).tolist()
-    table = dead_neurons(net, x).table
+    table = ModelDebugger(net).detect_dead_neurons(x).table
     assert table.layer.tolist() == ["relu of the input", "act", "relu after b", "gelu after c"] and table.rows.tolist() == [130]*4
     assert table.dead_channels[2] == tuple(i for i, d in enumerate(want) if d) and want[:2] == [True, True]
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
@@ -207,7 +206,7 @@ def test_several_inputs_shared_layers_and_tuples():
     for r in (flow, result, outputs, ModelDebugger(learn).detect_dead_neurons(), ModelDebugger(learn).weight_distribution_analysis(), ModelDebugger(learn).summary()):
         json.dumps(r.to_dict(), allow_nan=False); r._repr_html_()
         if not isinstance(r, type(flow)): assert r.plot() is not None
-    assert len(plot_checks(result).texts) == 3*len(result.checks)
+    assert len(result.plot().texts) == 3*len(result.checks)
     ax = flow.plot()
     assert sum(len(c.get_offsets()) for c in ax.collections if hasattr(c, "get_offsets") and c.get_label()[:1] != "_") == flow.table.matrix.sum()
 

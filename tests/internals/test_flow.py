@@ -6,8 +6,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from interp_kit.core import DataError, InterpKitError, as_learner
 from interp_kit.core import run_batches, watching
-from interp_kit.internals.flow import FlowObserver, information_flow, plot_flow, _shuffled_loader
-from interp_kit.internals.flow_findings import check_flow
+from interp_kit.internals.flow import FlowObserver, information_flow, _shuffled_loader
+from interp_kit.internals.flow_findings import flow_findings
 from interp_kit.internals.ranks import _StreamedCovariance, effective_rank
 
 
@@ -231,7 +231,7 @@ def test_samples_in_groups_of_rows():
 def test_pictures_of_few_and_many_calls(digits):
     deep = nn.Sequential(nn.Linear(6, 8), *[m for _ in range(60) for m in (nn.Linear(8, 8), nn.ReLU())], nn.Linear(8, 4))
     for f in (information_flow(deep, torch.randn(30, 6)), information_flow(Broken(), torch.randn(9, 4)), information_flow(digits, n_batches=1, layers=[nn.Linear])):
-        axs = plot_flow(f)
+        axs = f.plot()
         axs[0].figure.canvas.draw()
         assert len(axs) == 4 and all(a.get_title() for a in axs) and len(axs[3].get_xticklabels()) <= 50
 
@@ -242,4 +242,4 @@ def test_only_the_calls_asked_for_and_no_silent_nothing():
     with pytest.raises(InterpKitError, match="did you mean"): information_flow(model, images(8), layers=["relus"])
     o = FlowObserver()
     with pytest.raises(DataError, match="No call was seen"): o.result()
-    assert check_flow(information_flow(model, images(8))) == []
+    assert flow_findings(information_flow(model, images(8))) == []
