@@ -3,7 +3,8 @@ import sys
 from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]/"tests"/"oracles")); sys.path.insert(0, str(Path(__file__).parents[1]/"tests"))
 from test_intervals_oracle import simulated, truth
-from interp_kit.predictions import Predictions, mean_interval, row_scores, wilson
+from interp_kit.core import mean_interval, wilson
+from interp_kit.predictions import Predictions, row_scores
 
 
 def run(sims=4000):

@@ -8,15 +8,16 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from interp_kit.core import DataError, ModelError, as_learner
 from interp_kit.demo import demo_learner
-from interp_kit.internals.activation_charts import dead_chart, _draw_hists, hist_chart, plot_by_type, sums_of, type_colors
-from interp_kit.internals.activation_rules import collapsed_layers, dead_units, exploding_activations, not_finite_activations, saturated_layers
+from interp_kit.internals.activation_charts import dead_chart, _draw_hists, hist_chart, _plot_by_type, _sums_of, _type_colors
+from interp_kit.internals.activation_findings import (
+    _collapsed_layers, _dead_units, _exploding_activations, _not_finite_activations, _saturated_layers)
 from interp_kit.internals.activation_sums import ActivationSums
 from interp_kit.internals.activations import ActivationStats
 from interp_kit.core import Call, first_float, input_batches, kept_order, run_model
-from interp_kit.internals.calls import ChannelSums
-from interp_kit.internals.flow import per_sample, pooled, square_sum
+from interp_kit.internals.channel_sums import ChannelSums
+from interp_kit.internals.flow import _per_sample, _pooled, _square_sum
 from interp_kit.predictions import Features, capture
-from interp_kit.predictions.folder import pack_state, unpack_state
+from interp_kit.predictions.folder import _pack_state, _unpack_state
 
 
 @pytest.fixture(autouse=True)
@@ -127,7 +128,7 @@ def test_several_inputs_outputs_of_every_kind_and_a_shared_module():
     named = ActivationStats(net).stats_by_layer(dict(y=y, x=x)).set_index("layer")
     pd.testing.assert_frame_equal(named, table)
     streamed = ActivationStats(net).stats_by_layer([(*b, torch.zeros(len(b[0]))) for b in batches]).set_index("layer") # with targets
-    pd.testing.assert_frame_equal(streamed, table, rtol=1e-6, atol=1e-6) # the mean of a normalised layer is zero but for rounding
+    pd.testing.assert_frame_equal(streamed, table, rtol=1e-6, atol=1e-6) # means of a LayerNorm are 0
 
 
 def test_a_layer_of_nan_is_flagged_and_the_others_are_analysed():
@@ -219,7 +220,7 @@ def test_shards_on_disk_are_merged_and_a_second_run_runs_nothing(tmp_path, count
     capture(learn, observers=[b], path=tmp_path/"p", progress=False)
     assert not seen
     for s in (a, b): pd.testing.assert_frame_equal(s.stats_by_layer(), want, rtol=1e-6)
-    state = unpack_state(*pack_state(a.state()))
+    state = _unpack_state(*pack_state(a.state()))
     again = ActivationSums(); again.merge(state)
     pd.testing.assert_frame_equal(again.table, want, rtol=1e-6)
 
@@ -306,19 +307,19 @@ def test_views_of_the_tables():
 def test_each_rule_reads_only_its_columns_and_keeps_to_its_threshold():
     t = pd.DataFrame(dict(layer=list("abcd"), type="X", rows=200, channels=20, dead_fraction=[.5, .9, np.nan, 1.], saturated_fraction=[.89, .9, np.nan, 1.], not_finite=[0, 0, 3, 0],
                           mean=0., std=[1., 1e4, 1.1e4, np.nan], min=-1., max=1., row_spread=[.1, 1e-3, 9e-4, 1.]))
-    assert [(f.evidence["layer"], f.severity) for f in dead_units(t)] == [("b", "high"), ("d", "critical")]
-    assert [(f.evidence["layer"], f.severity) for f in dead_units(t.assign(rows=99))] == [("d", "critical")]
+    assert [(f.evidence["layer"], f.severity) for f in _dead_units(t)] == [("b", "high"), ("d", "critical")]
+    assert [(f.evidence["layer"], f.severity) for f in _dead_units(t.assign(rows=99))] == [("d", "critical")]
     small = t.assign(channels=4, dead_fraction=[0., .5, np.nan, 1.])
-    assert [[f.severity for f in dead_units(o)] for o in (t.assign(rows=15), small.assign(rows=99), small.assign(rows=100))] == [["info"], ["info"], ["critical"]]
-    assert [f.evidence["layer"] for f in saturated_layers(t)] == ["b"] # the last call is the output
-    assert [f.evidence["layer"] for f in not_finite_activations(t)] == ["c"]
-    assert [(f.evidence["first_beyond"], f.severity) for f in exploding_activations(t)] == [("c", "medium")] and not exploding_activations(t.iloc[:2])
-    assert [f.evidence["layer"] for f in collapsed_layers(t)] == ["c"] and not collapsed_layers(t.iloc[:3])
+    assert [[f.severity for f in _dead_units(o)] for o in (t.assign(rows=15), small.assign(rows=99), small.assign(rows=100))] == [["info"], ["info"], ["critical"]]
+    assert [f.evidence["layer"] for f in _saturated_layers(t)] == ["b"] # the last call is the output
+    assert [f.evidence["layer"] for f in _not_finite_activations(t)] == ["c"]
+    assert [(f.evidence["first_beyond"], f.severity) for f in _exploding_activations(t)] == [("c", "medium")] and not _exploding_activations(t.iloc[:2])
+    assert [f.evidence["layer"] for f in _collapsed_layers(t)] == ["c"] and not _collapsed_layers(t.iloc[:3])
 
 
 def test_charts_take_statistics_and_arrays():
     s = ActivationStats(nn.Sequential(nn.Linear(3, 4), nn.ReLU()), with_hist=True); s.stats_by_layer(torch.randn(9, 3))
-    assert sums_of(s) is s.sums and len(sums_of(dict(a=np.ones((2, 3))))) == 1
+    assert _sums_of(s) is s.sums and len(_sums_of(dict(a=np.ones((2, 3))))) == 1
     ax = _draw_hists(s.sums[0].hist[:, None].numpy(), title="one")
     assert ax.get_title() == "one" and "activation" in ax.get_ylabel()
     with pytest.raises(DataError, match="with_hist=True"): hist_chart(ActivationSums().run(nn.Linear(3, 2), torch.randn(4, 3)))
@@ -349,8 +350,8 @@ def test_numbers_that_do_not_fit_are_told():
 
 def test_colours_by_type_leave_the_rare_ones_grey():
     kinds = pd.Series(["A"]*3 + ["B"]*2 + ["C"])
-    colors = type_colors(kinds, 2)
-    ax = plot_by_type(plt.figure().gca(), kinds, np.arange(6), colors)
+    colors = _type_colors(kinds, 2)
+    ax = _plot_by_type(plt.figure().gca(), kinds, np.arange(6), colors)
     assert list(colors) == ["A", "B"] and ax.get_legend_handles_labels()[1] == ["A", "B", "other"]
     assert [len(c.get_offsets()) for c in ax.collections] == [3, 2, 1]
 
@@ -375,11 +376,11 @@ def test_pieces_below():
 def test_what_other_notebooks_share():
     x = torch.randn(6, 4, 5)
     call = lambda module, dim: Call("m", "m", "M", 0, dim, module)
-    assert per_sample(x, call(nn.ReLU(), 1), 6) is x and per_sample(x, call(nn.ReLU(), 1), 3) is x # two rows a sample
-    assert torch.equal(per_sample(x, call(nn.LSTM(2, 2), -1), 4), x.transpose(0, 1)) and per_sample(x, call(nn.ReLU(), 1), 5) is None
-    assert torch.allclose(pooled(x, 1), x.mean(2)) and torch.allclose(pooled(x, -1), x.mean(1))
+    assert _per_sample(x, call(nn.ReLU(), 1), 6) is x and _per_sample(x, call(nn.ReLU(), 1), 3) is x # two rows a sample
+    assert torch.equal(_per_sample(x, call(nn.LSTM(2, 2), -1), 4), x.transpose(0, 1)) and _per_sample(x, call(nn.ReLU(), 1), 5) is None
+    assert torch.allclose(_pooled(x, 1), x.mean(2)) and torch.allclose(_pooled(x, -1), x.mean(1))
     v = torch.randn(5001)
-    assert square_sum(v) == pytest.approx(float((v.double()**2).sum()), rel=1e-6) and square_sum(v[:0]) == 0
+    assert _square_sum(v) == pytest.approx(float((v.double()**2).sum()), rel=1e-6) and _square_sum(v[:0]) == 0
     dl = demo_learner().dls.train; state, rng = dl.rng.getstate(), dl.rng
     with kept_order(dl): next(iter(dl)); assert dl.rng is not rng
     assert dl.rng is rng and rng.getstate() == state
