@@ -5,7 +5,8 @@ import sklearn.metrics as skm
 from bench.measure import paired
 from interp_kit.predictions import Predictions, confusion_counts
 from interp_kit.predictions.metrics.segmentation import boundary_iou, pixel_confusion, segmentation_metrics
-from interp_kit.predictions.masks import _image_counts as image_counts, _image_mass as image_mass, counts_of
+from interp_kit.predictions.masks import _image_counts as image_counts
+from interp_kit.predictions.masks import _image_mass as image_mass, counts_of
 
 C, SHAPE = 32, (92, 512, 512)
 
