@@ -6,12 +6,11 @@
 __all__ = []
 
 # %% ../../nbs/internals/160_matrices.ipynb #104850f4
-from contextlib import contextmanager
 from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from ..core import DataError, TaskError, get_model
+from ..core import DataError, TaskError, get_model, untouched
 
 # %% ../../nbs/internals/160_matrices.ipynb #c9151097
 def _as_blocks(weight, groups=1, out_dim=0):
@@ -79,16 +78,6 @@ def _record(name, w, m=None, key='', **kw):
                         layer=m, **kw)
 
 # %% ../../nbs/internals/160_matrices.ipynb #cbd024c4
-@contextmanager
-def _evaluating(m):
-    "The modules below `m` are in evaluation mode within the block."
-    modes = [(o, o.training) for o in m.modules()]
-    for o, _ in modes: o.training = False
-    try:
-        with torch.no_grad(): yield
-    finally:
-        for o, mode in modes: o.training = mode
-
 def _from_hooks(m):
     "Weights that hooks of the older kind compute: {name: (names of the parts, function)}."
     found = {}
@@ -114,7 +103,9 @@ def _computed(m):
 def _ask(name, f, m, key, trainable):
     "The record of a computed weight; what went wrong becomes its reason."
     try:
-        with _evaluating(m): return _record(name, f(), m, key, trainable=trainable)
+        with untouched(m), torch.no_grad():
+            m.eval()
+            return _record(name, f(), m, key, trainable=trainable)
     except (RuntimeError, ValueError, TypeError, AttributeError) as e: # of a foreign layer: named in its row of the table, the others are measured
         return _LayerWeight(name, _type_name(m), None, reason=f'computed by the layer, which failed: {e}', layer=m)
 
