@@ -1,4 +1,4 @@
-"Integrated gradients of ResNet-18 at 224 pixels against Captum: CPU seconds, added memory, and what bfloat16 costs."
+"Integrated gradients of ResNet-18 at 224 pixels against Captum: CPU seconds and added memory."
 import copy, json, subprocess, sys, warnings
 import torch
 from bench.measure import paired
@@ -34,15 +34,6 @@ def _best(n_steps=16, n=3):
     return [dict(what=f"Captum, {n_steps} steps, at batch size {s}", seconds=t) for s, t in sizes.items()]
 
 
-def _bf16(n_steps=16, n=9):
-    from interp_kit.attribution.gradients import IntegratedGradients
-    model, x = _setup()
-    ig = IntegratedGradients(model)
-    row = dict(what=f"IG in bfloat16 against float32, {n_steps} steps", **paired(lambda: ig.attribute(x, 3, n_steps, precision="bfloat16"), lambda: ig.attribute(x, 3, n_steps), n=n))
-    a, b = ig.attribute(x, 3, n_steps), ig.attribute(x, 3, n_steps, precision="bfloat16")
-    return [row | dict(correlation=float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]))]
-
-
 _MEMORY = """
 import sys, threading, time, torch, warnings
 warnings.simplefilter('ignore'); torch.set_num_threads(1)
@@ -67,7 +58,7 @@ def added_memory(who, steps, rows=1):
 
 
 def run():
-    rows = _best() + _times() + _bf16()
+    rows = _best() + _times()
     for who, steps, k in (("ours", 50, 1), ("ours", 800, 1), ("ours", 16, 24), ("captum", 50, 1)):
         rows.append(dict(what=f"added memory of {who}, {steps} steps, {k} image{'s' if k > 1 else ''}", MB=added_memory(who, steps, k)))
     return rows

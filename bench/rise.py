@@ -1,11 +1,11 @@
-"""RISE: what it adds to the bare forward passes, its masks against other implementations', its memory, and what bfloat16 buys and costs.
+"""RISE: what it adds to the bare forward passes, its masks against other implementations', and its memory.
 
 CPU seconds on one thread, medians of paired alternations; memory is the peak of RssAnon, sampled every 5 ms, in a process of its own."""
 import json, statistics, subprocess, sys
 import numpy as np, torch
 from torch import nn
 from bench.measure import cpu, paired
-from interp_kit.attribution.rise import RISE, MaskSource, MaskSums, build_masks, mask_weights
+from interp_kit.attribution.rise import RISE, _MaskSource as MaskSource, _MaskSums as MaskSums, _build_masks as build_masks, _mask_weights as mask_weights
 
 
 def resnet():
@@ -98,38 +98,12 @@ def memory():
         yield json.loads(done.stdout.splitlines()[-1])
 
 
-def bfloat16(n=64):
-    "Speed on this machine, and agreement on a trained model: EfficientNet-lite0 on photographs at 112 pixels."
-    import contextlib, io
-    from bench.photos import lite0, lite0_pictures
-    net, pictures = lite0(), lite0_pictures()
-    score = lambda o: o.softmax(1)
-    checks = []
-    for x in pictures.values():
-        with contextlib.redirect_stdout(io.StringIO()): checks.append(RISE(net, n_masks=64, activation=score, precision="bfloat16").explain(x).meta["float32_check"])
-    def runs(precision):
-        r = RISE(net, n_masks=n, activation=score, precision="float32"); r.precision = precision # without the check, which the user pays once
-        return lambda: _quiet(r, pictures["chelsea"])
-    m = paired(runs("bfloat16"), runs("float32"), n=9)
-    return dict(what=f"bfloat16 against float32, EfficientNet-lite0, 112 px, {n} masks, without the check's 128 runs", **m,
-                scores_correlate_median=statistics.median(c["scores"] for c in checks), maps_correlate_median=statistics.median(c["maps"] for c in checks), maps_correlate_worst=min(c["maps"] for c in checks), pictures=len(checks))
-
-
-def _quiet(r, x):
-    from interp_kit.attribution import rise
-    keep = rise._Job._compare
-    rise._Job._compare = lambda self, scores, n=64: None
-    try: r.explain(x)
-    finally: rise._Job._compare = keep
-
-
 def run():
     torch.set_num_threads(1)
     rows = whole()
     rows += [dict(what=f"RISE at 224 px: {name}", cpu_ms=v) for name, v in own()]
     rows += list(peers())
-    rows += list(memory())
-    return rows + [bfloat16()]
+    return rows + list(memory())
 
 
 if __name__ == "__main__":

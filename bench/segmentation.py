@@ -4,7 +4,8 @@ import numpy as np, torch
 import sklearn.metrics as skm
 from bench.measure import paired
 from interp_kit.predictions import Predictions, confusion_counts
-from interp_kit.predictions.segmentation import boundary_iou, counts_of, image_counts, image_mass, pixel_confusion, segmentation_metrics
+from interp_kit.predictions.metrics.segmentation import boundary_iou, pixel_confusion, segmentation_metrics
+from interp_kit.predictions.masks import _image_counts as image_counts, _image_mass as image_mass, counts_of
 
 C, SHAPE = 32, (92, 512, 512)
 

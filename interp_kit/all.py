@@ -12,20 +12,25 @@ from .predictions.store import Predictions, Slice
 from .predictions.observers import Features, Observer
 from .predictions.capture import capture
 from .predictions.scores import row_scores
-from .predictions.counts import ranking
-from .predictions.multilabel import best_thresholds, label_confusions, label_counts, multilabel_metrics, per_label_metrics
-from .predictions.segmentation import boundary_iou, per_class_iou, segmentation_metrics
-from .predictions.regression import per_target_metrics, regression_metrics
-from .predictions.metrics import bootstrap, classification_metrics, confusion_counts, per_class_metrics, pr_curves, roc_curves
+from .predictions.metrics.counts import ranking
+from .predictions.metrics.multilabel import (
+    best_thresholds, label_confusions, label_counts, multilabel_metrics, per_label_metrics)
+from .predictions.metrics.segmentation import boundary_iou, per_class_iou, segmentation_metrics
+from .predictions.metrics.regression import per_target_metrics, regression_metrics
+from .predictions.metrics.bootstrap import bootstrap
+from .predictions.metrics.classification import classification_metrics, per_class_metrics
+from .predictions.metrics.curves import pr_curves, roc_curves
+from .predictions.confusion import confusion_counts
 from .predictions.calibration import (Temperature, adaptive_ece, brier, brier_decomposition, classwise_ece, consistency_test, debiased_ece, ece, fit_temperature, plot_reliability, reliability,
                                                 smooth_ece)
 from .predictions.compare import compare_predictions
 from .core import mcnemar
 from .attribution.targets import in_region, of_output
-from .attribution.attribution import Attribution
+from .attribution.result import Attribution
 from .attribution.gradients import IntegratedGradients, gradient_times_input, saliency_map
 from .attribution.cam import GradCAM
-from .attribution.saliency import AppendSaliency, SaliencyMap
+from .attribution.append import AppendSaliency
+from .attribution.saliency import SaliencyMap
 from .attribution.rise import RISE
 from .attribution.drise import DRISE
 from .attribution.explain import explain

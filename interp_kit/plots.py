@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['PALETTE', 'RIGHT', 'WRONG', 'NEUTRAL', 'color_for', 'ink_on', 'class_colors', 'new_axes', 'grid_shape', 'new_grid',
-           'font_family', 'as_label', 'elide', 'name_ticks', 'to_image', 'show_image', 'bare', 'overlay', 'text_panel',
-           'plot_matrix', 'short_count']
+           'font_family', 'as_label', 'elide', 'one_font_warning', 'name_ticks', 'to_image', 'show_image', 'bare',
+           'overlay', 'text_panel', 'plot_matrix', 'short_count']
 
 # %% ../nbs/01_plots.ipynb #69cbb547
-import textwrap
+import re, textwrap, warnings
+from contextlib import contextmanager
 from functools import lru_cache
 import numpy as np
 from torch import Tensor
@@ -129,6 +130,30 @@ def elide(
     if len(text) <= width: return text
     head = width//2
     return text[:head] + '…' + text[len(text) - (width - head - 1):]
+
+# %% ../nbs/01_plots.ipynb #5f0a11c2
+@contextmanager
+def one_font_warning(
+    told:set|None=None, # characters that were named before, of which nothing is said again; new ones are added
+):
+    "Instead of matplotlib's warnings of characters that no font has, one warning at the end of the block that names them all."
+    told = set() if told is None else told
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.filterwarnings('always', _NO_GLYPH)
+        yield
+    glyphs = [re.match(_NO_GLYPH, str(w.message)) for w in heard]
+    for w, m in zip(heard, glyphs):
+        if m is None: warnings.warn_explicit(w.message, w.category, w.filename, w.lineno, source=w.source)
+    new = [c for c in dict.fromkeys(chr(int(m[1])) for m in glyphs if m) if c not in told]
+    told.update(new)
+    if new: warnings.warn(_font_words(new), stacklevel=1)
+
+_NO_GLYPH = r'Glyph (\d+) .*missing from'
+
+def _font_words(chars, most=40):
+    shown = [c if c.isprintable() else f'U+{ord(c):04X}' for c in chars[:most]] + ['…']*(len(chars) > most)
+    return (f"No installed font has {' '.join(shown)}: pictures show boxes instead. "
+            "Install a font that has them, for example Noto Sans CJK for Chinese, Japanese and Korean.")
 
 # %% ../nbs/01_plots.ipynb #368c02e9
 def name_ticks(

@@ -139,7 +139,7 @@ def _train(model, n=1000, epochs=5, bs=32, lr=1e-2):
 
 def demo_detector() -> HeatmapDetector: # in eval mode
     "A small detector of handwritten digits in `digit_scenes`, trained in seconds and cached; the same each time, and without a trace in the random state."
-    with kept_rng():
+    with kept_rng(), torch.inference_mode(False), torch.enable_grad(): # it may be asked for in the middle of a prediction
         torch.manual_seed(42)
         model = HeatmapDetector('0123456789')
         def train():

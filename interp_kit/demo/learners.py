@@ -179,7 +179,7 @@ def demo_learner(
     'classification' names a digit, 'multilabel' the digits in a collage, 'segmentation' the digit of each pixel of a scene, 'regression' says by how many degrees a digit
     was turned, 'tabular' names a wine, 'tabular_regression' says how a diabetes progressed, 'text' judges generated sentences. Raises `TaskError` for an unknown task, `DataError` if the cache directory cannot be written."""
     if task not in _MAKERS: raise TaskError(f"There is no demo learner for {task!r}; there are {', '.join(_MAKERS)}.")
-    with kept_rng():
+    with kept_rng(), torch.inference_mode(False), torch.enable_grad(): # it may be asked for in the middle of a prediction
         _seed(42)
         learn, epochs, lr = _MAKERS[task]()
         def train():

@@ -11,7 +11,7 @@ import numpy as np, pandas as pd
 from ..core import DataError, quantile_interval
 from .scores import Score, spread_of
 from .tables import LearnerTable, TableModel, as_table
-from ..predictions.intervals import group_sums
+from ..predictions.metrics.resampling import group_sums
 
 # %% ../../nbs/features/61_shuffles.ipynb #166598bb
 def draw_donors(

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import cached_property
 import numpy as np, pandas as pd, torch
 from torch import Tensor
-from ..core import DataError, LabelError, ModelError, TaskError, infer_task, kept_generators, kept_rng, logits_of, map_nested, model_device, pick_activation, untouched
+from ..core import DataError, LabelError, ModelError, TaskError, infer_task, kept_order, kept_rng, logits_of, map_nested, model_device, pick_activation, untouched
 from ..predictions.loaders import RowSource, take_rows
 from ..predictions.losses import PerSampleLoss
 
@@ -91,7 +91,7 @@ class LearnerTable(TableModel):
         names:'list|None'=None, # names of the columns of a plain loader; None counts them
     ):
         self.learn, self.dl = learn, _labelled(learn, dl)
-        with kept_rng(), kept_generators(self.dl): batches = [_plain(b) for b in _batches(self.dl)]
+        with kept_rng(), kept_order(self.dl): batches = [_plain(b) for b in _batches(self.dl)]
         n_inp = _n_inputs(learn, self.dl, batches[0])
         self.inputs = tuple(self._columns_of(_join([b[i] for b in batches])) for i in range(n_inp))
         self._name(names)

@@ -171,7 +171,8 @@ def _check_overfit(case):
     share = sum(p.numel() for p in ps if p.requires_grad)/sum(p.numel() for p in ps)
     if share < .5:
         return _verdict('skip', f"Only {share:.1%} of the parameters train. The loss of {n} rows falls {told}.", **seen)
-    if len(first) <= _STEPS: return _verdict('skip', f"There was time for {len(first) - 1} steps only: {told}.", **seen)
+    if any(len(ls) <= _STEPS and math.isfinite(ls[-1]) for _, ls in tries):
+        return _verdict('skip', f"The time was up before {_STEPS} steps: {told}.", **seen)
     return _verdict('fail', f"The loss of {n} rows hardly falls: {told}.",
                     "Check that targets belong to their inputs, that gradients reach the layers, and that outputs can "
                     "reach the targets.", **seen)

@@ -47,10 +47,8 @@ def linear_cka(
 
     Raises `DataError` for different numbers of samples, and for fewer than 4 (2 if biased). Source: Kornblith et al. 2019; Song et al. 2012 (unbiased HSIC)."""
     x, y = _as_features(x), _as_features(y)
-    if len(x) != len(y):
-        raise DataError(f"CKA compares the same samples in two representations, got {len(x)} and {len(y)} of them.")
-    if len(x) < (4 if unbiased else 2):
-        raise DataError(f"CKA needs at least {4 if unbiased else 2} samples, got {len(x)}.")
+    if len(x) != len(y): raise DataError(f"CKA compares the same samples in two representations, got {len(x)} and {len(y)} of them.")
+    if len(x) < (4 if unbiased else 2): raise DataError(f"CKA needs at least {4 if unbiased else 2} samples, got {len(x)}.")
     xy, xx, yy = (_hsic_sums(*o, unbiased) for o in ((x, y), (x, x), (y, y)))
     return xy/(xx*yy)**.5 if xx > 0 and yy > 0 else float('nan')
 
@@ -75,8 +73,7 @@ def _centred(g):
 class _Side:
     "The centred matrices of one model's calls in the present batch."
     def __init__(self, learn, layers, features):
-        self.model, self.layers, self.features, self.why, self.times, self.now, self.n = (get_model(learn), layers,
-            features, {}, {}, {}, 0)
+        self.model, self.layers, self.features, self.why, self.times, self.now, self.n = get_model(learn), layers, features, {}, {}, {}, 0
 
     def see(self, call, x):
         self.times[call.layer] = self.times.get(call.layer, 0) + 1
@@ -201,8 +198,7 @@ def _run(side, xs, others):
 def _loader(learn_a, learn_b, seed):
     "The data of whoever has some, in random order."
     dl = next((d for o in (learn_a, learn_b) if o is not None and (d := _shuffled_loader(o, seed)) is not None), None)
-    if dl is None:
-        raise DataError(f"{type(learn_a).__name__} brings no validation data: pass dl, a loader or a tensor of inputs.")
+    if dl is None: raise DataError(f"{type(learn_a).__name__} brings no validation data: pass dl, a loader or a tensor of inputs.")
     return dl
 
 def cka(
@@ -222,8 +218,7 @@ def cka(
     Samples are compared within a batch (within equal parts of at most 256 of larger ones); batches count by n(n − 3), those of fewer than 4 rows are left out. If the loader is sorted by class,
     a batch tells nothing of the differences between classes: shuffle it. Calls that are constant, not finite or not one row a sample are NaN, with a reason. Memory is O(calls · batch²) beside the activations of one call.
     Source: Nguyen, Raghu and Kornblith 2021 (Do wide and deep networks learn the same things?)."""
-    if features not in ('flattened', 'pooled'):
-        raise DataError(f"cka knows the features 'flattened' and 'pooled', got {features!r}.")
+    if features not in ('flattened', 'pooled'): raise DataError(f"cka knows the features 'flattened' and 'pooled', got {features!r}.")
     one = learn_b is None or get_model(learn_b) is get_model(learn_a)
     a = _Side(learn_a, layers_a, features)
     b = a if one and layers_b in (None, layers_a) else _Side(learn_a if one else learn_b, layers_b, features)
@@ -237,8 +232,7 @@ def cka(
             _run(a, xs, [b] if one and b is not a else [])
             if not one: _run(b, xs, [])
             pairs.add(); rows += n
-    if not rows:
-        raise DataError(f"All batches have fewer than 4 rows ({out} samples): pass a loader with larger batches.")
+    if not rows: raise DataError(f"All batches have fewer than 4 rows ({out} samples): pass a loader with larger batches.")
     return _result(pairs, rows, out, features, names or _names(a.model, b.model))
 
 def _names(a, b):

@@ -15,10 +15,8 @@ from ..core import DataError, TaskError, get_model, untouched
 # %% ../../nbs/internals/160_matrices.ipynb #c9151097
 def _as_blocks(weight, groups=1, out_dim=0):
     "The matrix of each group; raises `DataError` for fewer than two dimensions or groups that do not divide the first."
-    if weight.ndim < 2:
-        raise DataError(f"A weight of shape {tuple(weight.shape)} is no matrix: two dimensions at least are needed.")
-    if groups < 1 or weight.shape[0] % groups:
-        raise DataError(f"{groups} groups do not divide the {weight.shape[0]} channels of the first dimension.")
+    if weight.ndim < 2: raise DataError(f"A weight of shape {tuple(weight.shape)} is no matrix: two dimensions at least are needed.")
+    if groups < 1 or weight.shape[0] % groups: raise DataError(f"{groups} groups do not divide the {weight.shape[0]} channels of the first dimension.")
     n = weight.shape[0]//groups
     if out_dim == 0: return weight.reshape(groups, n, weight[:1].numel() if weight.shape[0] else 0)
     w = weight.reshape(groups, n, weight.shape[1], -1 if weight.numel() else 0)
@@ -46,8 +44,7 @@ class _LayerWeight:
         return _as_blocks(w, self.groups, self.out_dim) if w.ndim > 1 else None
 
 # %% ../../nbs/internals/160_matrices.ipynb #7180523b
-_LAYERS = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.RNNCellBase,
-           nn.MultiheadAttention)
+_LAYERS = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
 
 def _is_layer(m): return isinstance(m, _LAYERS) or 'quantized' in type(m).__module__
 
@@ -66,16 +63,14 @@ def _values(w):
     w = w.detach()
     if w.is_quantized: w = w.dequantize()
     if w.layout != torch.strided: w = w.to_dense()
-    if not (w.is_floating_point() or w.is_complex()):
-        return (None, f'{str(w.dtype)[6:]}: integers without the scale that makes them weights')
+    if not (w.is_floating_point() or w.is_complex()): return None, f'{str(w.dtype)[6:]}: integers without the scale that makes them weights'
     return w.cpu(), ''
 
 def _record(name, w, m=None, key='', **kw):
     values, reason = _values(w)
     groups, out_dim = _layout(m, key)
     shape = None if isinstance(w, nn.parameter.UninitializedTensorMixin) else tuple(w.shape)
-    return _LayerWeight(name, 'tensor' if m is None else _type_name(m), shape, values, groups, out_dim, reason=reason,
-                        layer=m, **kw)
+    return _LayerWeight(name, 'tensor' if m is None else _type_name(m), shape, values, groups, out_dim, reason=reason, layer=m, **kw)
 
 # %% ../../nbs/internals/160_matrices.ipynb #cbd024c4
 def _from_hooks(m):
@@ -83,10 +78,8 @@ def _from_hooks(m):
     found = {}
     for h in m._forward_pre_hooks.values():
         key = getattr(h, 'name', None) or getattr(h, '_tensor_name', None)
-        if hasattr(h, 'compute_weight') and hasattr(m, f'{key}_g'):
-            found[key] = ((f'{key}_g', f'{key}_v'), lambda h=h: h.compute_weight(m))
-        elif hasattr(h, 'compute_weight'):
-            found[key] = ((f'{key}_orig',), lambda h=h: h.compute_weight(m, do_power_iteration=False))
+        if hasattr(h, 'compute_weight') and hasattr(m, f'{key}_g'): found[key] = ((f'{key}_g', f'{key}_v'), lambda h=h: h.compute_weight(m))
+        elif hasattr(h, 'compute_weight'): found[key] = ((f'{key}_orig',), lambda h=h: h.compute_weight(m, do_power_iteration=False))
         elif hasattr(h, 'apply_mask'): found[key] = ((f'{key}_orig',), lambda h=h: h.apply_mask(m))
     return found
 
@@ -124,8 +117,7 @@ def _of_layer(name, m, seen):
 
 def _of_module(model):
     for o in ('module', '_orig_mod'): # wrappers of several devices and of torch.compile
-        if type(model).__name__ in ('DataParallel', 'DistributedDataParallel', 'OptimizedModule') and hasattr(model, o):
-            model = getattr(model, o)
+        if type(model).__name__ in ('DataParallel', 'DistributedDataParallel', 'OptimizedModule') and hasattr(model, o): model = getattr(model, o)
     seen = {}
     for name, m in model.named_modules():
         if not isinstance(m, parametrize.ParametrizationList): yield from _of_layer(name, m, seen)
@@ -149,10 +141,8 @@ def _weights_of(model, *, biases=False):
 
     Raises `TaskError` for what is no model. A state dict holds what was stored: of a parametrised layer its parts, and no layer types."""
     if isinstance(model, dict):
-        model = next((model[k] for k in ('model', 'model_state', 'state_dict') if isinstance(model.get(k), dict)),
-                     model)
-        if not any(isinstance(w, (Tensor, tuple)) for w in model.values()):
-            raise TaskError("The dictionary holds no tensors: pass model.state_dict().")
+        model = next((model[k] for k in ('model', 'model_state', 'state_dict') if isinstance(model.get(k), dict)), model)
+        if not any(isinstance(w, (Tensor, tuple)) for w in model.values()): raise TaskError("The dictionary holds no tensors: pass model.state_dict().")
         found = list(_of_state(model))
     else: found = list(_of_module(get_model(model)))
     return found if biases else [w for w in found if len(w.shape or ()) > 1 or w.shape is None and not w.name.endswith('bias')]

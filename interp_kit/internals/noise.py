@@ -125,8 +125,7 @@ def _noise_of(rows, columns, blocks=1, draws=None, seed=0):
     "The range of fitted exponents and stable ranks of Gaussian noise of one shape; remembered."
     p, n = sorted((rows, columns))
     draws = _draws_for(p) if draws is None else draws
-    if p < 1 or draws < 2:
-        raise DataError(f"Noise needs at least one row and column and two draws; got {rows} × {columns} and {draws}.")
+    if p < 1 or draws < 2: raise DataError(f"Noise needs at least one row and column and two draws; got {rows} × {columns} and {draws}.")
     return _drawn_noise(p, n, blocks, draws, seed)
 
 # %% ../../nbs/internals/180_noise.ipynb #4fa9145d
@@ -206,8 +205,7 @@ def _noise_density(x, spectrum):
 def _histogram(ax, spectrum, e):
     bins = np.geomspace(e.min(), e.max()*1.001, int(np.clip(len(e)//6, 12, 60)) + 1)
     count, _ = np.histogram(e, bins)
-    ax.stairs(count/len(e)/np.diff(np.log(bins)), bins, fill=True, color=PALETTE[5], alpha=.55,
-              label=f'{len(spectrum.singular):,} eigenvalues')
+    ax.stairs(count/len(e)/np.diff(np.log(bins)), bins, fill=True, color=PALETTE[5], alpha=.55, label=f'{len(spectrum.singular):,} eigenvalues')
     return bins
 
 def _noise_lines(ax, spectrum):
@@ -215,8 +213,7 @@ def _noise_lines(ax, spectrum):
     if p > 1:
         low = max((math.sqrt(n) - math.sqrt(p))**2*spectrum.variance, ax.get_xlim()[0])
         x = np.geomspace(low, spectrum.edge, 400)
-        ax.plot(x, _noise_density(x, spectrum)*x*(len(spectrum.singular) - spectrum.spikes)/len(spectrum.singular),
-                color=NEUTRAL, lw=1.8, label='noise (Marchenko-Pastur)')
+        ax.plot(x, _noise_density(x, spectrum)*x*(len(spectrum.singular) - spectrum.spikes)/len(spectrum.singular), color=NEUTRAL, lw=1.8, label='noise (Marchenko-Pastur)')
     ax.axvline(spectrum.edge, color=NEUTRAL, ls='--', lw=1.2, label="noise's edge")
 
 def _tail_line(ax, spectrum, e):
@@ -241,9 +238,7 @@ def plot(self:Spectrum,
     bins = _histogram(ax, self, e); ax.set_xlim(bins[0]*.8, max(bins[-1], self.edge)*1.3)
     top = ax.get_ylim()[1]
     _noise_lines(ax, self); _tail_line(ax, self, e)
-    if self.spikes:
-        ax.plot(e[:self.spikes], np.full(min(self.spikes, len(e)), -.025*top), '|', color=RIGHT, ms=9, mew=1.4,
-                clip_on=False, label=f'{self.spikes:,} above noise')
+    if self.spikes: ax.plot(e[:self.spikes], np.full(min(self.spikes, len(e)), -.025*top), '|', color=RIGHT, ms=9, mew=1.4, clip_on=False, label=f'{self.spikes:,} above noise')
     ax.set_ylim(-.05*top, max(top, ax.dataLim.y1 if ax.dataLim.y1 < 2*top else top)*1.08)
     size = f"{self.rows} × {self.columns}" + (f", {self.blocks} blocks" if self.blocks > 1 else '')
     if title is None: title = f"{as_label(self.name, 40)} ({size}): " + (f"{self.spikes:,} {'direction' if self.spikes == 1 else 'directions'} above noise" if self.spikes else 'none above noise')

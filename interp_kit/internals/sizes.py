@@ -38,20 +38,15 @@ def _made_inputs(model, shapes):
             with untouched(model), torch.no_grad(): run_model(model.eval(), xs)
             return xs
         except ModelError as e: failed = failed or e
-    raise ModelError(f"{failed} Zeros and indices of the shapes {shapes} were tried: pass the inputs themselves as "
-                     f"input_size.") from failed
+    raise ModelError(f"{failed} Zeros and indices of the shapes {shapes} were tried: pass the inputs themselves as input_size.") from failed
 
 def _example_inputs(learn_or_model, input_size=None):
     "One sample as the model takes it; raises `DataError` without data and shape, `ModelError` where no input of that shape runs."
     model = get_model(learn_or_model)
     if input_size is not None and _is_shape(input_size): return _made_inputs(model, _shapes_of(input_size))
     data = input_size
-    if data is None and not isinstance(learn_or_model, nn.Module):
-        data = next((dl for dl in (learn_or_model.dls[i] for i in (1, 0) if len(learn_or_model.dls.loaders) > i) if len(dl)),
-                    None)
-    if data is None:
-        raise DataError(f"{type(learn_or_model).__name__} brings no data: pass the shape of a sample as input_size, "
-                        f"e.g. (3, 224, 224), or the inputs themselves.")
+    if data is None and not isinstance(learn_or_model, nn.Module): data = next((dl for dl in (learn_or_model.dls[i] for i in (1, 0) if len(learn_or_model.dls.loaders) > i) if len(dl)), None)
+    if data is None: raise DataError(f"{type(learn_or_model).__name__} brings no data: pass the shape of a sample as input_size, e.g. (3, 224, 224), or the inputs themselves.")
     if isinstance(data, list): data = tuple(data)
     with untouched(learn_or_model): xs = next(input_batches(learn_or_model, data, 1))
     return map_nested(lambda t: t[:1] if isinstance(t, Tensor) else t, xs)
@@ -63,22 +58,17 @@ def _fresh(module, seen):
     seen.update(map(id, res))
     return res
 
-def _uses(module):
-    return sum((p.numel() for p in module.parameters() if not isinstance(p, nn.parameter.UninitializedParameter)))
+def _uses(module): return sum(p.numel() for p in module.parameters() if not isinstance(p, nn.parameter.UninitializedParameter))
 
 def _param_sizes(ps):
-    return dict(parameters=sum(p.numel() for p in ps), trainable=sum(p.numel() for p in ps if p.requires_grad),
-                parameter_bytes=sum(p.numel()*p.element_size() for p in ps))
+    return dict(parameters=sum(p.numel() for p in ps), trainable=sum(p.numel() for p in ps if p.requires_grad), parameter_bytes=sum(p.numel()*p.element_size() for p in ps))
 
 def _rest(model, seen):
     "Rows of the parameters that no call owns."
     for name, m in model.named_modules():
         own = [p for p in m.parameters(recurse=False) if id(p) not in seen and not isinstance(p, nn.parameter.UninitializedParameter)]
         seen.update(map(id, own))
-        if own:
-            yield dict(layer=name or type(model).__name__, type=type(m).__name__, shape=None,
-                       uses=sum(p.numel() for p in own), **_param_sizes(own), activation_bytes=np.nan,
-                       reason='no call of its own with a tensor of numbers')
+        if own: yield dict(layer=name or type(model).__name__, type=type(m).__name__, shape=None, uses=sum(p.numel() for p in own), **_param_sizes(own), activation_bytes=np.nan, reason='no call of its own with a tensor of numbers')
 
 def _batch_size(learn):
     dls = getattr(learn, 'dls', None)
@@ -99,8 +89,7 @@ def model_sizes(
     with untouched(learn), torch.no_grad():
         model.eval()
         with watching(model, see, 'all'): run_model(model, xs)
-    table = pd.DataFrame(rows + list(_rest(model, seen)),
-                         columns=['layer', 'type', 'shape', 'uses', 'parameters', 'trainable', 'parameter_bytes', 'activation_bytes', 'reason'])
+    table = pd.DataFrame(rows + list(_rest(model, seen)), columns=['layer', 'type', 'shape', 'uses', 'parameters', 'trainable', 'parameter_bytes', 'activation_bytes', 'reason'])
     table.insert(8, 'batch_bytes', table.activation_bytes.astype(float)*_batch_size(learn))
     return table
 
@@ -137,8 +126,7 @@ class ModelSummary:
     def _cells(self):
         "Rows of text: layer, type, shape, parameters, trainable, activation."
         for r in self.table.itertuples():
-            yield (r.layer, r.type, _shape_text(r.shape), f'{r.parameters:,}' if r.parameters else '',
-                   '' if not r.parameters else 'yes' if r.trainable == r.parameters else 'no' if not r.trainable else 'in part',
+            yield (r.layer, r.type, _shape_text(r.shape), f'{r.parameters:,}' if r.parameters else '', '' if not r.parameters else 'yes' if r.trainable == r.parameters else 'no' if not r.trainable else 'in part',
                    '' if np.isnan(r.activation_bytes) else _bytes(r.activation_bytes))
 
     def __str__(self):
@@ -167,17 +155,14 @@ class ModelSummary:
 def _facts(learn):
     "What a Learner trains with."
     if isinstance(learn, nn.Module): return {}
-    opt, res = (getattr(learn, 'opt', None),
-                {'Loss': loss_name(learn.loss_func), 'Optimiser': loss_name(learn.opt_func)})
+    opt, res = getattr(learn, 'opt', None), {'Loss': loss_name(learn.loss_func), 'Optimiser': loss_name(learn.opt_func)}
     if opt is not None: res['Groups'] = f"{len(opt.param_lists)}, " + (f"frozen up to group {opt.frozen_idx}" if opt.frozen_idx else 'none frozen')
     return res | {'Callbacks': ', '.join(type(cb).__name__ for cb in learn.cbs)}
 
 def _totals(table):
     n, held = int(table.parameters.sum()), table.uses > 0
-    return dict(parameters=n, trainable=int(table.trainable.sum()), frozen=n - int(table.trainable.sum()),
-                parameter_bytes=int(table.parameter_bytes.sum()),
-                activation_bytes=int(np.nansum(table.activation_bytes.astype(float))),
-                forward_backward_bytes=2*int(np.nansum(table.activation_bytes[held].astype(float))))
+    return dict(parameters=n, trainable=int(table.trainable.sum()), frozen=n - int(table.trainable.sum()), parameter_bytes=int(table.parameter_bytes.sum()),
+                activation_bytes=int(np.nansum(table.activation_bytes.astype(float))), forward_backward_bytes=2*int(np.nansum(table.activation_bytes[held].astype(float))))
 
 def summary(
     learn:'Learner|nn.Module', # what to describe

@@ -13,7 +13,8 @@ from ..findings import plain
 from ..plots import NEUTRAL, RIGHT, WRONG, name_ticks, new_grid
 from ..predictions.calibration import Reliability, plot_reliability, reliability
 from ..predictions.capture import capture
-from ..predictions.counts import Margins, confusion_counts
+from ..predictions.metrics.counts import Margins
+from ..predictions.confusion import confusion_counts
 from ..core import wilson
 from ..predictions.scores import as_predictions, row_scores
 from ..predictions.store import Predictions

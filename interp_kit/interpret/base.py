@@ -18,7 +18,7 @@ from .checks import check_losses
 from ..plots import (
     NEUTRAL, RIGHT, WRONG, as_label, elide, font_family, grid_shape, new_grid, show_image, text_panel)
 from ..predictions.capture import capture
-from ..predictions.counts import Scores
+from ..predictions.metrics.counts import Scores
 from ..predictions.loaders import not_augmented, pick_loader, take_rows
 from ..predictions.store import Predictions, each, row_index
 
@@ -286,7 +286,7 @@ def _named(a, dl, xs, ys):
 
 def _draw_heat(ax, one, caption):
     "Lay one row's attribution over the image on `ax`, or draw it in its place."
-    from interp_kit.attribution.attribution import draw_heat
+    from interp_kit.attribution.result import draw_heat
     title, frame = caption if isinstance(caption, tuple) else (caption, None)
     if one.is_map and ax.images:
         if not draw_heat(one.heatmap()[0], ax): ax.set_xlabel('no evidence in the map', fontsize=8)

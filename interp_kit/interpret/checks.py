@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np, torch
 from ..core import ALPHA, excess_p, holm
 from ..findings import Finding, Findings
-from ..predictions.counts import confusion_counts
+from ..predictions.confusion import confusion_counts
 from ..predictions.scores import as_predictions, row_scores
 from ..predictions.store import Predictions
 

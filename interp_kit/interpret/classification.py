@@ -14,8 +14,11 @@ from .base import Interpretation
 from .checks import classification_findings
 from ..plots import NEUTRAL, as_label, color_for, elide, font_family, new_axes, plot_matrix
 from ..predictions.calibration import plot_reliability
-from ..predictions.counts import Margins, class_rates, confusion_counts, decision_scores, ranking
-from ..predictions.metrics import NO_BOOTSTRAP, RANKINGS, bootstrap, classification_metrics, pr_curves, roc_curves
+from ..predictions.metrics.counts import Margins, class_rates, decision_scores, ranking
+from ..predictions.confusion import confusion_counts
+from ..predictions.metrics.bootstrap import NO_BOOTSTRAP, bootstrap
+from ..predictions.metrics.classification import RANKINGS, classification_metrics
+from ..predictions.metrics.curves import pr_curves, roc_curves
 
 # %% ../../nbs/interpret/31_classification.ipynb #1ff6de66
 if TYPE_CHECKING: from pandas import DataFrame

@@ -12,7 +12,7 @@ import numpy as np
 from ..core import DataError, InterpKitError
 from ..findings import plain
 from .base import Interpretation
-from ..plots import RIGHT, elide, new_axes
+from ..plots import RIGHT, elide, new_axes, one_font_warning
 from ..predictions.metrics import per_class_metrics
 
 # %% ../../nbs/interpret/34_folder.ipynb #ca107915
@@ -202,7 +202,8 @@ def _fill(interp, folder, title, on_step):
     "Every file of the folder, the page last."
     pictures, tables, done = folder_pictures(interp), folder_tables(interp), []
     def step(name): on_step(name, len(done)/(len(pictures) + len(tables) + 3)); done.append(name)
-    drawn, made = _draw_all(pictures, folder, step), _write_tables(tables, folder, step)
+    with one_font_warning(): drawn = _draw_all(pictures, folder, step)
+    made = _write_tables(tables, folder, step)
     step('predictions.csv'); frame = interp.to_frame(); frame.to_csv(folder/'predictions.csv', index=False)
     step('metrics.json'); table, findings = interp.metrics(ci=True), interp.findings(); said = headline(interp, table)
     intervals = {k: [r.low, r.high] for k, r in table.iterrows()}

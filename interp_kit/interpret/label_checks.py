@@ -12,8 +12,8 @@ import numpy as np, torch
 from ..core import ALPHA, excess_p, holm, rowwise_p, two_sided
 from ..findings import Finding, Findings
 from .checks import check_losses
-from ..predictions.counts import Margins
-from ..predictions.multilabel import label_losses, label_margins
+from ..predictions.metrics.counts import Margins
+from ..predictions.metrics.multilabel import label_losses, label_margins
 from ..predictions.scores import as_predictions
 from ..predictions.store import Predictions
 

@@ -18,9 +18,10 @@ from .classification import ClassificationInterpretation
 from .label_checks import multilabel_findings
 from ..plots import RIGHT, WRONG, as_label, elide, font_family, ink_on, new_grid
 from ..predictions.calibration import label_reliability, plot_reliability
-from ..predictions.counts import class_rates
-from ..predictions.multilabel import (best_thresholds, known_thresholds, label_confusions, label_counts, label_losses, label_margins, label_ranking, multilabel_intervals,
-                                               multilabel_metrics, per_label_metrics, with_thresholds)
+from ..predictions.metrics.counts import class_rates
+from ..predictions.metrics.multilabel import (
+    best_thresholds, known_thresholds, label_confusions, label_counts, label_losses, label_margins, label_ranking,
+    multilabel_intervals, multilabel_metrics, per_label_metrics, with_thresholds)
 
 # %% ../../nbs/interpret/37_multilabel.ipynb #589c1b39
 if TYPE_CHECKING: from pandas import DataFrame, Series

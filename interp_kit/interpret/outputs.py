@@ -14,8 +14,8 @@ from .base import Interpretation
 from .classification import ClassificationInterpretation
 from .regression import RegressionInterpretation, loader_target_names
 from ..plots import NEUTRAL, RIGHT, WRONG, as_label
-from ..predictions.counts import Scores
-from ..predictions.outputs import n_outputs
+from ..predictions.metrics.counts import Scores
+from ..predictions.metrics.outputs import n_outputs
 
 # %% ../../nbs/interpret/39_outputs.ipynb #1ff6de66
 if TYPE_CHECKING: from pandas import DataFrame

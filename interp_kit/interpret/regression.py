@@ -14,7 +14,8 @@ from ..core import DataError
 from .base import Interpretation
 from .regression_checks import regression_findings
 from ..plots import NEUTRAL, PALETTE, RIGHT, WRONG, as_label, font_family, new_axes, new_grid
-from ..predictions.regression import per_target_metrics, regression_intervals, regression_metrics, target_names, value_pairs
+from ..predictions.metrics.regression import (
+    per_target_metrics, regression_intervals, regression_metrics, target_names, value_pairs)
 
 # %% ../../nbs/interpret/38_regression.ipynb #1ff6de66
 if TYPE_CHECKING: from pandas import DataFrame

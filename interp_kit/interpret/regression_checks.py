@@ -13,7 +13,7 @@ import numpy as np
 from ..core import ALPHA, holm
 from ..findings import Finding, Findings
 from .checks import check_losses
-from ..predictions.regression import target_names, value_pairs
+from ..predictions.metrics.regression import target_names, value_pairs
 from ..predictions.scores import as_predictions
 from ..predictions.store import Predictions
 

@@ -17,9 +17,11 @@ from .base import Interpretation, _at_least_one, decoded_samples
 from .classification import fold_classes
 from .segmentation_checks import segmentation_findings
 from ..plots import NEUTRAL, RIGHT, as_label, bare, class_colors, font_family, name_ticks, new_axes, plot_matrix, short_count, show_image
-from ..predictions.counts import average_defined
-from ..predictions.segmentation import (boundary_counts, counts_of, image_ious, iou_intervals, mask_margins, mask_rates, mean_image_ious, per_class_iou, pixel_confusion,
-                                                 resampled_masks, segmentation_interval, segmentation_metrics)
+from ..predictions.metrics.counts import average_defined
+from ..predictions.metrics.segmentation import (
+    boundary_counts, image_ious, iou_intervals, mask_margins, mask_rates, mean_image_ious, per_class_iou,
+    pixel_confusion, resampled_masks, segmentation_interval, segmentation_metrics)
+from ..predictions.masks import counts_of
 from ..predictions.store import row_index, void_mask
 
 # %% ../../nbs/interpret/37_segmentation.ipynb #1ff6de66

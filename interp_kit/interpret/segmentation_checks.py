@@ -12,7 +12,8 @@ import numpy as np
 from ..core import ALPHA, betting_p, holm
 from ..findings import Finding, Findings
 from ..predictions.scores import as_predictions
-from ..predictions.segmentation import counts_of, mass_of, pixel_confusion
+from ..predictions.masks import counts_of, mass_of
+from ..predictions.metrics.segmentation import pixel_confusion
 from ..predictions.store import Predictions
 
 # %% ../../nbs/interpret/36_segmentation_checks.ipynb #1cbc5551

@@ -12,7 +12,7 @@ from fastai.interpret import plot_top_losses as _fastai_plot_top_losses
 from fastai.learner import Learner
 from fastcore.basics import patch
 from fastcore.meta import delegates
-from ..attribution.attribution import Attribution
+from ..attribution.result import Attribution
 from ..attribution.explain import explain
 from .base import Interpretation
 from .classification import ClassificationInterpretation

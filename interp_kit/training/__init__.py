@@ -9,11 +9,13 @@ __all__ = []
 from .logs import *
 from .history import *
 from .dynamics import *
+from .dynamics_findings import *
 from .pareto import *
 from .curves import *
 from .batch_rows import *
 from .passes import *
 from .cartography import *
+from .cartography_findings import *
 from .callbacks import *
 
 # %% ../../nbs/training/79_room.ipynb #e4c20a92

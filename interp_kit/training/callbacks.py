@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 import numpy as np, torch
 from fastai.callback.core import Callback
-from ..core import DataError, TaskError, is_fastai, kept_rng
-from ..core.learners import _items_of
+from ..core import DataError, TaskError, is_fastai, items_of, kept_rng
+from ..predictions.source import Source
 from ..files import storage_errors, write_atomic
 from ..findings import Findings, rank_findings
 from ..interpret.base import Interpretation
 from ..interpret.verbs import INTERPRETATIONS
+from ..plots import one_font_warning
 from .batch_rows import BatchRows
-from .cartography import (
-    cartography, check_forgotten, check_mislabelled, plot_aum, plot_cartography)
-from .passes import Pass, _WAIT
+from .cartography import cartography, plot_aum, plot_cartography
+from .cartography_findings import check_forgotten, check_mislabelled
+from .passes import _Pass, _WAIT
 
 # %% ../../nbs/training/76_callbacks.ipynb #aced5d02
 if TYPE_CHECKING: from pandas import DataFrame
@@ -69,7 +70,7 @@ class _Watch:
         before.append(p)
 
     @property
-    def passes(self) -> dict: # of 'train' and 'valid': list of Pass
+    def passes(self) -> dict: # of 'train' and 'valid': list of _Pass
         "All passes that were kept."
         self.finish()
         return self.finished
@@ -102,7 +103,8 @@ def _closed_figures():
         for n in set(plt.get_fignums()) - before: plt.close(n)
 
 def _png(fig):
-    png = io.BytesIO(); fig.savefig(png, format='png', dpi=80)
+    png = io.BytesIO()
+    with one_font_warning(): fig.savefig(png, format='png', dpi=80)
     return png.getvalue()
 
 def _check_every(every):
@@ -186,7 +188,7 @@ class InterpretationCallback(Callback):
         dl = self.learn.dl
         if on not in w.notes or w.notes[on].dl is not dl: w.notes[on] = BatchRows(dl)
         w.notes[on].listen()
-        w.current = Pass(self.learn, w.notes[on], on, w.epoch, k=self.k if on == 'train' and self._due() else 0, mixed=_mixer(self.learn) if on == 'train' else '', before=next(iter(w.finished[on][-1:]), None))
+        w.current = _Pass(Source.of(self.learn, dl), w.notes[on], on, w.epoch, k=self.k if on == 'train' and self._due() else 0, mixed=_mixer(self.learn) if on == 'train' else '', before=next(iter(w.finished[on][-1:]), None))
 
     # batches
 
@@ -265,7 +267,7 @@ class InterpretationCallback(Callback):
 
     # what was seen
 
-    def _names(self, p): return None if p.how is None or not p.how.vocab else [str(v) for v in p.how.vocab]
+    def _names(self, p): return None if p.decision is None or not p.decision.vocab else [str(v) for v in p.decision.vocab]
 
     def _passes(self, on):
         "Finished passes; raises `DataError` where there are none, saying why."
@@ -332,7 +334,7 @@ class InterpretationCallback(Callback):
         why = next((p.reason for p in res if p.reason), '')
         if why: raise DataError(f"Which {on} row is which is not known in every epoch: {why}. Only the last pass can be interpreted.")
         if not all('prob' in p.fields for p in res):
-            raise TaskError(f"How rows are learned is measured by the probability of one label a row, as a classification has it; this is {res[-1].how.task}. history has its losses.")
+            raise TaskError(f"How rows are learned is measured by the probability of one label a row, as a classification has it; this is {res[-1].decision.task}. history has its losses.")
         return res
 
     def _rows(self, passes):
@@ -361,7 +363,7 @@ class InterpretationCallback(Callback):
         passes = self._known(on)
         n = self._rows(passes)
         return cartography(*(self._spread(passes, k, n) for k in ('right', 'prob')), self._spread(passes, 'margin', n) if on == 'train' else None,
-                           items=_items_of(passes[-1].dl, np.arange(n)), labels=self._labels(passes, n), epochs=[p.epoch for p in passes])
+                           items=items_of(passes[-1].dl, np.arange(n)), labels=self._labels(passes, n), epochs=[p.epoch for p in passes])
 
     def plot_cartography(self,
         on:'str|None'=None, # 'train' or 'valid'; None: training rows if they were watched

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.models import SwinTransformer, VisionTransformer, resnet18
 from interp_kit.attribution.cam import CAM_METHODS, GradCAM
-from interp_kit.attribution.targets import in_region, of_output, probing
+from interp_kit.attribution.targets import in_region, of_output
+from interp_kit.attribution.probe import probing
 from interp_kit.core import DataError, InterpKitError, LabelError, ModelError, TaskError
 
 EVERY = pytest.mark.parametrize("method", CAM_METHODS)
@@ -291,7 +292,7 @@ def test_one_run_and_no_more_when_the_layer_is_known(net, x):
     rows = []; net.register_forward_hook(lambda m, i, o: rows.append(len(o)))
     cam = GradCAM(net, net.b); cam(x); assert rows == [3] and cam.layer_name == "b"
     rows.clear(); cam = GradCAM(net); cam(x); assert rows == [1, 3]; cam(x); assert rows == [1, 3, 3] # looked for once
-    with probing(net, x, 2) as probe: maps = cam.maps(probe, normalize=True)
+    with probing(net, x, 2) as probe: maps = cam._maps(probe, normalize=True)
     near(maps, cam(x, 2, normalize=True)); assert rows == [1, 3, 3, 3, 3]
 
 

@@ -5,7 +5,7 @@ from torch import nn
 from torchvision.models import resnet18
 from helpers import needs
 from interp_kit.attribution.cam import GradCAM
-from interp_kit.attribution.opticam import opti_weights
+from interp_kit.attribution.opticam import _opti_weights as opti_weights
 
 
 @pytest.fixture(scope="module")

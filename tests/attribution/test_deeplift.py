@@ -4,8 +4,9 @@ import captum.attr as ca, pytest, torch
 import torch.nn.functional as F
 from torch import nn
 from torchvision.models import resnet18
-from interp_kit.attribution.deeplift import DeepLift, DeepLiftShap, Rescaled, baseline_set
-from interp_kit.attribution.targets import probing
+from interp_kit.attribution.deeplift import DeepLift, _Rescaled as Rescaled
+from interp_kit.attribution.probe import probing
+from interp_kit.attribution.saliency import SaliencyMap, _baseline_pool
 from interp_kit.core import DataError
 from interp_kit.demo import demo_learner
 
@@ -48,7 +49,9 @@ def test_equals_captum(layer):
 def test_shap_equals_captum():
     net, (x, b) = net2d(nn.ReLU(), nn.Conv2d(8, 6, 3), nn.MaxPool2d(2)), pair(4)
     want = ca.DeepLiftShap(net).attribute(x[:2], b, target=2)
-    for size in (None, 1, 3): assert torch.allclose(DeepLiftShap(net, b).attribute(x[:2], 2, internal_batch_size=size), want, rtol=1e-6, atol=1e-6*float(want.abs().max()))
+    for size in (None, 1, 3):
+        got = SaliencyMap(net, "deep_lift_shap").generate_saliency_map(x[:2], 2, b, internal_batch_size=size)
+        assert torch.allclose(got, want, rtol=1e-6, atol=1e-6*float(want.abs().max()))
 
 
 def test_one_dimensional_pools():
@@ -90,8 +93,9 @@ def test_captum_overlooks_functions_and_refuses_reuse():
 
 def test_completeness_of_resnet18():
     torch.manual_seed(0)
-    net = resnet18(num_classes=10).eval()
-    assert relative(net, torch.randn(2, 3, 96, 96)) < 1e-4 and relative(net, torch.randn(2, 3, 64, 64), torch.randn(2, 3, 64, 64), 3) < 1e-4
+    net = resnet18(num_classes=10).double().eval() # the error is relative to a small difference of two scores: too fine for float32
+    assert relative(net, torch.randn(2, 3, 96, 96).double()) < 1e-9
+    assert relative(net, torch.randn(2, 3, 64, 64).double(), torch.randn(2, 3, 64, 64).double(), 3) < 1e-9
 
 
 class Styles(nn.Module):
@@ -185,9 +189,10 @@ def test_tables_and_texts():
 def test_default_baselines_of_shap_are_seeded():
     net, (x, _) = net2d(nn.ReLU()), pair(2)
     state = torch.get_rng_state()
-    first = DeepLiftShap(net).attribute(x, 1)
-    assert torch.equal(first, DeepLiftShap(net).attribute(x, 1)) and torch.equal(torch.get_rng_state(), state)
-    with probing(net, x, 1) as probe: (b,) = baseline_set(net, probe, stdev=.5)
+    shap = SaliencyMap(net, "deep_lift_shap").generate_saliency_map
+    first = shap(x, 1)
+    assert torch.equal(first, shap(x, 1)) and torch.equal(torch.get_rng_state(), state)
+    with probing(net, x, 1) as probe: (b,) = _baseline_pool(probe, stdevs=(.5,))
     assert b.shape == (2, 3, 14, 14) and (b[0] == 0).all() and .3 < float(b[1].std()) < .7
     for bad in (torch.zeros(2, 3, 9, 9), torch.zeros(3, 9, 9)):
-        with pytest.raises(DataError, match="baseline"): DeepLiftShap(net, bad).attribute(x, 1)
+        with pytest.raises(DataError, match="baseline"): shap(x, 1, bad)

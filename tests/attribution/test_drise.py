@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from torch import nn
 from helpers import needs
-from interp_kit.attribution.drise import DRISE, detection_similarity
+from interp_kit.attribution.drise import DRISE, _detection_similarity as detection_similarity
 from interp_kit.core import DataError, ModelError, TaskError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*never found again")

@@ -2,10 +2,12 @@
 import copy
 import numpy as np, pandas as pd, pytest, torch
 from torch import nn
-from interp_kit.attribution.attribution import Attribution
-from interp_kit.attribution.explain import ALIASES, METHODS, centre_map, explain, method_name, random_map
+from interp_kit.attribution.result import Attribution
+from interp_kit.attribution.explain import (
+    ALIASES, METHODS, _centre_map as centre_map, explain, _method_name as method_name, _random_map as random_map)
 from interp_kit.attribution.rise import RISE
-from interp_kit.attribution.targets import in_region, of_output, probing
+from interp_kit.attribution.targets import in_region, of_output
+from interp_kit.attribution.probe import probing
 from interp_kit.core import DataError, InterpKitError, LabelError, TaskError
 from interp_kit.demo import demo_learner, generated_sentences
 import interp_kit.interpret.verbs # learn.explain

@@ -4,12 +4,20 @@ import numpy as np, pandas as pd, pytest, torch
 import torch.nn.functional as F
 from torch import nn
 from helpers import needs
-from interp_kit.attribution.attribution import Attribution
-from interp_kit.attribution.curves import area, baseline_of, blurred, curve, image_input, image_scores, infidelity, losses_without, pixel_ranks, random_squares, step_sizes
+from interp_kit.attribution.result import Attribution
+from interp_kit.attribution.curves import (
+    _area as area, _baseline_of as baseline_of, _blurred as blurred, _curve as curve,
+    _image_scores as image_scores, _infidelity as infidelity, _losses_without as losses_without,
+    _pixel_ranks as pixel_ranks, _random_squares as random_squares, _step_sizes as step_sizes)
+from interp_kit.attribution.inputs import _image_input as image_input
 from interp_kit.attribution.explain import explain
-from interp_kit.attribution.faithfulness import CONTROLS, MEASURES, Faithfulness, drawn, faithfulness, interval, judge, plot_curves, plot_measures, plot_methods
-from interp_kit.attribution.measures import completeness_error, noisy_copies, pointing, rank_correlation, region_masks, relative_change, shuffled_weights
-from interp_kit.attribution.targets import in_region, of_output, probing
+from interp_kit.attribution.faithfulness import CONTROLS, MEASURES, Faithfulness, faithfulness, _interval as interval, judge, plot_curves, plot_measures, plot_methods
+from interp_kit.attribution.measures import (
+    _completeness_error as completeness_error, _noisy_copies as noisy_copies, _pointing as pointing,
+    _rank_correlation as rank_correlation, _region_masks as region_masks, _relative_change as relative_change,
+    _shuffled_weights as shuffled_weights)
+from interp_kit.attribution.targets import in_region, of_output
+from interp_kit.attribution.probe import probing
 from interp_kit.core import DataError, TaskError
 from interp_kit.demo import demo_learner
 
@@ -31,7 +39,7 @@ def small_net(c=2, k=3, seed=0):
 def test_curves_equal_a_slow_literal_loop(way):
     net, x, maps = small_net(), torch.rand(3, 2, 9, 7, generator=gen()), torch.rand(3, 9, 7, generator=gen(1))
     start, end = (x, baseline_of(x, .3)) if way == "deletion" else (blurred(x, 1.5), x)
-    with probing(net, x, [2, 0, 1]) as probe: got = curve(image_scores(net, probe, lambda o: o.softmax(1)), pixel_ranks(maps), start, end, n_steps=5, batch_size=4)
+    with probing(net, x, [2, 0, 1]) as probe: got = curve(image_scores(probe, lambda o: o.softmax(1)), pixel_ranks(maps), start, end, n_steps=5, batch_size=4)
     for i, c in enumerate([2, 0, 1]):
         image, done = start[i].clone(), 0
         order = np.argsort(-maps[i].numpy().ravel())
@@ -48,7 +56,7 @@ def test_infidelity_is_that_of_captum():
     net, x = small_net(1), torch.rand(4, 1, 10, 8, generator=gen())
     squares, base = random_squares((10, 8), 20, side=3, seed=5), torch.zeros_like(x)
     with probing(net, x, 1) as probe:
-        s = image_scores(net, probe); lost = losses_without(s, squares, x, base, s(x, torch.arange(4)), batch_size=7)
+        s = image_scores(probe); lost = losses_without(s, squares, x, base, s(x, torch.arange(4)), batch_size=7)
     maps = lost @ squares.float().flatten(1); maps = maps.view(4, 10, 8) + .2*maps.std()*torch.randn(4, 10, 8, generator=gen(2))
     got = infidelity(maps, squares, lost)
     turn = iter(range(10_000))
@@ -82,18 +90,18 @@ def test_pointing_is_the_area_for_random_maps_and_numpy_for_one():
 
 @pytest.mark.parametrize("kind,level", [("normal", .95), ("skewed", .95), ("rate", .95), ("normal", .8)])
 def test_intervals_cover(kind, level):
-    r, n, runs = np.random.default_rng(3), 30, 400; counts = drawn(n, 500)
+    r, n, runs = np.random.default_rng(3), 30, 400
     draw = dict(normal=lambda: r.normal(1, 2, n), skewed=lambda: r.beta(.6, 2.4, n), rate=lambda: (r.random(n) < .7).astype(float))[kind]
     truth = dict(normal=1, skewed=.2, rate=.7)[kind]
-    hit = sum(lo <= truth <= hi for _, lo, hi in (interval(draw(), counts, level, rate=kind == "rate") for _ in range(runs)))
+    hit = sum(lo <= truth <= hi for _, lo, hi in (interval(draw(), level, n=500, rate=kind == "rate") for _ in range(runs)))
     from scipy.stats import binom
     allowed = level - (.03 if kind == "skewed" else .01)
     assert hit >= binom.ppf(.001, runs, allowed) and hit <= binom.ppf(.9999, runs, level + .02), hit/runs
 
 
 def test_differences_are_paired():
-    r = np.random.default_rng(0); hard = r.normal(0, 10, 40); a, b = hard + r.normal(1, .3, 40), hard + r.normal(0, .3, 40); counts = drawn(40)
-    (_, low_a, _), (_, _, high_b), (_, low, _) = interval(a, counts), interval(b, counts), interval(a - b, counts)
+    r = np.random.default_rng(0); hard = r.normal(0, 10, 40); a, b = hard + r.normal(1, .3, 40), hard + r.normal(0, .3, 40)
+    (_, low_a, _), (_, _, high_b), (_, low, _) = interval(a), interval(b), interval(a - b)
     assert low_a < high_b and low > .7 # the two intervals overlap, that of the difference is far from zero
 
 
@@ -158,9 +166,9 @@ def test_maps_that_order_pixels_alike_are_not_ranked():
 
 def test_deletion_alone_never_ranks():
     class Fooled(Faithfulness): pass
-    counts, n = drawn(40), 40; r = np.random.default_rng(0)
+    n, r = 40, np.random.default_rng(0)
     ins, dele = np.stack([.8 + .01*r.normal(size=n), .5 + .01*r.normal(size=n), .4 + .01*r.normal(size=n), .4 + .01*r.normal(size=n)]), np.stack([.5 + 0*r.normal(size=n), np.full(n, .1), np.full(n, .05), np.full(n, .3)])
-    res = Faithfulness({m: None for m in ("a", "b", "random", "centre")}, dict(insertion=ins, deletion=dele, randomised=np.zeros((4, n))), {}, torch.linspace(0, 1, 3), counts, dict(level=.95))
+    res = Faithfulness({m: None for m in ("a", "b", "random", "centre")}, dict(insertion=ins, deletion=dele, randomised=np.zeros((4, n))), {}, torch.linspace(0, 1, 3), dict(level=.95))
     assert res.order == ["a", "b"] and res.ranking == "a > b" and res.agreement == -1
     assert list(res.table().index) == ["a", "b", "random", "centre"] and (res.table().deletion_margin[:2] < 0).all()
 

@@ -14,10 +14,10 @@ from interp_kit.internals.activation_findings import (
 from interp_kit.internals.activation_sums import ActivationSums
 from interp_kit.internals.activations import ActivationStats
 from interp_kit.core import Call, first_float, input_batches, kept_order, run_model
-from interp_kit.internals.channel_sums import _ChannelSums
+from interp_kit.internals.channel_sums import ChannelSums
 from interp_kit.internals.flow import _per_sample, _pooled, _square_sum
 from interp_kit.predictions import Features, capture
-from interp_kit.predictions.cache import pack_state, unpack_state
+from interp_kit.predictions.folder import pack_state, unpack_state
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +54,7 @@ def agree(got, want, tol=1e-6):
 @pytest.mark.parametrize("shape,dim", [((4, 6, 7), 1), ((4,), 1), ((9, 4), -1), ((3, 40, 40), 1), ((700, 2, 2), 1)])
 def test_streamed_moments_are_those_of_the_whole(bs, level, size, shape, dim):
     x = torch.randn(65, *shape, generator=torch.Generator().manual_seed(0))*size + level
-    s = _ChannelSums()
+    s = ChannelSums()
     for b in x.split(bs): s.add(b, dim)
     axes = [i for i in range(x.ndim) if i != dim % x.ndim]
     var, mean = torch.var_mean(x.double(), axes, correction=0)
@@ -67,10 +67,10 @@ def test_streamed_moments_are_those_of_the_whole(bs, level, size, shape, dim):
 def test_memory_layouts_and_precisions_give_the_same():
     x = torch.randn(20, 6, 8, 8)
     for y in (x.to(memory_format=torch.channels_last), x.flip(0).flip(0), x[:, :, ::1].permute(0, 1, 3, 2)):
-        a, b = _ChannelSums(), _ChannelSums(); a.add(y); b.add(y.contiguous())
+        a, b = ChannelSums(), ChannelSums(); a.add(y); b.add(y.contiguous())
         assert torch.allclose(a.mean, b.mean, atol=1e-7) and torch.allclose(a.var, b.var, rtol=1e-6) and torch.equal(a.max, b.max)
     for t in (torch.float16, torch.bfloat16):
-        a, b = _ChannelSums(), _ChannelSums(); a.add(x.to(t)); b.add(x.to(t).double())
+        a, b = ChannelSums(), ChannelSums(); a.add(x.to(t)); b.add(x.to(t).double())
         assert torch.allclose(a.var, b.var, rtol=1e-6) and torch.allclose(a.mean, b.mean, atol=1e-7)
 
 
@@ -128,7 +128,7 @@ def test_several_inputs_outputs_of_every_kind_and_a_shared_module():
     named = ActivationStats(net).stats_by_layer(dict(y=y, x=x)).set_index("layer")
     pd.testing.assert_frame_equal(named, table)
     streamed = ActivationStats(net).stats_by_layer([(*b, torch.zeros(len(b[0]))) for b in batches]).set_index("layer") # with targets
-    pd.testing.assert_frame_equal(streamed, table, rtol=1e-6, atol=1e-7) # means of a LayerNorm are 0
+    pd.testing.assert_frame_equal(streamed, table, rtol=1e-6, atol=1e-6) # the mean of a normalised layer is zero but for rounding
 
 
 def test_a_layer_of_nan_is_flagged_and_the_others_are_analysed():
