@@ -17,7 +17,7 @@ from interp_kit.core import Call, first_float, input_batches, kept_order, run_mo
 from interp_kit.internals.channel_sums import ChannelSums
 from interp_kit.internals.flow import _per_sample, _pooled, _square_sum
 from interp_kit.predictions import Features, capture
-from interp_kit.predictions.folder import pack_state, unpack_state
+from interp_kit.predictions.folder import _pack_state, _unpack_state
 
 
 @pytest.fixture(autouse=True)
@@ -220,7 +220,7 @@ def test_shards_on_disk_are_merged_and_a_second_run_runs_nothing(tmp_path, count
     capture(learn, observers=[b], path=tmp_path/"p", progress=False)
     assert not seen
     for s in (a, b): pd.testing.assert_frame_equal(s.stats_by_layer(), want, rtol=1e-6)
-    state = unpack_state(*pack_state(a.state()))
+    state = _unpack_state(*_pack_state(a.state()))
     again = ActivationSums(); again.merge(state)
     pd.testing.assert_frame_equal(again.table, want, rtol=1e-6)
 
