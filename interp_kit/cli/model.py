@@ -49,30 +49,6 @@ def _model_options(args):
     return {k: [x for part in v for x in part] if k in ('mean', 'std') else v for k, v in res.items()}
 
 # %% ../../nbs/cli/20_model.ipynb #de646bee
-_ABOUT = """Keep the options of a model under a name, to be used with -m NAME. The file stays where it is;
-a pickle is trusted later only if --trust is given here or then."""
-_EXAMPLES = """examples:
-  interp-kit model add pets --model pets.pkl --trust
-  interp-kit model add street --model zoo:detector --interpreter zoo:process_outputs
-  interp-kit model list
-  interp-kit model remove pets"""
-
-def _model_parser(commands):
-    p = commands.add_parser('model', help='give models names', description=_ABOUT, epilog=_EXAMPLES,
-                            formatter_class=argparse.RawDescriptionHelpFormatter)
-    what = p.add_subparsers(title='commands', metavar='COMMAND', required=True)
-    add = what.add_parser('add', help='keep a model under a name')
-    add.add_argument('name', metavar='NAME', help='letters, digits, - and _')
-    add.add_argument('-m', '--model', required=True, metavar='PATH', help='file, or module:function')
-    add.add_argument('--replace', action='store_true', help='take the place of a model of this name')
-    _add_model_options(add)
-    remove = what.add_parser('remove', help='forget a name; the file stays')
-    remove.add_argument('name', metavar='NAME')
-    for q, run in ((add, _add), (what.add_parser('list', help='list the names'), _list), (remove, _remove)):
-        q.add_argument('--debug', action='store_true', default=argparse.SUPPRESS,
-                       help='show the traceback of an error')
-        q.set_defaults(run=run)
-
 def _add(args):
     from interp_kit.launchers.registry import add_model
     kept = add_model(args.name, dict(model=args.model, **_model_options(args)), replace=args.replace)
@@ -98,3 +74,28 @@ def _in_words(kept):
              v in kept.items() if k not in ('model', 'trust', 'search')}
     rest = ', '.join(f'{k} {v}' for k, v in shown.items())
     return kept['model'] + (f' ({rest})' if rest else '') + (', trusted' if kept.get('trust') else '')
+
+# %% ../../nbs/cli/20_model.ipynb #bad63ab7
+_ABOUT = """Keep the options of a model under a name, to be used with -m NAME. The file stays where it is;
+a pickle is trusted later only if --trust is given here or then."""
+_EXAMPLES = """examples:
+  interp-kit model add pets --model pets.pkl --trust
+  interp-kit model add street --model zoo:detector --interpreter zoo:process_outputs
+  interp-kit model list
+  interp-kit model remove pets"""
+
+def _model_parser(commands):
+    p = commands.add_parser('model', help='give models names', description=_ABOUT, epilog=_EXAMPLES,
+                            formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = p.add_subparsers(title='commands', metavar='COMMAND', required=True)
+    add = what.add_parser('add', help='keep a model under a name')
+    add.add_argument('name', metavar='NAME', help='letters, digits, - and _')
+    add.add_argument('-m', '--model', required=True, metavar='PATH', help='file, or module:function')
+    add.add_argument('--replace', action='store_true', help='take the place of a model of this name')
+    _add_model_options(add)
+    remove = what.add_parser('remove', help='forget a name; the file stays')
+    remove.add_argument('name', metavar='NAME')
+    for q, run in ((add, _add), (what.add_parser('list', help='list the names'), _list), (remove, _remove)):
+        q.add_argument('--debug', action='store_true', default=argparse.SUPPRESS,
+                       help='show the traceback of an error')
+        q.set_defaults(run=run)

@@ -19,8 +19,7 @@ def _get(o, name):
 def _score_of(o):
     found = _get(o, 'score')
     if found is None: found = _get(_get(o, 'attributes') or {}, 'score')
-    if found is None:
-        raise DataError(f"An annotation has no score ({str(o)[:80]}): set its score, or attributes['score'].")
+    if found is None: raise DataError(f"An annotation has no score ({str(o)[:80]}): set its score, or attributes['score'].")
     return float(found)
 
 def _corners(o):
@@ -42,48 +41,37 @@ _FORMS = "Return scores (n, K), a dict of boxes, labels and scores for each imag
 
 def _index(label, classes):
     "The number of a label that may be a name."
-    if isinstance(label, numbers.Integral) or isinstance(label, (Tensor, np.ndarray)) and np.ndim(label) == 0:
-        return int(label)
+    if isinstance(label, numbers.Integral) or isinstance(label, (Tensor, np.ndarray)) and np.ndim(label) == 0: return int(label)
     if classes is not None and label in classes: return list(classes).index(label)
-    raise LabelError(f"The label {label!r} is not one of the "
-                     f"classes{'' if classes is None else f' ({len(classes)} of them)'}: use numbers, or give "
-                     "--classes.")
+    raise LabelError(f"The label {label!r} is not one of the classes{'' if classes is None else f' ({len(classes)} of them)'}: use numbers, or give --classes.")
 
 # %% ../../nbs/launchers/40_answers.ipynb #24f663a8
 def _as_lists(listed, n):
     "A list for each of `n` images; one flat list of labels is dealt out in equal parts."
-    if len(listed) == n and all(isinstance(o, (list, np.ndarray)) or isinstance(o, tuple) and not _is_annotation(o)
-                                for o in listed):
-        return listed
+    if len(listed) == n and all(isinstance(o, (list, np.ndarray)) or isinstance(o, tuple) and not _is_annotation(o) for o in listed): return listed
     if listed and all(_is_annotation(o) for o in listed) and len(listed) % n == 0:
         k = len(listed)//n
         return [listed[i*k:(i + 1)*k] for i in range(n)]
     raise DataError(f"The interpreter returned {len(listed)} things for {n} images. {_FORMS}")
 
-def _is_annotation(o):
-    return _get(o, 'label') is not None or isinstance(o, tuple) and len(o) in (2, 6) and isinstance(o[-1],
-                                                                                                    numbers.Real)
+def _is_annotation(o): return _get(o, 'label') is not None or isinstance(o, tuple) and len(o) in (2, 6) and isinstance(o[-1], numbers.Real)
 
 def _scores_from(lists, classes):
     "(n, K) scores; K is the number of classes, or one more than the largest label."
-    k = len(classes) if classes is not None else 1 + max((_index(l, None) for row in lists for l, *_ in row),
-                                                         default=-1)
+    k = len(classes) if classes is not None else 1 + max((_index(l, None) for row in lists for l, *_ in row), default=-1)
     res = torch.zeros(len(lists), k)
     for i, row in enumerate(lists):
         for label, score, _ in row:
             j = _index(label, classes)
-            if not 0 <= j < k:
-                raise LabelError(f"The interpreter returned the label {j}, but there are {k} classes (0 to {k - 1}).")
+            if not 0 <= j < k: raise LabelError(f"The interpreter returned the label {j}, but there are {k} classes (0 to {k - 1}).")
             res[i, j] = score
     return res
 
 def _boxes_from(row, classes):
     "A dict of boxes, labels and scores from the annotations of an image."
-    if any(box is None for *_, box in row):
-        raise DataError("Some annotations of an image have a box and some have none. Return either labels or boxes.")
+    if any(box is None for *_, box in row): raise DataError("Some annotations of an image have a box and some have none. Return either labels or boxes.")
     xywh = torch.tensor([box for *_, box in row], dtype=torch.float32).reshape(-1, 4)
-    return dict(boxes=torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1),
-                labels=torch.tensor([_index(l, classes) for l, *_ in row], dtype=torch.long),
+    return dict(boxes=torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1), labels=torch.tensor([_index(l, classes) for l, *_ in row], dtype=torch.long),
                 scores=torch.tensor([s for _, s, _ in row], dtype=torch.float32))
 
 def _from_annotations(listed, n, classes):
@@ -102,11 +90,8 @@ def _tensors(found):
     cpu = lambda v: torch.as_tensor(v).detach().cpu()
     res = {k: cpu(found[k]) for k in _KEPT if found.get(k) is not None}
     res['boxes'] = res['boxes'].float().reshape(-1, 4); res['scores'] = res['scores'].float().reshape(-1)
-    res['labels'] = res['labels'].long().reshape(-1) if 'labels' in res else torch.zeros(len(res['boxes']),
-                                                                                         dtype=torch.long)
-    if not len(res['boxes']) == len(res['labels']) == len(res['scores']):
-        raise DataError(f"A detection has {len(res['boxes'])} boxes, {len(res['labels'])} labels and "
-                        f"{len(res['scores'])} scores.")
+    res['labels'] = res['labels'].long().reshape(-1) if 'labels' in res else torch.zeros(len(res['boxes']), dtype=torch.long)
+    if not len(res['boxes']) == len(res['labels']) == len(res['scores']): raise DataError(f"A detection has {len(res['boxes'])} boxes, {len(res['labels'])} labels and {len(res['scores'])} scores.")
     return res
 
 def _as_answer(outputs, n, classes=None):
@@ -114,37 +99,27 @@ def _as_answer(outputs, n, classes=None):
 
     Raises `TaskError` if it is neither, `DataError` and `LabelError` for annotations that do not fit."""
     if _is_detection(outputs) and n == 1: outputs = [outputs]
-    if not isinstance(outputs, (tuple, list)) or len(outputs) == 1 and isinstance(outputs[0], (Tensor, np.ndarray)):
-        outputs = logits_of(outputs)
-    if isinstance(outputs, (list, tuple)) and len(outputs) == n and n and all(_is_detection(o) for o in outputs):
-        return [_tensors(o) for o in outputs]
-    if isinstance(outputs,
-                  (list, tuple)) and not any(isinstance(o, (Tensor, np.ndarray)) and np.ndim(o) > 1 for o in outputs):
-        if len(outputs) == n and all(_is_row(o) for o in outputs):
-            outputs = np.stack([np.asarray(o, np.float32) for o in outputs])
+    if not isinstance(outputs, (tuple, list)) or len(outputs) == 1 and isinstance(outputs[0], (Tensor, np.ndarray)): outputs = logits_of(outputs)
+    if isinstance(outputs, (list, tuple)) and len(outputs) == n and n and all(_is_detection(o) for o in outputs): return [_tensors(o) for o in outputs]
+    if isinstance(outputs, (list, tuple)) and not any(isinstance(o, (Tensor, np.ndarray)) and np.ndim(o) > 1 for o in outputs):
+        if len(outputs) == n and all(_is_row(o) for o in outputs): outputs = np.stack([np.asarray(o, np.float32) for o in outputs])
         else: return _from_annotations(outputs, n, classes)
     if isinstance(outputs, (Tensor, np.ndarray)): return _as_scores(outputs, n)
-    raise TaskError(f"The model returned {_what(outputs)}: neither scores (n, K) nor boxes. Give --interpreter "
-                    "module:function, which turns outputs into one of them.")
+    raise TaskError(f"The model returned {_what(outputs)}: neither scores (n, K) nor boxes. Give --interpreter module:function, which turns outputs into one of them.")
 
-def _is_row(o):
-    return isinstance(o, (Tensor, np.ndarray)) and np.ndim(o) == 1 or isinstance(o,
-                                                                                 (list,
-                                                                                  tuple)) and len(o) > 0 and all(isinstance(v, numbers.Real) for v in o)
+def _is_row(o): return isinstance(o, (Tensor, np.ndarray)) and np.ndim(o) == 1 or isinstance(o, (list, tuple)) and len(o) > 0 and all(isinstance(v, numbers.Real) for v in o)
 
 def _as_scores(a, n):
     t = torch.as_tensor(a).detach().cpu().float()
     if t.ndim == 1 and len(t) == n: t = t[:, None]
     if t.ndim > 2 and t.numel() == n*t.shape[1] and len(t) == n: t = t.flatten(1) # (n, K, 1, 1)
     if t.ndim != 2 or len(t) != n:
-        raise TaskError(f"The model returned {tuple(t.shape)} for {n} image{'s' if n != 1 else ''}: scores are (n, "
-                        "K). Give --interpreter module:function, which turns outputs into scores or boxes.")
+        raise TaskError(f"The model returned {tuple(t.shape)} for {n} image{'s' if n != 1 else ''}: scores are (n, K). Give --interpreter module:function, which turns outputs into scores or boxes.")
     return t
 
 def _what(o):
     if isinstance(o, dict): return f'a dict of {", ".join(map(str, o))}'
-    if isinstance(o, (list, tuple)):
-        return f'{type(o).__name__} of {len(o)} ({", ".join(str(tuple(v.shape)) if hasattr(v, "shape") else type(v).__name__ for v in o[:4])})'
+    if isinstance(o, (list, tuple)): return f'{type(o).__name__} of {len(o)} ({", ".join(str(tuple(v.shape)) if hasattr(v, "shape") else type(v).__name__ for v in o[:4])})'
     return type(o).__name__
 
 def _is_boxes(answer):

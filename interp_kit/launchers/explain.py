@@ -126,7 +126,6 @@ def _rise(launcher, x, classes, options, tell):
                         for a in steps), options)
 
 def _estimator(options): return 'classic' if options.get('classic') else 'centred'
-
 def _every(options):
     n = options['max_samples']
     return min(n, options.get('every') or (100 if options.get('tol') or n <= 1000 else -(-n//10)))
@@ -246,6 +245,7 @@ def _panel(width, height):
     h = float(np.clip((12/aspect)**.5, 1.6, 5.5))
     return max(2.6, h*aspect), h
 
+# %% ../../nbs/launchers/70_explain.ipynb #1e8b02f0
 def _plot_explained(explained, k, picture, size, name=''):
     "Draw a picture and the same under its `k`-th map; boxes are in pixels of an input of `size`; returns both Axes."
     from interp_kit.attribution.result import Attribution, upsample

@@ -14,8 +14,7 @@ import numpy as np, torch
 from torch import Tensor, nn
 from ..attribution.inputs import as_inputs
 from ..core import (
-    ACTIVATIONS, DataError, InterpKitError, ModelError, NotFoundError, TaskError, class_names, is_learner, listing,
-                             map_nested,
+    ACTIVATIONS, DataError, InterpKitError, ModelError, NotFoundError, TaskError, class_names, is_learner, listing, map_nested,
     model_device, pick_activation)
 from .answers import _as_answer, _is_boxes
 from .pictures import _as_size, _Preparation, _read_picture
@@ -48,33 +47,25 @@ class Launcher:
         answer = _as_answer(outputs, len(batch), classes=self.classes)
         if self.is_detector is None: self.is_detector = _is_boxes(answer)
         if self.is_detector != _is_boxes(answer): # lists without any entry may be either
-            if any(len(o['boxes']) for o in answer) if _is_boxes(answer) else True:
-                raise TaskError(f"{self.source} answers in scores at times and in boxes at others.")
+            if any(len(o['boxes']) for o in answer) if _is_boxes(answer) else True: raise TaskError(f"{self.source} answers in scores at times and in boxes at others.")
             answer = torch.zeros(len(batch), len(self.classes or []))
         if self.is_detector: return answer
-        if self.classes is not None and answer.shape[1] != len(self.classes):
-            raise DataError(f"{self.source} scores {answer.shape[1]} classes, but {len(self.classes)} have names. "
-                            "Give as many --classes.")
+        if self.classes is not None and answer.shape[1] != len(self.classes): raise DataError(f"{self.source} scores {answer.shape[1]} classes, but {len(self.classes)} have names. Give as many --classes.")
         return answer if self.interpreter is not None else self._activated(answer)
 
     def _run(self, batch):
         if self.fixed_size is not None and tuple(batch.shape[2:]) != tuple(self.fixed_size):
-            raise DataError(f"{self.source} takes pictures of {_by(self.fixed_size)}, not of {_by(batch.shape[2:])}. "
-                            f"Leave out --size, or give {_by(self.fixed_size)}.")
+            raise DataError(f"{self.source} takes pictures of {_by(self.fixed_size)}, not of {_by(batch.shape[2:])}. Leave out --size, or give {_by(self.fixed_size)}.")
         try: return self.run(batch)
         except InterpKitError: raise
-        except Exception as e:
-            raise ModelError(f"{self.source} does not run on an input of {tuple(batch.shape)}: {_said(e)}. Give the "
-                             "--size it was trained with, if this is not it.") from e
+        except Exception as e: raise ModelError(f"{self.source} does not run on an input of {tuple(batch.shape)}: {_said(e)}. Give the --size it was trained with, if this is not it.") from e
 
     def _interpret(self, batch, outputs):
-        try: return self.interpreter(batch if not isinstance(_first_leaf(outputs), np.ndarray) else batch.numpy(),
-                                     outputs)
+        try: return self.interpreter(batch if not isinstance(_first_leaf(outputs), np.ndarray) else batch.numpy(), outputs)
         except InterpKitError: raise
         except Exception as e:
             at = traceback.extract_tb(e.__traceback__)[-1]
-            raise ModelError(f"The interpreter {self.options.get('interpreter', '')} failed: {_said(e)} "
-                             f"({Path(at.filename).name}, line {at.lineno}).") from e
+            raise ModelError(f"The interpreter {self.options.get('interpreter', '')} failed: {_said(e)} ({Path(at.filename).name}, line {at.lineno}).") from e
 
     def _activated(self, scores):
         loss = getattr(self.model, 'loss_func', None)
@@ -114,22 +105,15 @@ class Launcher:
         method:str, # name of the method that asks
     ): # the Learner or nn.Module
         "What methods that need gradients are given; raises `TaskError` where there is nothing they could use."
-        if self.is_detector:
-            raise TaskError(f"{method} explains scores of classes, but {self.source} answers in boxes. Use rise.")
-        if self.model is None:
-            raise TaskError(f"{method} needs gradients, and {self.source} ({self.format}) gives none. Use rise, "
-                            "which needs scores only.")
-        if method == 'gradcam' and self.format == 'TorchScript':
-            raise TaskError(f"gradcam needs the outputs of a layer, which TorchScript does not hand out. Use rise, "
-                            f"ig or saliency for {self.source}.")
+        if self.is_detector: raise TaskError(f"{method} explains scores of classes, but {self.source} answers in boxes. Use rise.")
+        if self.model is None: raise TaskError(f"{method} needs gradients, and {self.source} ({self.format}) gives none. Use rise, which needs scores only.")
+        if method == 'gradcam' and self.format == 'TorchScript': raise TaskError(f"gradcam needs the outputs of a layer, which TorchScript does not hand out. Use rise, ig or saliency for {self.source}.")
         return self.model
 
     def to_dict(self) -> dict:
         "What was asked, as plain JSON."
         prepare = dict(said_by="the Learner's own transforms") if self.prepare is None else self.prepare.to_dict()
-        return dict(model=dict(source=self.source, format=self.format, activation=self.activation,
-                               answers='boxes' if self.is_detector else 'scores', **self.options),
-                    preprocessing=prepare)
+        return dict(model=dict(source=self.source, format=self.format, activation=self.activation, answers='boxes' if self.is_detector else 'scores', **self.options), preprocessing=prepare)
 
 def _by(size): return '×'.join(str(int(s)) for s in size)
 def _first_leaf(o):
@@ -145,9 +129,7 @@ def _by_learner(learn, path):
         try: xs, _ = as_inputs(learn, make(path))
         except DataError as e: failed = failed or e
         else:
-            if len(xs) != 1 or xs[0].ndim != 4:
-                raise TaskError(f"The Learner makes {[tuple(x.shape[1:]) for x in xs]} of {path}: explanations of "
-                                "files are for one picture (C, H, W).")
+            if len(xs) != 1 or xs[0].ndim != 4: raise TaskError(f"The Learner makes {[tuple(x.shape[1:]) for x in xs]} of {path}: explanations of files are for one picture (C, H, W).")
             return xs[0][0].cpu()
     raise failed
 
@@ -176,8 +158,7 @@ def _runner(module):
         batch = batch.clone() # a model may change its input in place
         p = next((p for p in module.parameters() if p.is_floating_point()), None)
         with _evaluating(module): out = module(batch.to(model_device(module), p.dtype if p is not None else None))
-        return map_nested(lambda t: t.detach().cpu() if isinstance(t, Tensor) else t,
-                          dict(out) if isinstance(out, dict) else out)
+        return map_nested(lambda t: t.detach().cpu() if isinstance(t, Tensor) else t, dict(out) if isinstance(out, dict) else out)
     return run
 
 # %% ../../nbs/launchers/60_load.ipynb #b26a0aed
@@ -191,13 +172,9 @@ class _OnnxModel:
         try: self.session = ort.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
         except Exception as e: raise ModelError(f"{path} cannot be opened by onnxruntime: {_said(e)[:200]}") from e
         inputs = self.session.get_inputs()
-        if len(inputs) != 1 or len(inputs[0].shape) != 4:
-            raise TaskError(f"{path} takes {', '.join(f'{i.name} {i.shape}' for i in inputs)}: one input of pictures "
-                            "with 4 dimensions is needed.")
-        self.name, self.shape, self.type = inputs[0].name, [d if isinstance(d, int) and d > 0 else None
-                                                            for d in inputs[0].shape], inputs[0].type
-        if self.type not in _ONNX_TYPES:
-            raise TaskError(f"{path} takes {self.type}: pictures of floats or bytes are needed.")
+        if len(inputs) != 1 or len(inputs[0].shape) != 4: raise TaskError(f"{path} takes {', '.join(f'{i.name} {i.shape}' for i in inputs)}: one input of pictures with 4 dimensions is needed.")
+        self.name, self.shape, self.type = inputs[0].name, [d if isinstance(d, int) and d > 0 else None for d in inputs[0].shape], inputs[0].type
+        if self.type not in _ONNX_TYPES: raise TaskError(f"{path} takes {self.type}: pictures of floats or bytes are needed.")
         self.last = self.shape[3] in (1, 3) and self.shape[1] not in (1, 3) # channels
         self.outputs = [o.name for o in self.session.get_outputs()]
 
@@ -232,25 +209,19 @@ class _OnnxModel:
     def _some(self, a, step):
         n = len(a)
         if n < step: a = np.concatenate([a, np.repeat(a[-1:], step - n, 0)])
-        return [o[:n] if step > 1 and np.ndim(o) and len(o) == step else o
-                for o in self.session.run(None, {self.name: a})]
+        return [o[:n] if step > 1 and np.ndim(o) and len(o) == step else o for o in self.session.run(None, {self.name: a})]
 
-_ONNX_TYPES = {'tensor(float)': np.float32, 'tensor(float16)': np.float16, 'tensor(double)': np.float64,
-               'tensor(uint8)': np.uint8}
+_ONNX_TYPES = {'tensor(float)': np.float32, 'tensor(float16)': np.float16, 'tensor(double)': np.float64, 'tensor(uint8)': np.uint8}
 
 def _joined(parts, names):
     "Outputs of several runs as one: a detector's as a list of dicts, others one below the other."
-    if {'boxes', 'scores'} <= set(names):
-        return [{k: v.reshape(-1, 4) if k == 'boxes' else v.reshape(-1) for k,
-                 v in zip(names, p) if k in ('boxes', 'scores', 'labels')} for p in parts]
+    if {'boxes', 'scores'} <= set(names): return [{k: v.reshape(-1, 4) if k == 'boxes' else v.reshape(-1) for k, v in zip(names, p) if k in ('boxes', 'scores', 'labels')} for p in parts]
     whole = [np.concatenate(o) for o in zip(*parts)]
     return whole[0] if len(whole) == 1 else whole
 
 # %% ../../nbs/launchers/60_load.ipynb #40d0bfd7
 def _of_learner(learn, given, format, path):
-    if any(given.get(k) is not None for k in ('size', 'mean', 'std')):
-        raise DataError(f"{path} is a fastai Learner, which prepares pictures by its own transforms: leave out "
-                        "--size, --mean and --std.")
+    if any(given.get(k) is not None for k in ('size', 'mean', 'std')): raise DataError(f"{path} is a fastai Learner, which prepares pictures by its own transforms: leave out --size, --mean and --std.")
     learn.model.to(given['device']); learn.model.eval()
     return Launcher(_runner(learn.model), str(path), format, learn, None, class_names(learn))
 
@@ -270,16 +241,13 @@ def _own_words(o):
     "What a model or function says of itself: a dict `launch_options` of size, mean, std and classes; or torchvision-like `categories`."
     own = dict(getattr(o, 'launch_options', None) or {})
     names = getattr(o, 'categories', None)
-    if 'classes' not in own and isinstance(names, (list, tuple)) and all(isinstance(n, str) for n in names):
-        own['classes'] = list(names)
+    if 'classes' not in own and isinstance(names, (list, tuple)) and all(isinstance(n, str) for n in names): own['classes'] = list(names)
     if {'size', 'mean', 'std'} & set(own): own['said_by'] = 'the model itself'
     return {**own, 'size': _as_size(own['size'])} if 'size' in own else own
 
 def _plain(run, given, format, path, said, model, channels, fixed=None):
     keys = [k for k in ('size', 'mean', 'std') if given.get(k) is not None]
-    by = ' and '.join(filter(None,
-                             [', '.join(f'--{k}' for k in keys),
-                              said.get('said_by', 'default' if len(keys) < 3 else None)]))
+    by = ' and '.join(filter(None, [', '.join(f'--{k}' for k in keys), said.get('said_by', 'default' if len(keys) < 3 else None)]))
     pick = lambda k: given[k] if given.get(k) is not None else said.get(k)
     prepare = _Preparation(pick('size'), pick('mean'), pick('std'), channels, by)
     return Launcher(run, str(path), format, model, prepare, said.get('classes'), fixed_size=fixed)
@@ -292,8 +260,7 @@ def _from_torch(path, given):
         return _of_learner(model, given, 'fastai export', path)
     if pickled: return _of_module(model.float(), given, 'pickled module', path)
     if is_reference(given['arch']): said = _own_words(find_function(given['arch'], given['search']))
-    return _of_module(model, given, f"state dict of {given['arch']}", path,
-                      {'size': None if given['native'] else (224, 224), **said})
+    return _of_module(model, given, f"state dict of {given['arch']}", path, {'size': None if given['native'] else (224, 224), **said})
 
 def _from_torchscript(path, given):
     with warnings.catch_warnings():
@@ -305,12 +272,9 @@ def _from_torchscript(path, given):
 def _from_onnx(path, given):
     model = _OnnxModel(path)
     size = given['size']
-    if model.size and size and tuple(size) != model.size:
-        raise DataError(f"{path} takes pictures of {_by(model.size)}, not of {_by(size)}. Leave out --size.")
-    said = dict(size=model.size or (None if given['native'] else (224, 224)), classes=model.classes,
-                said_by="the model's input" if model.size else 'default')
-    if model.type == 'tensor(uint8)' and (given['mean'] or given['std']):
-        raise DataError(f"{path} takes bytes, so there is nothing to normalise: leave out --mean and --std.")
+    if model.size and size and tuple(size) != model.size: raise DataError(f"{path} takes pictures of {_by(model.size)}, not of {_by(size)}. Leave out --size.")
+    said = dict(size=model.size or (None if given['native'] else (224, 224)), classes=model.classes, said_by="the model's input" if model.size else 'default')
+    if model.type == 'tensor(uint8)' and (given['mean'] or given['std']): raise DataError(f"{path} takes bytes, so there is nothing to normalise: leave out --mean and --std.")
     return _plain(model, given, 'ONNX', path, said, None, model.channels, model.size)
 
 def _from_reference(reference, given):
@@ -319,17 +283,12 @@ def _from_reference(reference, given):
     if not isinstance(f, nn.Module) and callable(f) and not _needs_arguments(f): f = _called(f, reference)
     if isinstance(f, nn.Module): return _of_module(f, given, 'module:function', reference, said)
     if is_learner(f): return _of_learner(f, given, 'module:function', reference)
-    if not callable(f):
-        raise ModelError(f"{reference} gives {type(f).__name__}: a model, or a function from pictures (n, C, H, W) "
-                         "to scores or boxes is needed.")
+    if not callable(f): raise ModelError(f"{reference} gives {type(f).__name__}: a model, or a function from pictures (n, C, H, W) to scores or boxes is needed.")
     return _plain(f, given, 'module:function', reference, {**said, **_own_words(f)}, None, 3)
 
 def _device(name):
-    try: device = torch.device(name or ('cuda' if torch.cuda.is_available() else 'cpu')); torch.zeros(1,
-                                                                                                      device=device)
-    except Exception as e:
-        raise DataError(f"The device {name!r} cannot be used here: {_said(e)[:160]} Leave out --device for the "
-                        "CPU.") from e
+    try: device = torch.device(name or ('cuda' if torch.cuda.is_available() else 'cpu')); torch.zeros(1, device=device)
+    except Exception as e: raise DataError(f"The device {name!r} cannot be used here: {_said(e)[:160]} Leave out --device for the CPU.") from e
     return device
 
 def _as_classes(said):
@@ -339,10 +298,8 @@ def _as_classes(said):
     if said is None or isinstance(said, (list, tuple)): return None if said is None else [str(s) for s in said]
     if os.path.isfile(said):
         try: text = Path(said).read_text(encoding='utf-8-sig')
-        except (OSError, UnicodeDecodeError) as e:
-            raise DataError(f"The classes in {said} cannot be read: {_said(e)}.") from e
-        try: names = json.loads(text) if text.lstrip().startswith('[') else [l.strip()
-                                                                             for l in text.splitlines() if l.strip()]
+        except (OSError, UnicodeDecodeError) as e: raise DataError(f"The classes in {said} cannot be read: {_said(e)}.") from e
+        try: names = json.loads(text) if text.lstrip().startswith('[') else [l.strip() for l in text.splitlines() if l.strip()]
         except ValueError as e: raise DataError(f"{said} holds no JSON list of names: {e}.") from e
     elif str(said).lower().endswith(('.txt', '.json')): raise NotFoundError(f"There is no file of classes {said}.")
     else: names = [s.strip() for s in str(said).split(',') if s.strip()]
@@ -360,21 +317,17 @@ def load_model(
     size:'int|str|tuple|None'=None, # of the input, 224 or '224x320' (height x width), or 'original'; None: what the model's file or torchvision says
     mean:'tuple|None'=None, # of each channel in [0, 1]; None as size
     std:'tuple|None'=None, # of each channel; None as size
-    activation:str
-               |None=None, # from outputs to scores: 'softmax', 'sigmoid', 'exp', 'none'; None: by the loss, or by the first outputs
+    activation:str|None=None, # from outputs to scores: 'softmax', 'sigmoid', 'exp', 'none'; None: by the loss, or by the first outputs
     search:str|None=None, # a folder to look for modules in besides the current one and Python's own
 ) -> Launcher:
     "A model ready to be asked; raises `NotFoundError`, `ModelError` or `DataError` that say what is missing."
     name, kept = _named(str(path_or_name))
-    mine = dict(arch=arch, interpreter=interpreter, trust=trust or None, classes=classes, device=device, size=size,
-                mean=mean, std=std, activation=activation, search=search)
+    mine = dict(arch=arch, interpreter=interpreter, trust=trust or None, classes=classes, device=device, size=size, mean=mean, std=std, activation=activation, search=search)
     said = {**kept, **{k: v for k, v in mine.items() if v is not None}}
     source = said.pop('model', str(path_or_name))
     native = str(said.get('size')) == 'original'
-    given = {**mine, **said, 'native': native, 'trust': bool(said.get('trust')),
-             'device': _device(said.get('device')), 'size': None if native else _as_size(said.get('size'))}
-    if given['activation'] is not None and given['activation'] not in ACTIVATIONS:
-        raise DataError(f"There is no activation {given['activation']!r}: {', '.join(ACTIVATIONS)}.")
+    given = {**mine, **said, 'native': native, 'trust': bool(said.get('trust')), 'device': _device(said.get('device')), 'size': None if native else _as_size(said.get('size'))}
+    if given['activation'] is not None and given['activation'] not in ACTIVATIONS: raise DataError(f"There is no activation {given['activation']!r}: {', '.join(ACTIVATIONS)}.")
     return _finished(_load(source, given), given, name)
 
 def _named(text):
@@ -388,22 +341,16 @@ def _named(text):
 def _load(source, given):
     if is_reference(source) and not os.path.exists(source): return _from_reference(source, given)
     if os.path.isdir(source): raise ModelError(f"{source} is a folder: name the model's file in it.")
-    return dict(onnx=_from_onnx, torchscript=_from_torchscript, torch=_from_torch)[_file_format(source)](source,
-                                                                                                         given)
+    return dict(onnx=_from_onnx, torchscript=_from_torchscript, torch=_from_torch)[_file_format(source)](source, given)
 
 def _finished(launcher, given, name):
     "The launcher with what does not depend on the kind of file."
-    if launcher.prepare is not None and given['native'] and launcher.fixed_size is None:
-        launcher.prepare.size, launcher.prepare.said_by = None, f'--size original and {launcher.prepare.said_by}'
+    if launcher.prepare is not None and given['native'] and launcher.fixed_size is None: launcher.prepare.size, launcher.prepare.said_by = None, f'--size original and {launcher.prepare.said_by}'
     launcher.classes = _as_classes(given['classes']) or launcher.classes
     launcher.activation = given['activation']
     f = given['interpreter']
     launcher.interpreter = find_function(f, given['search']) if isinstance(f, str) else f
-    if f is not None and not callable(launcher.interpreter):
-        raise ModelError(f"{f} is {type(launcher.interpreter).__name__}, not a function process_outputs(inputs, "
-                         "outputs).")
-    shown = dict(name=name, arch=given['arch'],
-                 interpreter=f if isinstance(f, str) or f is None else getattr(f, '__name__', str(f)),
-                 device=str(given['device']))
+    if f is not None and not callable(launcher.interpreter): raise ModelError(f"{f} is {type(launcher.interpreter).__name__}, not a function process_outputs(inputs, outputs).")
+    shown = dict(name=name, arch=given['arch'], interpreter=f if isinstance(f, str) or f is None else getattr(f, '__name__', str(f)), device=str(given['device']))
     launcher.options = {k: v for k, v in shown.items() if v is not None}
     return launcher

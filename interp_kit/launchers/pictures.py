@@ -10,7 +10,6 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, torch
-from torch import Tensor
 from ..core import DataError, NotFoundError
 
 # %% ../../nbs/launchers/30_pictures.ipynb #fce1d06b
@@ -21,16 +20,14 @@ def _read_picture(path):
     try:
         with Image.open(path) as im: im.load(); return _as_rgb(ImageOps.exif_transpose(im))
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as e:
-        raise DataError(f"{path} cannot be read as an image: "
-                        f"{' '.join(str(e).split()).replace(f' {str(path)!r}', '')}.") from e
+        raise DataError(f"{path} cannot be read as an image: {' '.join(str(e).split()).replace(f' {str(path)!r}', '')}.") from e
 
 def _as_rgb(im):
     "RGB bytes: 16 bits and floats are scaled, transparent pixels stand on white."
     from PIL import Image
     if im.mode[0] in 'IF':
         a = np.asarray(im).astype(np.float32)
-        top = 65535. if im.mode.startswith('I') and a.max() > 255 else max(float(a.max()),
-                                                                           1e-12) if im.mode == 'F' else 255.
+        top = 65535. if im.mode.startswith('I') and a.max() > 255 else max(float(a.max()), 1e-12) if im.mode == 'F' else 255.
         im = Image.fromarray((a.clip(0, top)*(255/top)).astype(np.uint8))
     if 'A' in im.getbands() or 'transparency' in im.info:
         im = im.convert('RGBA'); im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im)
@@ -46,10 +43,8 @@ class _Preparation:
     channels:int=3 # 3, or 1 for grey
     said_by:str='default' # where these come from
 
-    def __call__(self,
-        picture:'Image', # PIL, RGB
-    ) -> Tensor: # (channels, H, W) float32
-        "The input made from a picture."
+    def __call__(self, picture):
+        "The (channels, H, W) float32 input made from a PIL picture."
         from PIL import Image
         if self.size is not None: picture = picture.resize(tuple(self.size)[::-1], Image.Resampling.BILINEAR)
         a = np.asarray(picture.convert('L' if self.channels == 1 else 'RGB'), np.float32)/255
@@ -58,16 +53,13 @@ class _Preparation:
         return x if self.std is None else x/self._column(self.std, 'std')
 
     def _column(self, values, name):
-        if len(values) not in (1, self.channels):
-            raise DataError(f"{name} has {len(values)} values, but the model's pictures have {self.channels} "
-                            "channels.")
+        if len(values) not in (1, self.channels): raise DataError(f"{name} has {len(values)} values, but the model's pictures have {self.channels} channels.")
         return torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)
 
     def to_dict(self) -> dict:
         "Plain JSON."
         kept = lambda v: None if v is None else list(v)
-        return dict(size=kept(self.size), mean=kept(self.mean), std=kept(self.std), channels=self.channels,
-                    divided_by=255, resize='whole picture, bilinear' if self.size else None, said_by=self.said_by)
+        return dict(size=kept(self.size), mean=kept(self.mean), std=kept(self.std), channels=self.channels, divided_by=255, resize='whole picture, bilinear' if self.size else None, said_by=self.said_by)
 
 def _as_size(size):
     "224, '224x320' (height x width) or (224, 320) as (height, width), None as None; raises `DataError` for what is no size."
@@ -75,6 +67,5 @@ def _as_size(size):
     parts = str(size).lower().replace('×', 'x').split('x') if isinstance(size, (str, int)) else list(size)
     try: parts = [int(p) for p in parts]
     except ValueError: parts = []
-    if len(parts) not in (1, 2) or min(parts) < 1:
-        raise DataError(f"{size!r} is no size: give 224, or height x width as 224x320.")
+    if len(parts) not in (1, 2) or min(parts) < 1: raise DataError(f"{size!r} is no size: give 224, or height x width as 224x320.")
     return (parts[0], parts[-1])

@@ -37,12 +37,10 @@ def find_function(
     except (Exception, SystemExit) as e:
         raise ModelError(f"{reference}: the module {module} cannot be imported: {_said(e)}. "
                          f"It is searched in the current folder and on Python's path.") from e
-    own = [k for k,
-           v in vars(found).items() if callable(v) and k[0] != '_' and getattr(v, '__module__', '') == found.__name__]
+    own = [k for k, v in vars(found).items() if callable(v) and k[0] != '_' and getattr(v, '__module__', '') == found.__name__]
     for part in name.split('.'):
         if not hasattr(found, part):
-            raise ModelError(f"{reference}: {module} has no {name}. Its functions are "
-                             f"{', '.join(own[:12]) or 'none'}.")
+            raise ModelError(f"{reference}: {module} has no {name}. Its functions are {', '.join(own[:12]) or 'none'}.")
         found = getattr(found, part)
     return found
 
@@ -66,12 +64,9 @@ def _built(reference, search):
     from torch.nn import Module
     f = find_function(reference, search)
     if isinstance(f, Module): return f
-    if not callable(f):
-        raise ModelError(f"{reference} is {type(f).__name__}: name a function that returns the model.")
+    if not callable(f): raise ModelError(f"{reference} is {type(f).__name__}: name a function that returns the model.")
     if needs := ', '.join(_needs_arguments(f)):
-        raise ModelError(f"{reference} takes arguments ({needs}): name a function that returns the model without "
-                         "any.")
+        raise ModelError(f"{reference} takes arguments ({needs}): name a function that returns the model without any.")
     model = _called(f, reference)
-    if not isinstance(model, Module):
-        raise ModelError(f"{reference} returned {type(model).__name__}, not an nn.Module.")
+    if not isinstance(model, Module): raise ModelError(f"{reference} returned {type(model).__name__}, not an nn.Module.")
     return model

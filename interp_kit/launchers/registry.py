@@ -15,12 +15,9 @@ from .references import is_reference
 # %% ../../nbs/launchers/20_registry.ipynb #bdcd4c82
 def _config_dir():
     "Where settings are kept: `INTERP_KIT_CONFIG`, or interp_kit in the user's configuration directory; raises `DataError`."
-    base = Path(os.environ.get('INTERP_KIT_CONFIG')
-                or Path(os.environ.get('XDG_CONFIG_HOME') or Path.home()/'.config')/'interp_kit')
+    base = Path(os.environ.get('INTERP_KIT_CONFIG') or Path(os.environ.get('XDG_CONFIG_HOME') or Path.home()/'.config')/'interp_kit')
     try: base.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise DataError(f"The configuration directory {base} cannot be made ({e.strerror}). Set INTERP_KIT_CONFIG to "
-                        "one that can be written.") from e
+    except OSError as e: raise DataError(f"The configuration directory {base} cannot be made ({e.strerror}). Set INTERP_KIT_CONFIG to one that can be written.") from e
     return base
 
 def _file(): return _config_dir()/'models.json'
@@ -29,8 +26,7 @@ def named_models() -> dict: # name -> dict of the options it was added with
     "All models that have a name, sorted; raises `StorageError` if their file is damaged."
     if not _file().exists(): return {}
     held = read_json(_file())
-    if not isinstance(held, dict) or not isinstance(held.get('models'), dict):
-        raise StorageError(f"{_file()} is damaged: it holds no models.")
+    if not isinstance(held, dict) or not isinstance(held.get('models'), dict): raise StorageError(f"{_file()} is damaged: it holds no models.")
     return dict(sorted(held['models'].items()))
 
 def _write(models): write_json(_file(), dict(version=1, models=models))
@@ -44,8 +40,7 @@ def add_model(
 ) -> dict: # what is kept
     "Keep a model's options under a name; raises `DataError` for a bad or taken name, `NotFoundError` for a missing file."
     if not re.fullmatch(r'[^\W_][\w-]{0,63}', name):
-        raise DataError(f"{name!r} cannot name a model: use at most 64 letters, digits, - and _, a letter or digit "
-                        "first.")
+        raise DataError(f"{name!r} cannot name a model: use at most 64 letters, digits, - and _, a letter or digit first.")
     kept = _located({k: v for k, v in options.items() if v is not None and v is not False})
     with locked(_config_dir()):
         models = named_models()
@@ -58,10 +53,8 @@ def _located(kept):
     "Paths made absolute; the folder is kept in which modules are searched."
     model = kept['model']
     if is_reference(model) and not os.path.exists(model): return dict(kept, search=os.getcwd())
-    if not os.path.isfile(model):
-        raise NotFoundError(f"There is no model file {model}. Check the path, or give module:function.")
-    more = dict(search=os.getcwd()) if any(is_reference(str(kept.get(k, '')))
-                                           for k in ('arch', 'interpreter')) else {}
+    if not os.path.isfile(model): raise NotFoundError(f"There is no model file {model}. Check the path, or give module:function.")
+    more = dict(search=os.getcwd()) if any(is_reference(str(kept.get(k, ''))) for k in ('arch', 'interpreter')) else {}
     if os.path.isfile(str(kept.get('classes', ''))): more['classes'] = os.path.abspath(kept['classes'])
     return {**kept, 'model': os.path.abspath(model), **more}
 

@@ -21,16 +21,13 @@ def _file_format(path):
     if not path.is_file(): raise NotFoundError(f"There is no model file {path}.")
     if zipfile.is_zipfile(path):
         names = zipfile.ZipFile(path).namelist()
-        return 'torchscript' if any(n.endswith('/constants.pkl') for n in names) and any('/code/' in n
-                                                                                         for n in names) else 'torch'
+        return 'torchscript' if any(n.endswith('/constants.pkl') for n in names) and any('/code/' in n for n in names) else 'torch'
     with open(path, 'rb') as f: head = f.read(2)
     if path.suffix.lower() == '.onnx': return 'onnx'
     if head[:1] == b'\x80': return 'torch'
-    raise ModelError(f"{path} is not a model file that is known here, or it is damaged: a state dict, a fastai "
-                     "export, TorchScript (.pt, .pth, .pkl) or ONNX (.onnx).")
+    raise ModelError(f"{path} is not a model file that is known here, or it is damaged: a state dict, a fastai export, TorchScript (.pt, .pth, .pkl) or ONNX (.onnx).")
 
-_RISK = ("is a pickle (a fastai export, or a whole model saved by torch.save), and opening a pickle runs whatever "
-         "code is in it. "
+_RISK = ("is a pickle (a fastai export, or a whole model saved by torch.save), and opening a pickle runs whatever code is in it. "
          "If you trust where it comes from, add --trust (trust=True); else ask for its state dict and use --arch")
 
 def _harmless():
@@ -38,8 +35,7 @@ def _harmless():
     import argparse
     from fastcore.foundation import L
     scalar = np._core.multiarray.scalar if hasattr(np, '_core') else np.core.multiarray.scalar
-    return [L, argparse.Namespace, type(Path()), np.dtype, *[getattr(np.dtypes, k) for k in np.dtypes.__all__],
-            scalar, (scalar, 'numpy.core.multiarray.scalar')]
+    return [L, argparse.Namespace, type(Path()), np.dtype, *[getattr(np.dtypes, k) for k in np.dtypes.__all__], scalar, (scalar, 'numpy.core.multiarray.scalar')]
 
 def _load_torch(path, trust, search):
     "What torch.save wrote to `path`."
@@ -51,9 +47,7 @@ def _load_torch(path, trust, search):
     except Exception as e: raise ModelError(f"{path} is damaged, or not a file of torch: {_said(e)[:160]}.") from e
     _search(search)
     try: return load(False)
-    except Exception as e:
-        raise ModelError(f"{path} cannot be opened: {_said(e)}. A pickle finds its functions by their module: run "
-                         "from a folder, or with an environment, that has them.") from e
+    except Exception as e: raise ModelError(f"{path} cannot be opened: {_said(e)}. A pickle finds its functions by their module: run from a folder, or with an environment, that has them.") from e
 
 _STATE_KEYS = ('model', 'model_state', 'state_dict', 'model_state_dict')
 _PREFIXES = ('module.', '_orig_mod.')
@@ -67,8 +61,7 @@ def _weights_in(loaded, path):
         if key is None: break
         loaded = loaded[key]
     if not isinstance(loaded, dict) or not loaded or not any(isinstance(v, Tensor) for v in loaded.values()):
-        raise ModelError(f"{path} holds "
-                         f"{'the keys ' + ', '.join(map(str, list(loaded)[:8])) if isinstance(loaded, dict) else type(loaded).__name__} and no state dict: save model.state_dict().")
+        raise ModelError(f"{path} holds {'the keys ' + ', '.join(map(str, list(loaded)[:8])) if isinstance(loaded, dict) else type(loaded).__name__} and no state dict: save model.state_dict().")
     for prefix in _PREFIXES:
         while all(str(k).startswith(prefix) for k in loaded): loaded = _without(loaded, prefix)
     return loaded
@@ -76,17 +69,13 @@ def _weights_in(loaded, path):
 def _without(state, prefix):
     "A state dict with names less their prefix, also in its remarks on versions of modules."
     res = OrderedDict((k[len(prefix):], v) for k, v in state.items())
-    res._metadata = {k[len(prefix):]: v for k,
-                     v in getattr(state, '_metadata', {}).items() if k.startswith(prefix)} | {'': getattr(state,
-                                                                                                          '_metadata', {}).get(prefix[:-1], {})}
+    res._metadata = {k[len(prefix):]: v for k, v in getattr(state, '_metadata', {}).items() if k.startswith(prefix)} | {'': getattr(state, '_metadata', {}).get(prefix[:-1], {})}
     return res
 
 # %% ../../nbs/launchers/50_weights.ipynb #775aa390
 def _heads(state):
     "Numbers of classes that the weights speak of, the likeliest first."
-    found = [v.shape[0] for k,
-             v in state.items()
-             if k.endswith(('cls_score.bias', 'heads.head.bias', 'head.bias', 'fc.bias', 'classifier.bias'))]
+    found = [v.shape[0] for k, v in state.items() if k.endswith(('cls_score.bias', 'heads.head.bias', 'head.bias', 'fc.bias', 'classifier.bias'))]
     last = [v.shape[0] for v in state.values() if isinstance(v, Tensor) and v.ndim > 0][-1:]
     return list(dict.fromkeys([*found, *last]))
 
@@ -96,10 +85,8 @@ def _misfit(model, state):
     optional = lambda k: k.endswith('num_batches_tracked')
     missing = [k for k in have if k not in state and not optional(k)]
     odd = [k for k in state if k not in have and not optional(k)]
-    shapes = [f'{k} is {tuple(state[k].shape)} instead of {tuple(have[k].shape)}'
-              for k in have if k in state and have[k].shape != state[k].shape]
-    return '; '.join(f'{len(o)} {what} ({listing(o, 3)})' for o,
-                     what in ((missing, 'missing'), (odd, 'unknown'), (shapes, 'of another shape')) if o)
+    shapes = [f'{k} is {tuple(state[k].shape)} instead of {tuple(have[k].shape)}' for k in have if k in state and have[k].shape != state[k].shape]
+    return '; '.join(f'{len(o)} {what} ({listing(o, 3)})' for o, what in ((missing, 'missing'), (odd, 'unknown'), (shapes, 'of another shape')) if o)
 
 def _fit(make, state, path, arch):
     "The first of the models that `make(n_classes)` gives which takes the weights."
@@ -120,14 +107,10 @@ def _torchvision(arch, state):
         raise ModelError(f"torchvision has no architecture {arch!r}. {f'Did you mean {near}? ' if near else ''}"
                          f"Or give --arch module:function, a function that builds the model.")
     takes = inspect.signature(models.get_model_builder(arch)).parameters
-    more = {k: v for k,
-            v in dict(weights_backbone=None, aux_loss=any(k.startswith('aux_classifier') for k in state)).items()
-            if k in takes}
-    if arch in ('googlenet', 'inception_v3'):
-        more.update(init_weights=False, aux_logits=any(k.lower().startswith('aux') for k in state))
+    more = {k: v for k, v in dict(weights_backbone=None, aux_loss=any(k.startswith('aux_classifier') for k in state)).items() if k in takes}
+    if arch in ('googlenet', 'inception_v3'): more.update(init_weights=False, aux_logits=any(k.lower().startswith('aux') for k in state))
     def make(n):
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore'); return models.get_model(arch, weights=None, num_classes=n, **more)
+        with warnings.catch_warnings(): warnings.simplefilter('ignore'); return models.get_model(arch, weights=None, num_classes=n, **more)
     return make
 
 def _by_fastai(arch, state):
@@ -154,8 +137,7 @@ def _torchvision_says(arch, state):
     t = weights.transforms()
     side, names = getattr(t, 'crop_size', None) or getattr(t, 'resize_size', None), weights.meta.get('categories')
     if names and len(names) not in _heads(state): names = None
-    return dict(size=tuple(side*2)[:2] if side else None, mean=getattr(t, 'mean', None), std=getattr(t, 'std', None),
-                classes=names, said_by=f'torchvision, for its own weights of {arch}')
+    return dict(size=tuple(side*2)[:2] if side else None, mean=getattr(t, 'mean', None), std=getattr(t, 'std', None), classes=names, said_by=f'torchvision, for its own weights of {arch}')
 
 def _model_in(path, arch, trust, search):
     "(model or Learner in a file of torch, whether a pickle held it, what torchvision says of its pictures)."
@@ -163,7 +145,6 @@ def _model_in(path, arch, trust, search):
     if isinstance(loaded, nn.Module) or is_learner(loaded): return loaded, True, {}
     state = _weights_in(loaded, path)
     if arch is None:
-        raise ModelError(f"{path} holds weights and no architecture: add --arch NAME, one of torchvision's such as "
-                         "resnet18, "
+        raise ModelError(f"{path} holds weights and no architecture: add --arch NAME, one of torchvision's such as resnet18, "
                          f"or --arch module:function, a function that builds the model.")
     return _build(state, arch, path, search), False, {} if is_reference(arch) else _torchvision_says(arch, state)
