@@ -98,7 +98,8 @@ def pictures(before, net):
     tables = {"ResNet-18 before": weight_table(before), "ResNet-18 after": weight_table(net), "EfficientNet-lite0": big, "ResNet-50 as initialised": weight_table(torchvision_net("resnet50"))}
     plot_weights(tables, "spectral_norm"); plt.savefig(PICTURES/"weights_models.png", dpi=70); plt.close()
     _, axs = plt.subplots(1, 2, figsize=(12, 3.8), layout="constrained")
-    for ax, m, when in zip(axs, (before, net), ("before", "after")): Spectrum.of(m.layer4[0].conv2.weight.detach().flatten(1), f"layer4.0.conv2 {when}").plot(ax)
+    for ax, m, when in zip(axs, (before, net), ("before", "after")):
+        Spectrum.of(m.layer4[0].conv2.weight.detach().flatten(1), f"layer4.0.conv2 {when}").plot(ax)
     plt.savefig(PICTURES/"weights_spectrum.png", dpi=70); plt.close()
 
 
