@@ -16,9 +16,7 @@ def _sums_of(activs):
     "The statistics in `activs`, or of its arrays; raises `DataError` where there are none."
     sums = getattr(activs, 'sums', activs)
     if isinstance(sums, dict): sums = _of_arrays(sums)
-    if not isinstance(sums, ActivationSums):
-        raise DataError(f"Charts of activations take an ActivationStats or a dict of arrays, got "
-                        f"{type(activs).__name__}.")
+    if not isinstance(sums, ActivationSums): raise DataError(f"Charts of activations take an ActivationStats or a dict of arrays, got {type(activs).__name__}.")
     if not len(sums): raise DataError("There are no activations to draw: nothing was seen yet, or the dict is empty.")
     return sums
 
@@ -27,8 +25,7 @@ def _of_arrays(arrays):
     for i, (name, a) in enumerate(arrays.items()):
         res.calls[str(name)] = CallStats(str(name), 'array', i, rectifies=True, with_hist=True)
         a = torch.as_tensor(a)
-        if not a.ndim:
-            raise DataError(f"{name!r} is a single number: charts of activations take arrays (B, C, …), rows first.")
+        if not a.ndim: raise DataError(f"{name!r} is a single number: charts of activations take arrays (B, C, …), rows first.")
         res.calls[str(name)].add(a.float() if not a.is_floating_point() else a)
     return res
 
@@ -43,9 +40,7 @@ def _plot_by_type(ax, types, y, colors):
     ax.plot(x, y, color=NEUTRAL, lw=.6, zorder=1)
     for i, o in enumerate([*colors, None]):
         m = (types == o).to_numpy() if o else ~types.isin(list(colors)).to_numpy()
-        if m.any():
-            ax.scatter(x[m], y[m], s=14 if len(x) > 60 else 30, color=colors.get(o, NEUTRAL),
-                       label=as_label(o or 'other'), marker='osD^vX'[i % 6], zorder=2, linewidths=0)
+        if m.any(): ax.scatter(x[m], y[m], s=14 if len(x) > 60 else 30, color=colors.get(o, NEUTRAL), label=as_label(o or 'other'), marker='osD^vX'[i % 6], zorder=2, linewidths=0)
     return ax
 
 def _depth_axis(ax, t, label):
@@ -75,8 +70,7 @@ def _plot_shares(ax, t, size):
     "Shares of values near zero, of dead channels and of saturated values, as far as a call has them."
     for col, label, c, m in (('near_zero', 'values near zero', '#56B4E9', 'o'), ('dead_fraction', 'dead channels', WRONG, 'X'), ('saturated_fraction', 'values at a bound', PALETTE[4], '^')):
         y = t[col].to_numpy(float)
-        if np.isfinite(y).any():
-            ax.plot(np.arange(len(t)), y, m, ms=size + (m != 'o')*2, color=c, label=label, alpha=.85, ls='')
+        if np.isfinite(y).any(): ax.plot(np.arange(len(t)), y, m, ms=size + (m != 'o')*2, color=c, label=label, alpha=.85, ls='')
     ax.set_ylim(-.03, 1.03); _depth_axis(ax, t, 'shares'); ax.legend(fontsize=8, framealpha=.8)
 
 # %% ../../nbs/internals/140_activation_charts.ipynb #36865c46
@@ -107,8 +101,7 @@ def _few_bars(ax, t):
     ax.barh(at, t.dead_fraction, color=_bar_colors(t))
     for i, r in enumerate(t.itertuples()):
         inside = r.dead_fraction > .85
-        ax.text(r.dead_fraction + (-.01 if inside else .01), i, _counts(r), va='center',
-                ha='right' if inside else 'left', fontsize=8, color='white' if inside else 'black')
+        ax.text(r.dead_fraction + (-.01 if inside else .01), i, _counts(r), va='center', ha='right' if inside else 'left', fontsize=8, color='white' if inside else 'black')
     name_ticks(ax, list(t.layer), axis='y', max_n=30)
     ax.set(xlim=(0, 1), ylim=(max(len(t), 3) - .5, -.5), xlabel='share of channels dead'); ax.grid(axis='x', alpha=.25)
 
@@ -119,9 +112,7 @@ def _many_bars(ax, t):
     ax.set(ylim=(0, min(1.12, max(.1, top*1.3))), xlim=(-.7, len(t) - .3), ylabel='share of channels dead'); ax.grid(axis='y', alpha=.25)
     for i in np.argsort(-t.dead_fraction.to_numpy(), kind='stable')[:1]:
         r = t.iloc[i]
-        if r.dead_fraction > 0:
-            ax.annotate(f'{as_label(r.layer)}: {_counts(r)}', (i, r.dead_fraction), xytext=(0, 4),
-                        textcoords='offset points', ha='left' if i < len(t)/2 else 'right', fontsize=8)
+        if r.dead_fraction > 0: ax.annotate(f'{as_label(r.layer)}: {_counts(r)}', (i, r.dead_fraction), xytext=(0, 4), textcoords='offset points', ha='left' if i < len(t)/2 else 'right', fontsize=8)
 
 # %% ../../nbs/internals/140_activation_charts.ipynb #b5bc1a43
 def _draw_hists(counts, ax=None, *, title='', figsize=(10, 5), label='share of values'):
@@ -132,8 +123,7 @@ def _draw_hists(counts, ax=None, *, title='', figsize=(10, 5), label='share of v
     total = counts.sum(0, keepdims=True)
     share = np.divide(counts, total, out=np.full_like(counts, np.nan), where=total > 0)[lo:hi + 1]
     from matplotlib.colors import PowerNorm
-    im = ax.imshow(np.ma.masked_where(~(share > 0), share), origin='lower', aspect='auto', interpolation='nearest',
-                   cmap='viridis', norm=PowerNorm(.4, vmin=0), extent=(-.5, counts.shape[1] - .5, lo - .5, hi + .5))
+    im = ax.imshow(np.ma.masked_where(~(share > 0), share), origin='lower', aspect='auto', interpolation='nearest', cmap='viridis', norm=PowerNorm(.4, vmin=0), extent=(-.5, counts.shape[1] - .5, lo - .5, hi + .5))
     _value_ticks(ax, lo, hi); ax.set_title(title, fontsize=9)
     if label: ax.figure.colorbar(im, ax=ax, label=label, fraction=.04, pad=.02)
     return ax
@@ -158,10 +148,8 @@ def hist_chart(
     if getattr(activs, 'steps', None): return _hists_of_training(activs, figsize, layers)
     sums = _sums_of(activs)
     calls = [c for c in sums.ordered() if c.hist is not None and (layers is None or c.layer in layers)]
-    if not calls:
-        raise DataError("No histograms were kept" + (f" of {layers}." if layers and any(c.hist is not None for c in sums.ordered()) else ": pass with_hist=True."))
-    ax = _draw_hists(torch.stack([c.hist for c in calls], 1).numpy(), ax, figsize=figsize,
-                     title=f'Activations of {len(calls)} calls, {calls[0].sums.rows:,} rows')
+    if not calls: raise DataError("No histograms were kept" + (f" of {layers}." if layers and any(c.hist is not None for c in sums.ordered()) else ": pass with_hist=True."))
+    ax = _draw_hists(torch.stack([c.hist for c in calls], 1).numpy(), ax, figsize=figsize, title=f'Activations of {len(calls)} calls, {calls[0].sums.rows:,} rows')
     name_ticks(ax, [c.layer for c in calls], max_n=25, width=22)
     return ax
 

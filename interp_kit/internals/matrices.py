@@ -6,20 +6,17 @@
 __all__ = []
 
 # %% ../../nbs/internals/160_matrices.ipynb #104850f4
-from contextlib import contextmanager
 from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from ..core import DataError, TaskError, get_model
+from ..core import DataError, TaskError, get_model, untouched
 
 # %% ../../nbs/internals/160_matrices.ipynb #c9151097
 def _as_blocks(weight, groups=1, out_dim=0):
     "The matrix of each group; raises `DataError` for fewer than two dimensions or groups that do not divide the first."
-    if weight.ndim < 2:
-        raise DataError(f"A weight of shape {tuple(weight.shape)} is no matrix: two dimensions at least are needed.")
-    if groups < 1 or weight.shape[0] % groups:
-        raise DataError(f"{groups} groups do not divide the {weight.shape[0]} channels of the first dimension.")
+    if weight.ndim < 2: raise DataError(f"A weight of shape {tuple(weight.shape)} is no matrix: two dimensions at least are needed.")
+    if groups < 1 or weight.shape[0] % groups: raise DataError(f"{groups} groups do not divide the {weight.shape[0]} channels of the first dimension.")
     n = weight.shape[0]//groups
     if out_dim == 0: return weight.reshape(groups, n, weight[:1].numel() if weight.shape[0] else 0)
     w = weight.reshape(groups, n, weight.shape[1], -1 if weight.numel() else 0)
@@ -47,8 +44,7 @@ class _LayerWeight:
         return _as_blocks(w, self.groups, self.out_dim) if w.ndim > 1 else None
 
 # %% ../../nbs/internals/160_matrices.ipynb #7180523b
-_LAYERS = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.RNNCellBase,
-           nn.MultiheadAttention)
+_LAYERS = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
 
 def _is_layer(m): return isinstance(m, _LAYERS) or 'quantized' in type(m).__module__
 
@@ -67,37 +63,23 @@ def _values(w):
     w = w.detach()
     if w.is_quantized: w = w.dequantize()
     if w.layout != torch.strided: w = w.to_dense()
-    if not (w.is_floating_point() or w.is_complex()):
-        return (None, f'{str(w.dtype)[6:]}: integers without the scale that makes them weights')
+    if not (w.is_floating_point() or w.is_complex()): return None, f'{str(w.dtype)[6:]}: integers without the scale that makes them weights'
     return w.cpu(), ''
 
 def _record(name, w, m=None, key='', **kw):
     values, reason = _values(w)
     groups, out_dim = _layout(m, key)
     shape = None if isinstance(w, nn.parameter.UninitializedTensorMixin) else tuple(w.shape)
-    return _LayerWeight(name, 'tensor' if m is None else _type_name(m), shape, values, groups, out_dim, reason=reason,
-                        layer=m, **kw)
+    return _LayerWeight(name, 'tensor' if m is None else _type_name(m), shape, values, groups, out_dim, reason=reason, layer=m, **kw)
 
 # %% ../../nbs/internals/160_matrices.ipynb #cbd024c4
-@contextmanager
-def _evaluating(m):
-    "The modules below `m` are in evaluation mode within the block."
-    modes = [(o, o.training) for o in m.modules()]
-    for o, _ in modes: o.training = False
-    try:
-        with torch.no_grad(): yield
-    finally:
-        for o, mode in modes: o.training = mode
-
 def _from_hooks(m):
     "Weights that hooks of the older kind compute: {name: (names of the parts, function)}."
     found = {}
     for h in m._forward_pre_hooks.values():
         key = getattr(h, 'name', None) or getattr(h, '_tensor_name', None)
-        if hasattr(h, 'compute_weight') and hasattr(m, f'{key}_g'):
-            found[key] = ((f'{key}_g', f'{key}_v'), lambda h=h: h.compute_weight(m))
-        elif hasattr(h, 'compute_weight'):
-            found[key] = ((f'{key}_orig',), lambda h=h: h.compute_weight(m, do_power_iteration=False))
+        if hasattr(h, 'compute_weight') and hasattr(m, f'{key}_g'): found[key] = ((f'{key}_g', f'{key}_v'), lambda h=h: h.compute_weight(m))
+        elif hasattr(h, 'compute_weight'): found[key] = ((f'{key}_orig',), lambda h=h: h.compute_weight(m, do_power_iteration=False))
         elif hasattr(h, 'apply_mask'): found[key] = ((f'{key}_orig',), lambda h=h: h.apply_mask(m))
     return found
 
@@ -114,7 +96,9 @@ def _computed(m):
 def _ask(name, f, m, key, trainable):
     "The record of a computed weight; what went wrong becomes its reason."
     try:
-        with _evaluating(m): return _record(name, f(), m, key, trainable=trainable)
+        with untouched(m), torch.no_grad():
+            m.eval()
+            return _record(name, f(), m, key, trainable=trainable)
     except (RuntimeError, ValueError, TypeError, AttributeError) as e: # of a foreign layer: named in its row of the table, the others are measured
         return _LayerWeight(name, _type_name(m), None, reason=f'computed by the layer, which failed: {e}', layer=m)
 
@@ -133,8 +117,7 @@ def _of_layer(name, m, seen):
 
 def _of_module(model):
     for o in ('module', '_orig_mod'): # wrappers of several devices and of torch.compile
-        if type(model).__name__ in ('DataParallel', 'DistributedDataParallel', 'OptimizedModule') and hasattr(model, o):
-            model = getattr(model, o)
+        if type(model).__name__ in ('DataParallel', 'DistributedDataParallel', 'OptimizedModule') and hasattr(model, o): model = getattr(model, o)
     seen = {}
     for name, m in model.named_modules():
         if not isinstance(m, parametrize.ParametrizationList): yield from _of_layer(name, m, seen)
@@ -158,10 +141,8 @@ def _weights_of(model, *, biases=False):
 
     Raises `TaskError` for what is no model. A state dict holds what was stored: of a parametrised layer its parts, and no layer types."""
     if isinstance(model, dict):
-        model = next((model[k] for k in ('model', 'model_state', 'state_dict') if isinstance(model.get(k), dict)),
-                     model)
-        if not any(isinstance(w, (Tensor, tuple)) for w in model.values()):
-            raise TaskError("The dictionary holds no tensors: pass model.state_dict().")
+        model = next((model[k] for k in ('model', 'model_state', 'state_dict') if isinstance(model.get(k), dict)), model)
+        if not any(isinstance(w, (Tensor, tuple)) for w in model.values()): raise TaskError("The dictionary holds no tensors: pass model.state_dict().")
         found = list(_of_state(model))
     else: found = list(_of_module(get_model(model)))
     return found if biases else [w for w in found if len(w.shape or ()) > 1 or w.shape is None and not w.name.endswith('bias')]

@@ -41,8 +41,7 @@ def _rank_of(s, energy=0., entropy='singular'):
     "The effective rank of singular values `s`, NaN if they say that nothing varies."
     s = s.double()
     if entropy == 'eigen': s = s**2
-    elif entropy != 'singular':
-        raise DataError(f"effective_rank knows entropy='singular' and 'eigen', got {entropy!r}.")
+    elif entropy != 'singular': raise DataError(f"effective_rank knows entropy='singular' and 'eigen', got {entropy!r}.")
     var = s.sum() if entropy == 'eigen' else (s**2).sum()
     if not bool(s.isfinite().all()) or not s.sum() > 0 or var <= _CONSTANT*energy: return float('nan')
     return entropy_rank(s.numpy())
@@ -61,13 +60,9 @@ def effective_rank(
     x = torch.as_tensor(x).detach().cpu()
     shape = {'features': x.ndim == 2, 'covariance': x.ndim == 2 and x.shape[0] == x.shape[-1], 'singular': x.ndim == 1}
     if kind not in shape: raise DataError(f"effective_rank knows the kinds {', '.join(shape)}, got {kind!r}.")
-    if not shape[kind]:
-        raise DataError(f"An array of shape {tuple(x.shape)} is no {kind}: features are (n, D), a covariance (D, D), "
-                        f"singular values (k,).")
+    if not shape[kind]: raise DataError(f"An array of shape {tuple(x.shape)} is no {kind}: features are (n, D), a covariance (D, D), singular values (k,).")
     if kind == 'singular':
-        if (x < 0).any():
-            raise DataError("Singular values are not negative: for eigenvalues of a covariance pass their square "
-                            "roots.")
+        if (x < 0).any(): raise DataError("Singular values are not negative: for eigenvalues of a covariance pass their square roots.")
         return _rank_of(x, entropy=entropy)
     if not x.numel() or kind == 'features' and len(x) < 2 or not bool(x.isfinite().all()): return float('nan')
     if kind == 'covariance': return _rank_of(_roots(x.double(), len(x)), entropy=entropy)
@@ -98,8 +93,7 @@ class _StreamedCovariance:
         "Take in a batch of rows; raises `DataError` if their width changed."
         x = x.detach().cpu()
         x = x if x.dtype in (torch.float32, torch.float64) else x.float()
-        if x.ndim != 2 or self.width and x.shape[1] != self.width:
-            raise DataError(f"Rows of shape (b, {self.width or 'D'}) are expected, got {tuple(x.shape)}.")
+        if x.ndim != 2 or self.width and x.shape[1] != self.width: raise DataError(f"Rows of shape (b, {self.width or 'D'}) are expected, got {tuple(x.shape)}.")
         self.width = x.shape[1]
         ok = x.isfinite().all(1)
         if not ok.all(): self.bad += int((~ok).sum()); x = x[ok]
@@ -136,8 +130,7 @@ class _StreamedCovariance:
         self.rows, self.held = [], 0
 
     def _start(self, center):
-        self.center, self.total, self.scatter = (center, torch.zeros(self.dim, dtype=torch.float64),
-                                                 torch.zeros(self.dim, self.dim, dtype=torch.float64))
+        self.center, self.total, self.scatter = center, torch.zeros(self.dim, dtype=torch.float64), torch.zeros(self.dim, self.dim, dtype=torch.float64)
 
     @property
     def mean(self):
@@ -171,15 +164,12 @@ class _StreamedCovariance:
 
     def state(self):
         "What was seen, as arrays and numbers."
-        s = dict(n=self.n, bad=self.bad, skipped=self.skipped, width=self.width, folded=int(self.folded),
-                 rows=self._held())
+        s = dict(n=self.n, bad=self.bad, skipped=self.skipped, width=self.width, folded=int(self.folded), rows=self._held())
         return s if self.scatter is None else dict(s, center=self.center, total=self.total, scatter=self.scatter)
 
     def merge(self, state):
         "Take over what another one saw."
-        if self.width and state['width'] and self.width != state['width']:
-            raise DataError(f"Rows have {self.width} dimensions here and {state['width']} there: they belong to "
-                            f"different layers.")
+        if self.width and state['width'] and self.width != state['width']: raise DataError(f"Rows have {self.width} dimensions here and {state['width']} there: they belong to different layers.")
         self.width = self.width or int(state['width'])
         self.bad += int(state['bad']); self.skipped += int(state['skipped'])
         rows = torch.as_tensor(state['rows'])
@@ -187,9 +177,7 @@ class _StreamedCovariance:
             self.folded = True
             if self.rows: self.rows = [_sketch(self._held(), self.max_dim)]
         elif self.folded and not state['folded']: rows = _sketch(rows, self.max_dim)
-        if 'scatter' in state:
-            self._take_scatter(*(torch.as_tensor(state[k]) for k in ('center', 'total', 'scatter')),
-                               int(state['n']) - len(rows))
+        if 'scatter' in state: self._take_scatter(*(torch.as_tensor(state[k]) for k in ('center', 'total', 'scatter')), int(state['n']) - len(rows))
         if self.max_rows is not None: keep = max(0, self.max_rows - self.n); self.skipped += len(rows[keep:]); rows = rows[:keep]
         self.n += len(rows)
         self._hold(rows)

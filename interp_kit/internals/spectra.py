@@ -42,11 +42,9 @@ def _squares(blocks, scale):
 def _singular_values(weight, *, small=False):
     "The singular values of a matrix, or of a block-diagonal one; raises `DataError` for entries that are not finite."
     blocks = weight.detach().cpu() if weight.ndim == 3 else weight.detach().cpu()[None]
-    if blocks.ndim != 3:
-        raise DataError(f"A matrix or blocks of matrices are needed, got shape {tuple(weight.shape)}: see as_blocks.")
+    if blocks.ndim != 3: raise DataError(f"A matrix or blocks of matrices are needed, got shape {tuple(weight.shape)}: see as_blocks.")
     if not blocks.numel(): return np.zeros(0)
-    if not torch.isfinite(blocks).all():
-        raise DataError("The matrix holds entries that are NaN or infinite: it has no singular values.")
+    if not torch.isfinite(blocks).all(): raise DataError("The matrix holds entries that are NaN or infinite: it has no singular values.")
     scale = _power_of_two(blocks)
     s = torch.linalg.svdvals(_wide(blocks)/scale).numpy() if small else np.sqrt(_squares(blocks, scale).clip(0))
     return np.sort(s.ravel())[::-1]*scale
@@ -106,12 +104,9 @@ def _sizes(layer, size):
     "The torus of the larger side of `layer`, checked."
     d = len(layer.kernel_size)
     size = (size,)*d if isinstance(size, int) else tuple(size)
-    if len(size) != d or min(size) < 1:
-        raise DataError(f"{type(layer).__name__} needs {d} sizes of at least 1, got {size}.")
+    if len(size) != d or min(size) < 1: raise DataError(f"{type(layer).__name__} needs {d} sizes of at least 1, got {size}.")
     if layer.transposed: return tuple(n*s for n, s in zip(size, layer.stride))
-    if any(n % s for n, s in zip(size, layer.stride)):
-        raise DataError(f"The stride {layer.stride} does not divide the size {size}: the norm on a torus needs that. "
-                        f"Take a multiple.")
+    if any(n % s for n, s in zip(size, layer.stride)): raise DataError(f"The stride {layer.stride} does not divide the size {size}: the norm on a torus needs that. Take a multiple.")
     return size
 
 def operator_norm(
@@ -125,11 +120,9 @@ def operator_norm(
     The cost grows with size^d · channels³: at 16 × 16, 64 channels take .05 s, 128 take .3 s. Raises `DataError` where the stride does not divide the size,
     `TaskError` for other layers."""
     if isinstance(layer, nn.Linear): return float(_singular_values(layer.weight if weight is None else weight)[0])
-    if not isinstance(layer, nn.modules.conv._ConvNd):
-        raise TaskError(f"operator_norm takes a convolution or a Linear, got {type(layer).__name__}.")
+    if not isinstance(layer, nn.modules.conv._ConvNd): raise TaskError(f"operator_norm takes a convolution or a Linear, got {type(layer).__name__}.")
     size, w = _sizes(layer, size), (layer.weight if weight is None else weight).detach().cpu()
-    if not torch.isfinite(w).all():
-        raise DataError("The kernel holds entries that are NaN or infinite: it has no norm.")
+    if not torch.isfinite(w).all(): raise DataError("The kernel holds entries that are NaN or infinite: it has no norm.")
     scale = _power_of_two(w)
     at = np.array(list(itertools.product(*map(range, layer.kernel_size))))*np.array(layer.dilation)
     blocks = (_wide(w)/scale).reshape(layer.groups, -1, w.shape[1], len(at)) # a transposed weight is its adjoint's: same layout

@@ -12,17 +12,14 @@ from .weights import _HEALTH
 from ..plots import NEUTRAL, WRONG, as_label, class_colors, ink_on, name_ticks
 
 # %% ../../nbs/internals/200_weight_charts.ipynb #3a496905
-_MEASURES = dict(rms='root mean square', l2='L2 norm', spectral_norm='spectral norm (reshape)',
-                 operator_norm='norm as a map of images', stable_rank='stable rank')
+_MEASURES = dict(rms='root mean square', l2='L2 norm', spectral_norm='spectral norm (reshape)', operator_norm='norm as a map of images', stable_rank='stable rank')
 
 def _tables(tables):
     "{name: table}, of which none is empty."
     tables = tables if isinstance(tables, dict) else {'': tables}
-    if not tables:
-        raise DataError("There is no table to draw: pass what weight_table gave, or a dict of names and tables.")
+    if not tables: raise DataError("There is no table to draw: pass what weight_table gave, or a dict of names and tables.")
     for name, t in tables.items():
-        if not len(t):
-            raise DataError(f"The table {name!r} has no rows: its model has no weights of two or more dimensions.")
+        if not len(t): raise DataError(f"The table {name!r} has no rows: its model has no weights of two or more dimensions.")
     return tables
 
 def _draw_lines(ax, tables, value):
@@ -30,16 +27,14 @@ def _draw_lines(ax, tables, value):
     colors = class_colors(len(tables))
     for i, (name, t) in enumerate(tables.items()):
         y = t[value].astype(float).to_numpy().copy(); y[~(y > 0)] = np.nan
-        ax.plot(np.arange(len(t)), y, marker='o', ms=2 if many else 3.5, lw=1 if many else 1.4, color=colors[i],
-                label=as_label(name, 40) if name else None)
+        ax.plot(np.arange(len(t)), y, marker='o', ms=2 if many else 3.5, lw=1 if many else 1.4, color=colors[i], label=as_label(name, 40) if name else None)
     ax.set_yscale('log'); ax.set_ylabel(_MEASURES.get(value, value)); ax.grid(alpha=.25)
 
 def _key(ax, tables):
     "A dot in each model's colour at its row of the heat map: the key to the lines above."
     if len(tables) < 2: return
     trans = ax.get_yaxis_transform()
-    for i, c in enumerate(class_colors(len(tables))):
-        ax.plot(-.009, i, 'o', color=c, ms=5, transform=trans, clip_on=False)
+    for i, c in enumerate(class_colors(len(tables))): ax.plot(-.009, i, 'o', color=c, ms=5, transform=trans, clip_on=False)
     ax.tick_params(axis='y', length=0, pad=13)
 
 def _draw_heat(ax, values, names, label):
@@ -50,9 +45,7 @@ def _draw_heat(ax, values, names, label):
     missing = np.argwhere(~np.isfinite(values))
     if len(missing): ax.plot(missing[:, 1], missing[:, 0], 'x', color=NEUTRAL, ms=4, mew=1)
     if values.shape[1] <= 16 and len(values) <= 12:
-        for i, j in np.argwhere(np.isfinite(values)):
-            ax.text(j, i, '<1' if .995 <= values[i, j] < 1 and i == 1 else f'{values[i, j]:.2f}', ha='center',
-                    va='center', fontsize=7, color=ink_on(cmap(values[i, j])))
+        for i, j in np.argwhere(np.isfinite(values)): ax.text(j, i, '<1' if .995 <= values[i, j] < 1 and i == 1 else f'{values[i, j]:.2f}', ha='center', va='center', fontsize=7, color=ink_on(cmap(values[i, j])))
     name_ticks(ax, names, axis='y'); ax.grid(False)
     ax.figure.colorbar(im, ax=ax, label=label, fraction=.03, pad=.01)
 
@@ -62,15 +55,13 @@ def _cells(tables):
         t = next(iter(tables.values()))
         return t[['health', *_HEALTH]].astype(float).to_numpy().T, ['health', *_HEALTH]
     width = max(map(len, tables.values()))
-    return (np.array([np.pad(t.health.astype(float).to_numpy(), (0, width - len(t)), constant_values=np.inf) for t in tables.values()]),
-            list(tables))
+    return np.array([np.pad(t.health.astype(float).to_numpy(), (0, width - len(t)), constant_values=np.inf) for t in tables.values()]), list(tables)
 
 def _mark_not_finite(ax, tables):
     from matplotlib.patches import Rectangle
     one = len(tables) == 1
     for i, t in enumerate(tables.values()):
-        for x in np.flatnonzero(t.finite.astype(float) < 1):
-            ax.add_patch(Rectangle((x - .5, -.5 if one else i - .5), 1, 2 if one else 1, fill=False, ec=WRONG, lw=2, clip_on=False, zorder=3))
+        for x in np.flatnonzero(t.finite.astype(float) < 1): ax.add_patch(Rectangle((x - .5, -.5 if one else i - .5), 1, 2 if one else 1, fill=False, ec=WRONG, lw=2, clip_on=False, zorder=3))
 
 def plot_weights(
     tables:'DataFrame|dict', # a table of `weight_table`, or {name of a model: table}
@@ -82,10 +73,7 @@ def plot_weights(
     "Draw the size of each weight through the model and, below, its health; returns both Axes. Frames in orange hold entries that are not finite."
     import matplotlib.pyplot as plt
     tables = _tables(tables)
-    if any(value not in t for t in tables.values()):
-        raise DataError(f"The table has no column {value!r}; numbers to draw are "
-                        f"{', '.join(k for k in _MEASURES if all(k in t for t in tables.values()))} and others of its "
-                        f"columns.")
+    if any(value not in t for t in tables.values()): raise DataError(f"The table has no column {value!r}; numbers to draw are {', '.join(k for k in _MEASURES if all(k in t for t in tables.values()))} and others of its columns.")
     width, n = max(map(len, tables.values())), len(tables)
     values, names = _cells(tables)
     low = .35 + .22*len(names)
@@ -104,5 +92,4 @@ def plot_weights(
 def _blank(ax, beyond):
     "Leave cells beyond the end of a model white."
     from matplotlib.colors import ListedColormap
-    ax.imshow(np.ma.masked_where(~beyond, np.ones(beyond.shape)), aspect='auto', cmap=ListedColormap(['white']),
-              interpolation='nearest')
+    ax.imshow(np.ma.masked_where(~beyond, np.ones(beyond.shape)), aspect='auto', cmap=ListedColormap(['white']), interpolation='nearest')

@@ -52,8 +52,7 @@ def _weight_moments(values):
     rms = math.sqrt(l2/n)
     m2, m3, m4, near = _central(x, scale, mean, 1e-3*rms)
     flat = m2 <= 0
-    return dict(l1=l1*scale, l2=math.sqrt(l2)*scale, rms=rms*scale, max=top*scale, mean=mean*scale,
-                std=math.sqrt(m2)*scale, median=_median(x), skew=math.nan if flat else m3/m2**1.5,
+    return dict(l1=l1*scale, l2=math.sqrt(l2)*scale, rms=rms*scale, max=top*scale, mean=mean*scale, std=math.sqrt(m2)*scale, median=_median(x), skew=math.nan if flat else m3/m2**1.5,
                 kurtosis=math.nan if flat else m4/m2**2 - 3, sparsity=max(near, zeros)/n, zeros=zeros/n)
 
 def _median(x):
@@ -65,8 +64,7 @@ def _complex_moments(x):
     x = x.detach().flatten()
     both = [_weight_moments(p) for p in (x.real, x.imag)]
     size = _weight_moments(x.abs().to(torch.float64))
-    return dict(size, mean=math.hypot(*(p['mean'] for p in both)), std=math.hypot(*(p['std'] for p in both)),
-                median=math.nan, skew=math.nan, kurtosis=math.nan)
+    return dict(size, mean=math.hypot(*(p['mean'] for p in both)), std=math.hypot(*(p['std'] for p in both)), median=math.nan, skew=math.nan, kurtosis=math.nan)
 
 # %% ../../nbs/internals/190_weights.ipynb #4bec5ec7
 def _laws(rms, top):
@@ -108,8 +106,7 @@ def _health(w, blocks, spectrum, moments, finite, draws, seed):
     norms = _channel_norms(blocks)
     total = moments['std'] + abs(moments['mean'])
     noise = _noise_of(spectrum.rows, spectrum.columns, spectrum.blocks, draws, seed)
-    parts = dict(finite=finite, alive=float((norms > .01*np.median(norms.numpy())).double().mean()),
-                 centred=moments['std']/total if total > 0 and w.weight.numel() > 1 else math.nan,
+    parts = dict(finite=finite, alive=float((norms > .01*np.median(norms.numpy())).double().mean()), centred=moments['std']/total if total > 0 and w.weight.numel() > 1 else math.nan,
                  rank=min(1., _stable_rank(spectrum.singular)/noise.stable_rank))
     return dict(parts, health=health_score(**parts), rank_low=noise.rank_low)
 
@@ -139,17 +136,13 @@ def _spectral(spectrum, blocks, draws, seed):
     one = spectrum if not copies else Spectrum.of(unique)
     noise = _noise_of(spectrum.rows, spectrum.columns, spectrum.blocks, draws, seed)
     said = '' if alone or not s.any() else _in_words(one, copies, noise.alpha_low)
-    return dict(spectral_norm=spectrum.spectral_norm, stable_rank=_stable_rank(s), entropy_rank=entropy_rank(s),
-                gini=_gini(spectrum.relative), alpha=law.alpha, xmin=law.xmin, D=law.D,
-                n_tail=law.n_tail if law.n_tail else math.nan, alpha_low=noise.alpha_low, alpha_high=noise.alpha_high,
-                spikes=math.nan if alone or not s.any() else one.spikes,
+    return dict(spectral_norm=spectrum.spectral_norm, stable_rank=_stable_rank(s), entropy_rank=entropy_rank(s), gini=_gini(spectrum.relative), alpha=law.alpha, xmin=law.xmin, D=law.D,
+                n_tail=law.n_tail if law.n_tail else math.nan, alpha_low=noise.alpha_low, alpha_high=noise.alpha_high, spikes=math.nan if alone or not s.any() else one.spikes,
                 spike_share=math.nan if alone or not s.any() else one.share(one.spikes), structure=said)
 
 # %% ../../nbs/internals/190_weights.ipynb #ce116795
-_SPECTRAL = ('spectral_norm', 'stable_rank', 'entropy_rank', 'gini', 'alpha', 'xmin', 'D', 'n_tail', 'alpha_low',
-             'alpha_high', 'spikes', 'spike_share')
-_COLUMNS = ('name', 'type', 'shape', 'reshape', 'n', 'trainable', 'shared', *_NUMBERS, *_SPECTRAL, 'structure',
-            'looks_like', *_HEALTH, 'health', 'rank_low', 'blocks', 'channels', 'fan_in', 'reason')
+_SPECTRAL = 'spectral_norm', 'stable_rank', 'entropy_rank', 'gini', 'alpha', 'xmin', 'D', 'n_tail', 'alpha_low', 'alpha_high', 'spikes', 'spike_share'
+_COLUMNS = ('name', 'type', 'shape', 'reshape', 'n', 'trainable', 'shared', *_NUMBERS, *_SPECTRAL, 'structure', 'looks_like', *_HEALTH, 'health', 'rank_low', 'blocks', 'channels', 'fan_in', 'reason')
 
 def _empty_row(w):
     row = dict.fromkeys(_COLUMNS, math.nan)
@@ -206,10 +199,8 @@ def _operator(row, w, size):
     except DataError as e: return row | dict(operator_norm=math.nan, reason='; '.join(filter(None, [row['reason'], f'operator_norm: {e}'])))
 
 # %% ../../nbs/internals/190_weights.ipynb #bba791f2
-_KERAS_TYPES = dict(Dense='Linear', Conv1D='Conv1d', Conv2D='Conv2d', Conv3D='Conv3d',
-                    Conv1DTranspose='ConvTranspose1d', Conv2DTranspose='ConvTranspose2d',
-                    Conv3DTranspose='ConvTranspose3d', SimpleRNN='RNN', MultiHeadAttention='MultiheadAttention',
-                    LayerNormalization='LayerNorm', BatchNormalization='_BatchNorm', GroupNormalization='GroupNorm')
+_KERAS_TYPES = dict(Dense='Linear', Conv1D='Conv1d', Conv2D='Conv2d', Conv3D='Conv3d', Conv1DTranspose='ConvTranspose1d', Conv2DTranspose='ConvTranspose2d', Conv3DTranspose='ConvTranspose3d',
+                   SimpleRNN='RNN', MultiHeadAttention='MultiheadAttention', LayerNormalization='LayerNorm', BatchNormalization='_BatchNorm', GroupNormalization='GroupNorm')
 
 def _is_type(w, t):
     if isinstance(t, type): return isinstance(w.layer, t)
@@ -220,9 +211,7 @@ def _of_types(found, types):
     if types is None: return found
     types = [types] if isinstance(types, (str, type)) else list(types)
     kept = [w for w in found if any(_is_type(w, t) for t in types)]
-    if not kept:
-        raise DataError(f"No weight is of the layer types {', '.join(map(str, types))}; there are "
-                        f"{', '.join(sorted({w.type for w in found})) or 'no weights at all'}.")
+    if not kept: raise DataError(f"No weight is of the layer types {', '.join(map(str, types))}; there are {', '.join(sorted({w.type for w in found})) or 'no weights at all'}.")
     return kept
 
 # %% ../../nbs/internals/190_weights.ipynb #0a4f4e4e
@@ -270,10 +259,8 @@ def critical_weights(
 ) -> 'DataFrame': # index (tuple into `weight`), value, share, cumulative; at most k rows, largest share first
     "The entries that carry most of the strongest directions of `weight`; raises `DataError` for entries that are not finite."
     import pandas as pd
-    if not torch.isfinite(weight).all():
-        raise DataError("The weight holds entries that are NaN or infinite: it has no directions.")
-    if k < 1 or directions < 1:
-        raise DataError(f"At least one entry of one direction can be asked for, got k={k} and directions={directions}.")
+    if not torch.isfinite(weight).all(): raise DataError("The weight holds entries that are NaN or infinite: it has no directions.")
+    if k < 1 or directions < 1: raise DataError(f"At least one entry of one direction can be asked for, got k={k} and directions={directions}.")
     w = weight.detach().cpu()
     blocks = _as_blocks(w, groups, out_dim).to(torch.complex128 if w.is_complex() else torch.float64)
     if not blocks.any(): return pd.DataFrame(columns=['index', 'value', 'share', 'cumulative'])
@@ -295,8 +282,7 @@ def weight_quantiles(
 ) -> 'DataFrame': # index: names; columns: depth, log10_rms, one for each quantile; NaN for weights without finite values
     "Quantiles of the entries of each weight in units of their root mean square."
     import pandas as pd
-    if not all(isinstance(p, numbers.Real) and 0 <= p <= 1 for p in q):
-        raise DataError(f"Quantiles lie in [0, 1], got {q}.")
+    if not all(isinstance(p, numbers.Real) and 0 <= p <= 1 for p in q): raise DataError(f"Quantiles lie in [0, 1], got {q}.")
     found, rows = _of_types(_weights_of(model), layer_types), []
     for i, w in enumerate(found):
         v = w.weight

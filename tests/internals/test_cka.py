@@ -5,7 +5,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from interp_kit.core import DataError, InterpKitError, as_learner
 from interp_kit.core import watching
-from interp_kit.internals.cka import cka, linear_cka, plot_cka
+from interp_kit.internals.cka import cka, linear_cka
 from tests.helpers import needs
 
 
@@ -206,5 +206,5 @@ def test_pictures_small_and_large():
     c = cka(deep, None, [torch.randn(20, 5)])
     assert c.matrix.shape == (157, 157) and c.error.isna().all().all()
     for o in (c, cka(deep, None, [torch.randn(8, 5)], layers_a=["0", "1", "2", "3", "4"])):
-        ax = plot_cka(o); ax.figure.canvas.draw()
+        ax = o.plot(); ax.figure.canvas.draw()
         assert ax.get_xlabel() and len(ax.get_xticklabels()) <= 40 and max(ax.figure.get_size_inches()) <= 12
