@@ -8,14 +8,11 @@ __all__ = ['saliency_map', 'gradient_times_input', 'IntegratedGradients']
 # %% ../../nbs/attribution/050_gradients.ipynb #589e3eec
 import warnings
 from dataclasses import dataclass
-from numbers import Number
 import numpy as np, torch
-from fastcore.basics import patch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from .inputs import Inputs, as_inputs
 from .method import Method
-from .probe import Probe, _check_count, _wide, grads_of
+from .probe import _check_count, grads_of, _wide
 from ..core import DataError, TaskError, block_rows, listing
 
 # %% ../../nbs/attribution/050_gradients.ipynb #fbdd6e7d
@@ -100,30 +97,6 @@ def _path_steps(method, n):
     if method == 'riemann_trapezoid': w[[0, -1]] /= 2
     ends = dict(left=(0, 1 - 1/n), middle=(.5/n, 1 - .5/n), right=(1/n, 1), trapezoid=(0, 1))[method.split('_')[1]]
     return np.linspace(*ends, n), w
-
-# %% ../../nbs/attribution/050_gradients.ipynb #c1dff351
-def _like_rows(t, x):
-    "`t` for each row of `x`, or a `DataError`."
-    if t.shape[1:] != x.shape[1:] or len(t) not in (1, len(x)):
-        raise DataError(f"The baseline is {tuple(t.shape)}, the input {tuple(x.shape)}. Give a number, one input like it, or one for each row.")
-    return t.expand(x.shape).to(x.dtype)
-
-@patch
-def baseline(self:Probe,
-    given:'object'=None, # None (zeros), a number, or inputs like those explained
-) -> tuple: # tensors like `leaves`
-    "A baseline in the form of the leaves, in no more memory than was given; raises `DataError` if it does not fit the inputs."
-    if given is None or isinstance(given, Number):
-        if given and self.lookups:
-            raise DataError(f"The baseline {given} is no input of this model, which looks up integers: "
-                            "give None (zero vectors) or tokens like the input.")
-        return tuple(l.new_tensor(given or 0).expand(l.shape) for l in self.leaves)
-    if isinstance(given, Tensor) and len(self.xs) == 1: given = (given if given.ndim == self.xs[0].ndim else given[None],)
-    xs, _ = as_inputs(self.learn, given)
-    if len(xs) != len(self.xs): raise DataError(f"The baseline has {len(xs)} inputs, the model got {len(self.xs)}.")
-    xs = tuple(_like_rows(b, x) for b, x in zip(xs, self.xs))
-    if not self.lookups: return tuple(xs[i] for i in self.floats)
-    return Probe(self.model, Inputs(tuple(x.contiguous() for x in xs), False), self.spec).leaves
 
 # %% ../../nbs/attribution/050_gradients.ipynb #d13debb3
 _STEMS = (torch.conv1d, torch.conv2d, torch.conv3d)

@@ -9,7 +9,7 @@ __all__ = ['Method']
 from inspect import signature
 from torch import Tensor
 from .probe import probing
-from .result import Attribution, attribution_of
+from .result import Attribution, _attribution_of
 from ..core import TaskError, listing, map_nested
 
 # %% ../../nbs/attribution/045_method.ipynb #4b84b7d0
@@ -36,7 +36,7 @@ class Method:
         "How much each part of `x` speaks for the target; the model is as before afterwards."
         with probing(self.learn, x, target) as probe:
             self._check(probe.xs)
-            return attribution_of(probe, self.name, **self._explain(probe, **options))
+            return _attribution_of(probe, self.name, **self._explain(probe, **options))
 
     def _tensors(self, x, target, return_convergence_delta=False, **options):
         "Values like `x`, without a batch dimension for a single input; with their completeness error if asked for."

@@ -11,7 +11,7 @@ import numpy as np, torch
 from torch import Tensor, nn
 from .result import Attribution, _pictures_of
 from .inputs import as_inputs
-from .probe import scoring
+from .probe import _scoring
 from .targets import _class_index
 from ..core import DataError, ModelError, block_rows, class_names, is_learner
 
@@ -331,7 +331,7 @@ class RISE:
         if isinstance(self.settings.masks, Tensor): return min(max_samples, self.n_masks)
         return max_samples
 
-    def _scoring(self): return scoring(self.model, activation=self.activation)
+    def _scoring(self): return _scoring(self.model, activation=self.activation)
 
     def _steps(self, x, targets, n, every, tol):
         "Yield the job after every so many masks, until `n` or, with `tol`, until the maps are good enough."

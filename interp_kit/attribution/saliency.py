@@ -15,9 +15,9 @@ from fastcore.meta import delegates
 from torch import Tensor, nn
 from .deeplift import _error_of, _lift
 from .gradients import _ends, _path_steps, _point_grads
-from .inputs import Inputs, as_inputs
+from .inputs import as_inputs
 from .method import Method
-from .probe import Probe, _check_count, _named_layer, _wide, grads_of
+from .probe import _check_count, _named_layer, _wide, grads_of
 from .result import Attribution
 from ..core import DataError, ModelError, TaskError, find_layer, get_model, kept_rng, listing, map_nested, tapped
 
@@ -69,7 +69,7 @@ def _baseline_pool(probe, baselines=None, *, stdevs=(1e-4,), seed=0):
         return tuple(torch.stack([torch.zeros_like(l[0]), noise(l, s)]) for l, s in zip(probe.leaves, stdevs))
     first = baselines[0] if isinstance(baselines, (tuple, list)) else baselines
     k = len(first) if isinstance(first, Tensor) and first.ndim == probe.xs[0].ndim else 1
-    return Probe(probe.model, Inputs(tuple(x[:1].expand(k, *x.shape[1:]) for x in probe.xs), False), probe.spec, probe.learn).baseline(baselines)
+    return probe.of(tuple(x[:1].expand(k, *x.shape[1:]) for x in probe.xs)).baseline(baselines)
 
 def _gradient_shap(probe, o):
     probe.target
