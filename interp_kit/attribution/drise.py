@@ -94,10 +94,8 @@ def _run(module, images):
     except Exception as e: raise ModelError(f"The detector does not run on a list of {len(images)} images of {tuple(images[0].shape)}: {type(e).__name__}: {e}. A function of a list of (C, H, W) tensors is needed.") from e
 
 def _as_detections(found, n):
-    if not isinstance(found, (list, tuple)) or len(found) != n: raise ModelError(f"The detector returned {_said(found)} for {n} images: a list with one dict of boxes, labels and scores for each is needed.")
+    if not isinstance(found, (list, tuple)) or len(found) != n: raise ModelError(f"The detector returned {f'{len(found)} results' if isinstance(found, (list, tuple)) else type(found).__name__} for {n} images: a list with one dict of boxes, labels and scores for each is needed.")
     return [_as_detection(o) for o in found]
-
-def _said(o): return f'{len(o)} results' if isinstance(o, (list, tuple)) else type(o).__name__
 
 def _as_detection(o, scored=True):
     "The dict `o` as CPU tensors, checked."
@@ -209,7 +207,7 @@ class DRISE:
         except ModelError as e: raise DataError(str(e).replace('The detector', 'The detections given').replace('A result of the detector', 'What was passed as detections')) from None
 
     def _rows(self, x, maps, wanted, score, found_in, image, facts, row):
-        res, names, n_boxes = [], _names(self.model), len(wanted['boxes'])
+        res, names, n_boxes = [], class_names(self.model) or getattr(self.model, 'categories', None), len(wanted['boxes'])
         labels = wanted['labels'].tolist() + getattr(score, 'labels', [])
         for j, c in enumerate(labels):
             is_box = j < n_boxes
@@ -220,8 +218,6 @@ class DRISE:
             if self.mode == 'datumaro': meta['stderr'] = meta['relative_stderr'] = None # of the map before it is stretched, which says nothing about this one
             res.append(Attribution(maps[j:j+1], x, [c], 'drise' if self.mode == 'drise' else 'rise (datumaro)', scores=None if s is None else s[None], labels=[name], meta=meta))
         return res
-
-def _names(model): return class_names(model) or getattr(model, 'categories', None)
 
 def _warn_lost(res, p):
     lost = [a for a in res if a.meta['found_in'] == 0]

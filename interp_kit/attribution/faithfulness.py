@@ -231,11 +231,6 @@ def faithfulness(
     return judge(learn, x, methods, **kwargs).table()
 
 # %% ../../nbs/attribution/160_faithfulness.ipynb #7aa81bb0
-def _rows_shown(n, rows):
-    shown = list(range(min(n, rows))) if isinstance(rows, int) else [int(i) for i in rows]
-    if not shown or min(shown) < -n or max(shown) >= n: raise DataError(f"rows={rows!r}: name at least one of {n} images (0 to {n - 1}).")
-    return shown
-
 def plot_methods(
     maps:'Faithfulness|dict', # what `judge` made, or method -> Attribution of the same images
     rows:'int|list'=4, # how many images from the start, or which
@@ -251,23 +246,25 @@ def plot_methods(
     names = [*maps.order, *(c for c in CONTROLS if c in maps.names)] if judged else list(maps)
     attributions = maps.maps if judged else maps
     first = attributions[names[0]]
-    at = _rows_shown(len(first), rows)
-    shape = np.shape(_picture_of(first, at[0])); high = panel*min(2, max(.5, shape[0]/shape[1]))
-    fig, axs = plt.subplots(len(at), 1 + len(names), squeeze=False, figsize=(panel*(1 + len(names)), .35 + (high + .2)*len(at)), layout='constrained', **kwargs)
-    for line, i in zip(axs, at):
-        show_image(_picture_of(first, i), line[0])
+    shown = list(range(min(len(first), rows))) if isinstance(rows, int) else [int(i) for i in rows]
+    if not shown or min(shown) < -len(first) or max(shown) >= len(first):
+        raise DataError(f"rows={rows!r}: name at least one of {len(first)} images (0 to {len(first) - 1}).")
+    pictures = [_picture_of(first[i]) for i in shown]
+    high, wide = pictures[0].shape[:2]
+    size = panel*(1 + len(names)), .35 + (panel*min(2, max(.5, high/wide)) + .2)*len(shown)
+    fig, axs = plt.subplots(len(shown), 1 + len(names), squeeze=False, figsize=size, layout='constrained', **kwargs)
+    for line, i, picture in zip(axs, shown, pictures):
+        for ax in line: show_image(picture, ax)
         line[0].set_xlabel(f'{as_label(first.labels[i], 14)} · {float(first.scores[i]):.2g}', fontsize=7, family=font_family())
         for ax, m in zip(line[1:], names):
-            show_image(_picture_of(first, i), ax)
             seen = draw_heat(attributions[m].heatmap()[i], ax, alpha=alpha, sign=sign)
-            said = ([f"{maps.values['insertion'][maps.names.index(m), i]:.2f}"] if judged else []) + ['no evidence']*(not seen)
-            ax.set_xlabel(' · '.join(said), fontsize=7)
+            score = [f"{maps.values['insertion'][maps.names.index(m), i]:.2f}"] if judged else []
+            ax.set_xlabel(' · '.join(score + ['no evidence']*(not seen)), fontsize=7)
     for ax, m in zip(axs[0], ['image', *names]): ax.set_title(m.replace('integrated_gradients', 'integrated\ngradients').replace('_', ' '), fontsize=8)
     if judged: fig.supxlabel('below each image its target and score, below each map its insertion AUC', fontsize=7)
     return axs
 
-def _picture_of(a, i):
-    a = a[i]
+def _picture_of(a):
     if a.pictures is not None: return np.asarray(a.pictures[0])
     if isinstance(a.inputs, Tensor) and a.inputs.ndim == 4: return a.inputs[0].permute(1, 2, 0).squeeze(-1).numpy()
     return np.ones((*a.heatmap().shape[1:], 3), dtype=np.float32)

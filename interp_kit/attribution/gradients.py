@@ -133,8 +133,8 @@ class _Line:
 
     def points(self, of, t):
         "Leaves (n, …) at the positions `t` on the lines of the rows `of`."
-        pick = lambda o: o[of] if len(o) > 1 else o
-        with torch.no_grad(): made = [(_along(t, l)*pick(s)).add_(pick(l)).to(h.dtype) for l, s, h in zip(self.lo, self.step, self.hi)]
+        pick, along = lambda o: o[of] if len(o) > 1 else o, lambda o: t.to(o.dtype).view(-1, *[1]*(o.ndim - 1))
+        with torch.no_grad(): made = [(along(l)*pick(s)).add_(pick(l)).to(h.dtype) for l, s, h in zip(self.lo, self.step, self.hi)]
         return tuple(m.requires_grad_() for m in made)
 
     def scores(self, points, rows):
@@ -163,8 +163,6 @@ class _Line:
             sums = got if sums is None else [s.add_(g) for s, g in zip(sums, got)]
             del scores, points, got
         return self.back(tuple(sums))
-
-def _along(t, like): return t.to(like.device, like.dtype).view(-1, *[1]*(like.ndim - 1))
 
 def _weighted_sum(g, w, of, n):
     "(n, …) sums of the rows of `g` by `w`, each added to the row that `of` says."

@@ -23,11 +23,6 @@ class Method:
         learn:'Learner|nn.Module', # model or Learner to explain
     ): self.learn = learn
 
-    def _check(self, xs):
-        if not self.images or any(x.ndim == 4 and x.is_floating_point() for x in xs): return
-        raise TaskError(f"{self.name} explains images, but the input is {listing(f'{tuple(x.shape)} {str(x.dtype)[6:]}' for x in xs)}. "
-                        "For tables and texts use another method, such as integrated_gradients.")
-
     def explain(self,
         x:'Tensor|tuple|Path|Image|DataFrame|list', # inputs, see `as_inputs`
         target:'object'=None, # what to follow, see `resolve`; None: the predicted class
@@ -35,7 +30,9 @@ class Method:
     ) -> Attribution:
         "How much each part of `x` speaks for the target; the model is as before afterwards."
         with probing(self.learn, x, target) as probe:
-            self._check(probe.xs)
+            if self.images and not any(o.ndim == 4 and o.is_floating_point() for o in probe.xs):
+                raise TaskError(f"{self.name} explains images, but the input is {listing(f'{tuple(o.shape)} {str(o.dtype)[6:]}' for o in probe.xs)}. "
+                                "For tables and texts use another method, such as integrated_gradients.")
             return _attribution_of(probe, self.name, **self._explain(probe, **options))
 
     def _tensors(self, x, target, return_convergence_delta=False, **options):

@@ -159,14 +159,6 @@ class Attribution:
 def _tuple(o): return () if o is None else o if isinstance(o, tuple) else (o,)
 
 # %% ../../nbs/attribution/040_result.ipynb #ffc539db
-def _picture(one, k):
-    "What to draw under the map: the picture, else the input."
-    if one.pictures is not None: return one.pictures[0]
-    x = _tuple(one.inputs)[k][0] if one.inputs is not None else None
-    return x
-
-def _signed(v, sign): return v.clamp_min(0) if sign == 'positive' else v.abs() if sign == 'absolute' else v
-
 def draw_heat(
     heat:'Tensor|np.ndarray', # (h, w) map, any scale; stretched over the image
     ax:'Axes', # Axes with an image on it
@@ -176,7 +168,8 @@ def draw_heat(
     sign:str='positive', # 'positive': evidence for the target, 'absolute': strength, 'all': for (orange) and against (purple)
 ) -> bool: # whether there is anything to see
     "Lay a map over the image on `ax`, which is dimmed so that also its bright parts show what glows; a map of zeros changes nothing."
-    heat = _signed(torch.as_tensor(heat).float(), sign)
+    heat = torch.as_tensor(heat).float()
+    heat = dict(positive=heat.clamp_min(0), absolute=heat.abs()).get(sign, heat)
     top = _top(heat)
     if not top > 0: return False
     h, w = np.asarray(ax.images[0].get_array()).shape[:2]
@@ -188,8 +181,10 @@ def draw_heat(
 
 def _show_map(one, alpha, cmap, sign, ax, title):
     k, _ = one._map_part()
-    pic, heat, ax = _picture(one, k), one.heatmap()[0], new_axes(ax)
-    show_image(np.ones((*heat.shape, 3), dtype=np.float32) if pic is None else pic, ax)
+    heat, ax = one.heatmap()[0], new_axes(ax)
+    if one.pictures is not None: pic = one.pictures[0]
+    else: pic = np.ones((*heat.shape, 3), dtype=np.float32) if one.inputs is None else _tuple(one.inputs)[k][0]
+    show_image(pic, ax)
     if not draw_heat(heat, ax, alpha=alpha, cmap=cmap, sign=sign): title += '\nno evidence'
     ax.set_title(title, fontsize=9, family=font_family())
     return ax

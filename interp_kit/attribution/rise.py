@@ -99,22 +99,17 @@ class _Sums:
         mean = (total(self.scores)[ks]/n).float()
         return (total(self.weighted[:, :, ks]) - mean[:, None]*plain)/float(n*p*(1 - p))
 
-    def maps(self, estimator, p, chunk=16):
+    def maps(self, estimator, p):
         "(K, H, W): the maps of all masks so far."
-        k = len(self.pivot)
-        out = torch.empty(k, *self.size)
-        for i in range(0, k, chunk):
-            ks = slice(i, min(i + chunk, k))
-            out[ks] = self._maps(self._combined(slice(None), ks, estimator, p))
+        out = torch.empty(len(self.pivot), *self.size)
+        for ks in torch.arange(len(out)).split(16): out[ks] = self._maps(self._combined(slice(None), ks, estimator, p))
         return out
 
-    def error(self, estimator, p, chunk=16):
+    def error(self, estimator, p):
         "(K,) standard error of the maps, root mean square over pixels, and (K,) their own standard deviation over pixels; NaN before each group has two masks."
-        k = len(self.pivot)
-        res = torch.full((2, k), torch.nan)
+        res = torch.full((2, len(self.pivot)), torch.nan)
         if self.n.min() < 2: return res[0], res[1]
-        for i in range(0, k, chunk):
-            ks = slice(i, min(i + chunk, k))
+        for ks in torch.arange(len(self.pivot)).split(16):
             parts = torch.stack([self._maps(self._combined([g], ks, estimator, p), coarse=True) for g in range(_GROUPS)]).flatten(2)
             mean = parts.mean(0)
             off = parts.sub_(mean).norm(dim=2).square().sum(0)/(_GROUPS - 1) # summed over pixels: the variance of one group's map
@@ -152,16 +147,6 @@ class _GivenSums(_Sums):
     def _maps(self, sums, coarse=False): return sums.view(-1, *self.size)
 
 # %% ../../nbs/attribution/110_rise.ipynb #c02198c9
-def _check_settings(s, n_masks):
-    if isinstance(n_masks, bool) or not isinstance(n_masks, (int, np.integer)): raise DataError(f"n_masks is {n_masks!r}: a whole number of masks is needed.")
-    if n_masks < 1: raise DataError(f"n_masks is {n_masks}: at least one mask is needed, some thousands for a good map.")
-    if not 0 < s.p < 1: raise DataError(f"p is {s.p}: the probability that a cell is shown lies between 0 and 1, both excluded.")
-    if min(s.cells) < 1: raise DataError(f"A grid of {s.cells[0]}×{s.cells[1]} cells has no cells: take at least 1×1.")
-    if isinstance(s.masks, str) and s.masks not in ('stratified', 'iid'):
-        raise DataError(f"masks={s.masks!r}: 'stratified', 'iid', or a tensor of masks (N, H, W).")
-    if s.estimator not in ('centred', 'classic'): raise DataError(f"estimator={s.estimator!r}: 'centred' or 'classic'.")
-    if s.batch_size is not None and s.batch_size < 1: raise DataError(f"batch_size is {s.batch_size}: take at least 1, or None to have it chosen.")
-
 def _mask_settings(n_masks, cells, *, masks, **others):
     "(number of masks, settings of `_MaskedRuns`), checked; given masks become a float tensor (N, H, W)."
     if not isinstance(masks, str):
@@ -170,7 +155,14 @@ def _mask_settings(n_masks, cells, *, masks, **others):
             raise DataError(f"The masks given are {tuple(masks.shape)}: pass a tensor (N, H, W), 1 where the image is shown and 0 where it is hidden.")
         n_masks = len(masks)
     s = SimpleNamespace(cells=cells, masks=masks, **others)
-    _check_settings(s, n_masks)
+    if isinstance(n_masks, bool) or not isinstance(n_masks, (int, np.integer)): raise DataError(f"n_masks is {n_masks!r}: a whole number of masks is needed.")
+    if n_masks < 1: raise DataError(f"n_masks is {n_masks}: at least one mask is needed, some thousands for a good map.")
+    if not 0 < s.p < 1: raise DataError(f"p is {s.p}: the probability that a cell is shown lies between 0 and 1, both excluded.")
+    if min(s.cells) < 1: raise DataError(f"A grid of {s.cells[0]}×{s.cells[1]} cells has no cells: take at least 1×1.")
+    if isinstance(s.masks, str) and s.masks not in ('stratified', 'iid'):
+        raise DataError(f"masks={s.masks!r}: 'stratified', 'iid', or a tensor of masks (N, H, W).")
+    if s.estimator not in ('centred', 'classic'): raise DataError(f"estimator={s.estimator!r}: 'centred' or 'classic'.")
+    if s.batch_size is not None and s.batch_size < 1: raise DataError(f"batch_size is {s.batch_size}: take at least 1, or None to have it chosen.")
     return n_masks, s
 
 class _Given:
@@ -312,7 +304,9 @@ class RISE:
 
         `meta` says how many masks were used (`n_masks`), each map's standard error (`stderr` in units of the score, root mean square over pixels; `relative_stderr` as a fraction of the map's own standard deviation over pixels)
         and, with `tol`, whether it was reached (`converged`). `tol` is looked at after every 100 masks. Raises `DataError`, `LabelError` or `ModelError`."""
-        n = self._limit(max_samples)
+        n = self.n_masks if max_samples is None else max_samples
+        if n < 1: raise DataError(f"max_samples is {max_samples}: at least one mask is needed.")
+        if isinstance(self.settings.masks, Tensor): n = min(n, self.n_masks)
         for job in self._steps(x, targets, n, _CHECK_EVERY if tol or self.settings.progress else n, tol): pass
         return job.result(tol)
 
@@ -324,12 +318,6 @@ class RISE:
         "Yield the result so far after every so many masks; the last is that of `explain`. Between results the model is untouched."
         if every < 1: raise DataError(f"every is {every}: take at least 1 mask between results.")
         for job in self._steps(x, targets, self.n_masks, every, None): yield job.result()
-
-    def _limit(self, max_samples):
-        if max_samples is None: return self.n_masks
-        if max_samples < 1: raise DataError(f"max_samples is {max_samples}: at least one mask is needed.")
-        if isinstance(self.settings.masks, Tensor): return min(max_samples, self.n_masks)
-        return max_samples
 
     def _scoring(self): return _scoring(self.model, activation=self.activation)
 

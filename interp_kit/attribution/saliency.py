@@ -139,23 +139,18 @@ def _layer_grad_cam(probe, o):
     return dict(values=torch.cat(maps), meta=dict(layer=name))
 
 # %% ../../nbs/attribution/090_saliency.ipynb #730afb47
-def _neuron_of(neuron):
-    "The neuron as a tuple, or None."
-    if neuron is None: return None
-    idx = tuple(neuron) if isinstance(neuron, (tuple, list)) else (neuron,)
+def _neuron_of(neuron, t, g):
+    "The neuron as an index into the layer's output `t` for a row; None: the channel whose gradient `g` times activation is largest."
+    if neuron is None:
+        share = (_wide(g)*_wide(t.detach()))[0]
+        return (int((share.flatten(1).sum(1) if share.ndim > 1 else share).abs().argmax()),)
+    idx, shape = tuple(neuron) if isinstance(neuron, (tuple, list)) else (neuron,), tuple(t.shape[1:])
     if not idx or not all(isinstance(k, (int, np.integer, slice)) and not isinstance(k, bool) for k in idx):
         raise TaskError(f"neuron_index={neuron!r}: an integer, or a tuple of integers and slices.")
+    if len(idx) > len(shape): raise DataError(f"neuron_index={idx} has {len(idx)} numbers, the layer gives out {shape}.")
+    bad = any(not isinstance(k, slice) and not -n <= k < n for k, n in zip(idx, shape))
+    if bad: raise DataError(f"neuron_index={idx}, but the layer gives out {shape}.")
     return idx
-
-def _check_neuron(idx, shape):
-    if len(idx) > len(shape): raise DataError(f"neuron_index={idx} has {len(idx)} numbers, the layer gives out {tuple(shape)}.")
-    for k, n in zip(idx, shape):
-        if not isinstance(k, slice) and not -n <= k < n: raise DataError(f"neuron_index={idx}, but the layer gives out {tuple(shape)}.")
-
-def _main_channel(t, g):
-    "The channel whose gradient times activation is largest."
-    share = (_wide(g)*_wide(t.detach()))[0]
-    return (int(share.flatten(1).sum(1).abs().argmax() if share.ndim > 1 else share.abs().argmax()),)
 
 def _through(probe, layer, neuron):
     "Gradients of the scores by way of the neuron only."
@@ -172,8 +167,7 @@ def _neuron_conductance(probe, o):
     for i in range(probe.n):
         one = lambda ts: tuple(t[i:i+1] for t in ts)
         t, g = _at_layer(probe, layer, tuple(l.clone().requires_grad_() for l in one(probe.leaves)), probe.rows[i:i+1])
-        neuron = _main_channel(t, g) if o.neuron is None else o.neuron
-        _check_neuron(neuron, t.shape[1:])
+        neuron = _neuron_of(o.neuron, t, g)
         used.append([str(k) if isinstance(k, slice) else int(k) for k in neuron])
         ig = _captum('IntegratedGradients', probe, _through(probe, layer, neuron))
         parts.append(ig.attribute(one(probe.leaves), one(bases), additional_forward_args=probe.rows[i:i+1], n_steps=o.n_steps,
@@ -237,7 +231,7 @@ class SaliencyMap(Method):
         _check_count(n_samples, 'n_samples')
         _path_steps('gausslegendre', n_steps)
         o = SimpleNamespace(baseline=baseline, n_samples=n_samples, n_steps=n_steps, chunk=internal_batch_size, stdevs=stdevs,
-                            neuron=_neuron_of(neuron_index), layer=layer)
+                            neuron=neuron_index, layer=layer)
         return SALIENCY_METHODS[self.method](probe, o)
 
 def _file_for(path, method):
