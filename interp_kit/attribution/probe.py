@@ -49,12 +49,6 @@ def _check_count(n, name):
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)): raise TaskError(f"{name} is a number of rows, got {type(n).__name__}.")
     if n < 1: raise DataError(f"{name}={n}: at least 1 row goes into a pass.")
 
-def _like_rows(t, x):
-    "`t` for each row of `x`, or a `DataError`."
-    if t.shape[1:] != x.shape[1:] or len(t) not in (1, len(x)):
-        raise DataError(f"The baseline is {tuple(t.shape)}, the input {tuple(x.shape)}. Give a number, one input like it, or one for each row.")
-    return t.expand(x.shape).to(x.dtype)
-
 def _detached(out): return map_nested(lambda o: o.detach() if isinstance(o, Tensor) else o, out)
 
 def _joined(parts):
@@ -154,7 +148,10 @@ class _Probe:
         if isinstance(given, Tensor) and len(self.xs) == 1: given = (given if given.ndim == self.xs[0].ndim else given[None],)
         xs, _ = as_inputs(self.learn, given)
         if len(xs) != len(self.xs): raise DataError(f"The baseline has {len(xs)} inputs, the model got {len(self.xs)}.")
-        xs = tuple(_like_rows(b, x) for b, x in zip(xs, self.xs))
+        for b, x in zip(xs, self.xs):
+            if b.shape[1:] == x.shape[1:] and len(b) in (1, len(x)): continue
+            raise DataError(f"The baseline is {tuple(b.shape)}, the input {tuple(x.shape)}. Give a number, one input like it, or one for each row.")
+        xs = tuple(b.expand(x.shape).to(x.dtype) for b, x in zip(xs, self.xs))
         return self.of(tuple(x.contiguous() for x in xs)).leaves if self.lookups else tuple(xs[i] for i in self.floats)
 
     def of(self, xs):
@@ -223,12 +220,6 @@ def _padding_of(learn_or_model, xs):
     words = vocab[0]
     return words.index('xxpad') if hasattr(words, 'index') and not isinstance(words, str) and 'xxpad' in words else None
 
-def _check_padding(learn, xs):
-    pad = _padding_of(learn, xs)
-    if pad is not None and len(xs[0]) > 1 and len({int(n) for n in (xs[0] == pad).sum(1)}) > 1:
-        raise DataError("The texts differ in length. A model may answer otherwise for a text that is filled up: pass them one by one, "
-                        "or all to explain, which does.")
-
 @contextmanager
 def probing(
     learn_or_model:'Learner|nn.Module', # model or Learner to explain
@@ -240,7 +231,10 @@ def probing(
     recurrent = any(isinstance(m, nn.RNNBase) for m in model.modules()) # cudnn has no way back through these in eval mode
     with untouched(learn_or_model), torch.inference_mode(False), torch.enable_grad(), torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext():
         inputs = as_inputs(learn_or_model, x)
-        _check_padding(learn_or_model, inputs.xs)
+        pad = _padding_of(learn_or_model, inputs.xs)
+        if pad is not None and len({int(n) for n in (inputs.xs[0] == pad).sum(1)}) > 1:
+            raise DataError("The texts differ in length. A model may answer otherwise for a text that is filled up: pass them one by one, "
+                            "or all to explain, which does.")
         model.eval()
         for p in model.parameters(): p.requires_grad_(False)
         yield _Probe(model, inputs, target, learn_or_model)

@@ -170,7 +170,8 @@ def draw_heat(
     "Lay a map over the image on `ax`, which is dimmed so that also its bright parts show what glows; a map of zeros changes nothing."
     heat = torch.as_tensor(heat).float()
     heat = dict(positive=heat.clamp_min(0), absolute=heat.abs()).get(sign, heat)
-    top = _top(heat)
+    size = heat.abs().flatten()
+    top = float(size.kthvalue(max(1, int(.995*len(size)))).values) or float(size.max()) # so that single pixels do not hide the rest
     if not top > 0: return False
     h, w = np.asarray(ax.images[0].get_array()).shape[:2]
     strength, extent = (heat.abs()/top).clamp(0, 1).numpy(), (-.5, w - .5, h - .5, -.5)
@@ -188,11 +189,6 @@ def _show_map(one, alpha, cmap, sign, ax, title):
     if not draw_heat(heat, ax, alpha=alpha, cmap=cmap, sign=sign): title += '\nno evidence'
     ax.set_title(title, fontsize=9, family=font_family())
     return ax
-
-def _top(heat):
-    "The value that is drawn strongest: the 99.5th percentile of strengths, so that single pixels do not hide the rest."
-    a = heat.abs().flatten()
-    return float(a.kthvalue(max(1, int(.995*len(a)))).values) or float(a.max())
 
 def _show_columns(one, sign, ax, title, max_n=20):
     "Bars of the strongest columns, as many as a panel that was given has lines for."
