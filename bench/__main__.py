@@ -1,5 +1,5 @@
 "Run the benchmarks named on the command line, or all."
-import importlib, json, platform, sys
+import importlib, json, platform, subprocess, sys
 from pathlib import Path
 import torch
 
@@ -10,9 +10,11 @@ HERE = Path(__file__).parent
 
 def main(names):
     torch.set_num_threads(1)
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=HERE).stdout.strip()
     for name in names or NAMES:
         rows = importlib.import_module(f"bench.{name}").run()
-        facts = dict(command=f"python -m bench {name}", python=platform.python_version(), torch=torch.__version__, threads=1, rows=rows)
+        facts = dict(command=f"python -m bench {name}", commit=commit, python=platform.python_version(), torch=torch.__version__,
+                     threads=1, rows=rows)
         (HERE/"results"/f"{name}.json").write_text(json.dumps(facts, indent=1, default=float) + "\n")
         print(f"\n{name}")
         for r in rows: print("  " + "  ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in r.items()), flush=True)

@@ -62,7 +62,7 @@ def run():
     from interp_kit.internals import ActivationStats, cka, check_model, information_flow, weight_findings, weight_table
     from interp_kit.internals.debug import ModelDebugger
     from interp_kit.training import InterpretationCallback, TrainingHistory, dynamics, plot_metrics
-    from interp_kit.internals.weight_checks import plot_weights
+    from interp_kit.internals.weight_charts import plot_weights
     train, valid, bad = garments()
     watch, acts = InterpretationCallback(on="both", plot=False), ActivationStats(with_hist=True, every=20)
     learn, before = fine_tuned(train, valid, [watch, acts])

@@ -9,9 +9,10 @@ def run():
     import fastai.vision.all
     from nbdev.test import test_nb
     res = []
-    for nb in sorted(Path(__file__).parents[1].joinpath("nbs").rglob("*.ipynb")):
+    nbs = Path(__file__).parents[1]/"nbs"
+    for nb in sorted(nbs.rglob("*.ipynb")):
         t = time.process_time()
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore"); ok, _ = test_nb(nb)
-        res.append(dict(notebook=nb.name, passed=ok, cpu_s=time.process_time() - t))
+        res.append(dict(notebook=str(nb.relative_to(nbs)), passed=ok, cpu_s=time.process_time() - t))
     return res

@@ -3,9 +3,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from interp_kit.core import as_learner
-from interp_kit.internals.checks import check_model
+from interp_kit.internals.check_model import check_model
 from interp_kit.internals.debug import ModelDebugger
-from interp_kit.internals.gradients import freezing_findings
+from interp_kit.internals.gradient_findings import freezing_findings
 
 
 def data(n=64, width=8, classes=4, seed=0, image=False):

@@ -5,7 +5,7 @@ import copy
 from functools import lru_cache
 import torch
 from torch import nn
-from interp_kit.internals.weight_checks import weight_findings
+from interp_kit.internals.weight_findings import weight_findings
 from interp_kit.internals.weights import weight_table
 
 

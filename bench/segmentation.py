@@ -4,7 +4,8 @@ import numpy as np, torch
 import sklearn.metrics as skm
 from bench.measure import paired
 from interp_kit.predictions import Predictions, confusion_counts
-from interp_kit.predictions.segmentation import boundary_iou, counts_of, image_counts, image_mass, pixel_confusion, segmentation_metrics
+from interp_kit.predictions.metrics.segmentation import boundary_iou, pixel_confusion, segmentation_metrics
+from interp_kit.predictions.masks import _image_counts as image_counts, _image_mass as image_mass, counts_of
 
 C, SHAPE = 32, (92, 512, 512)
 
@@ -56,5 +57,6 @@ def run():
     res.append(dict(what="segmentation_metrics from kept counts", ours_s=once(lambda: segmentation_metrics(p))))
     res.append(dict(what="boundary_iou of 92 images (2 % of the diagonal: 14 pixels)", ours_s=once(lambda: boundary_iou(p)), peak_mib=_peak(lambda: boundary_iou(p))))
     q = torch.rand(4, C, 256, 256).softmax(1); small = (t[:4, :256, :256], q.argmax(1))
-    res.append(dict(what="image_mass of a batch of 4 x 32 x 256 x 256, against its softmax", **paired(lambda: image_mass(q, *small, 255), lambda: q.softmax(1), n=15)))
+    r = paired(lambda: image_mass(q, *small, 255), lambda: q.softmax(1), n=15)
+    res.append(dict(what="image_mass of a batch of 4 x 32 x 256 x 256, against its softmax", **r))
     return res

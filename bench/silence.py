@@ -8,8 +8,8 @@ sys.path[:0] = [str(Path(__file__).parents[1]/"tests"), str(Path(__file__).paren
 from helpers import softmax
 from test_silence_and_truth import base, null
 import test_labels_silence_and_truth as labels
-from interp_kit.interpret.checks import classification_findings
-from interp_kit.interpret.label_checks import multilabel_findings
+from interp_kit.interpret.classification_findings import classification_findings
+from interp_kit.interpret.multilabel_findings import multilabel_findings
 from interp_kit.predictions import Predictions
 
 

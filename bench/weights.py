@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np, torch
 from torch import nn
 from bench.measure import cpu, paired
-from interp_kit.internals.matrices import weights_of
+from interp_kit.internals.matrices import _weights_of
 from interp_kit.internals import noise
-from interp_kit.internals.noise import LEVEL, Spectrum, find_spikes, plot_spectrum
-from interp_kit.internals.spectra import operator_norm, singular_values
-from interp_kit.internals.weight_checks import plot_weights, weight_findings
+from interp_kit.internals.noise import _LEVEL, Spectrum, _find_spikes, plot_spectrum
+from interp_kit.internals.spectra import operator_norm, _singular_values
+from interp_kit.internals.weight_charts import plot_weights
+from interp_kit.internals.weight_findings import weight_findings
 from interp_kit.internals.weights import critical_weights, weight_table
 
 PICTURES = Path(__file__).parent/"pictures"
@@ -26,12 +27,12 @@ def torchvision_net(name, seed=0):
 
 def speed():
     net = torchvision_net("resnet50")
-    blocks = [w.blocks() for w in weights_of(net)]
+    blocks = [w.blocks() for w in _weights_of(net)]
     flat = [b[0].numpy() for b in blocks]
     truth = [float(torch.linalg.svdvals(b[0].double())[0]) for b in blocks]
-    error = max(abs(singular_values(b)[0]/t - 1) for b, t in zip(blocks, truth))
+    error = max(abs(_singular_values(b)[0]/t - 1) for b, t in zip(blocks, truth))
     numpy_error = max(abs(float(np.linalg.norm(w, 2))/t - 1) for w, t in zip(flat, truth))
-    yield dict(what="all singular values of ResNet-50 (54 weights), against a loop of np.linalg.norm(W, 2)", **paired(lambda: [singular_values(b) for b in blocks], lambda: [np.linalg.norm(w, 2) for w in flat], n=15),
+    yield dict(what="all singular values of ResNet-50 (54 weights), against a loop of np.linalg.norm(W, 2)", **paired(lambda: [_singular_values(b) for b in blocks], lambda: [np.linalg.norm(w, 2) for w in flat], n=15),
                relative_error=error, relative_error_of_numpy=numpy_error)
     noise._noise_of.cache_clear()
     yield dict(what="weight_table of ResNet-50, everything", first_cpu_s=cpu(lambda: weight_table(net)), again_cpu_s=statistics.median(cpu(lambda: weight_table(net)) for _ in range(3)))
@@ -47,8 +48,8 @@ def noise_called_structure(n=400):
     "Untrained matrices that have a spike, of n for each shape; once in 10,000 is the intent."
     g = np.random.default_rng(0)
     for p, q, blocks in ((1, 9, 64), (4, 3, 1), (16, 27, 1), (64, 64, 1), (64, 576, 1), (200, 300, 1), (32, 144, 4)):
-        wrong = sum(find_spikes(singular_values(torch.from_numpy(g.standard_normal((blocks, p, q)))), p, q, blocks)[0] > 0 for _ in range(n))
-        yield dict(what=f"Gaussian matrices with a spike: {blocks} of {p} × {q}", wrong=wrong, of=n, level=LEVEL)
+        wrong = sum(_find_spikes(_singular_values(torch.from_numpy(g.standard_normal((blocks, p, q)))), p, q, blocks)[0] > 0 for _ in range(n))
+        yield dict(what=f"Gaussian matrices with a spike: {blocks} of {p} × {q}", wrong=wrong, of=n, level=_LEVEL)
 
 
 def fresh():

@@ -9,8 +9,8 @@ import apidoc
 ROOMS = { # folder of nbs/ (or a name for some notebooks that lie in nbs/ itself) -> the question it answers
     "core": "What is everything built on?", "predictions": "What did the model say?", "attribution": "Where does it look?", "internals": "What is inside?",
     "interpret": "What does it get wrong?", "training": "How did it learn?", "features": "Which columns matter?", "data": "Is the data sound?",
-    "bias": "Whom does it fail?", "report": "Tell me everything: what next?", "widgets": "Show me", "demo": "What can I try it on?", "launchers": "How is a model opened?", "doors": "Where do I enter?"}
-TOP = dict(files="core", plots="core", findings="core", cli="doors", explain_files="doors", all="doors", index="tour") # notebooks in nbs/ itself
+    "bias": "Whom does it fail?", "report": "Tell me everything: what next?", "widgets": "Show me", "demo": "What can I try it on?", "launchers": "How is a model opened?", "cli": "What can I run in a terminal?", "doors": "Where do I enter?"}
+TOP = dict(files="core", plots="core", findings="core", all="doors", index="tour") # notebooks in nbs/ itself
 EXPORTS = (["export"], ["exporti"], ["exports"])
 KNOWN = {"default_exp", "export", "exporti", "exports", "hide", "echo:", "eval:"}
 LINKABLE = re.compile(r"(?<![`\[])`([A-Za-z_][\w.]*)((?:\([^`()]*\))?)`(?![`\]])")

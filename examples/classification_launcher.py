@@ -29,7 +29,7 @@ def process_outputs(inputs, outputs):
 
 def main(save_dir='digits_explained', masks=500):
     from interp_kit.demo import digit_folder
-    from interp_kit.explain_files import explain_files
+    from interp_kit.launchers.explain import explain_files
     from interp_kit.launchers import load_model
     launcher = load_model('classification_launcher:model', interpreter=process_outputs)
     pictures = [next(iter(sorted((digit_folder()/digit).iterdir()))) for digit in '359']

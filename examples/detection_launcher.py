@@ -47,7 +47,7 @@ def main(save_dir='scene_explained', masks=500):
     from pathlib import Path
     from PIL import Image
     from interp_kit.demo import digit_scenes
-    from interp_kit.explain_files import explain_files
+    from interp_kit.launchers.explain import explain_files
     from interp_kit.launchers import load_model
     Path(save_dir).mkdir(parents=True, exist_ok=True)
     pixels = digit_scenes(1, 3, size=64, max_digits=3)[0][0].permute(1, 2, 0).numpy()

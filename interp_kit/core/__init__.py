@@ -6,13 +6,14 @@
 __all__ = []
 
 # %% ../../nbs/core/70_room.ipynb #fc20023a
-from . import base, layers, learners, stats, tasks, words
+from . import base, layers, learners, stats, sums, tasks, words
 from .base import *
 from .words import *
 from .tasks import *
 from .learners import *
 from .layers import *
+from .sums import *
 from .stats import *
 
 # %% ../../nbs/core/70_room.ipynb #bd585f0b
-__all__ = sorted({n for m in (base, words, tasks, learners, layers, stats) for n in m.__all__})
+__all__ = sorted({n for m in (base, words, tasks, learners, layers, sums, stats) for n in m.__all__})

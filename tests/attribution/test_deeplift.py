@@ -93,8 +93,9 @@ def test_captum_overlooks_functions_and_refuses_reuse():
 
 def test_completeness_of_resnet18():
     torch.manual_seed(0)
-    net = resnet18(num_classes=10).eval()
-    assert relative(net, torch.randn(2, 3, 96, 96)) < 1e-4 and relative(net, torch.randn(2, 3, 64, 64), torch.randn(2, 3, 64, 64), 3) < 1e-4
+    net = resnet18(num_classes=10).double().eval() # the error is relative to a small difference of two scores: too fine for float32
+    assert relative(net, torch.randn(2, 3, 96, 96).double()) < 1e-9
+    assert relative(net, torch.randn(2, 3, 64, 64).double(), torch.randn(2, 3, 64, 64).double(), 3) < 1e-9
 
 
 class Styles(nn.Module):

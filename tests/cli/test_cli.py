@@ -56,5 +56,5 @@ def test_bad_input_is_one_line_and_2(tmp_path):
 
 
 def test_internal_error_is_3(tmp_path):
-    code = "import sys, interp_kit.cli as c\ndef broken(args): raise KeyError('x')\nc._demo = broken\nsys.exit(c.main(['demo']))"
+    code = "import sys, interp_kit.cli.demo as c\ndef broken(args): raise KeyError('x')\nc._demo = broken\nsys.exit(sys.modules['interp_kit.cli'].main(['demo']))"
     r = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True); assert r.returncode == 3 and "internal error" in r.stderr and "Traceback" not in r.stderr

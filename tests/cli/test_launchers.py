@@ -4,7 +4,7 @@ import numpy as np, pytest, torch, torchvision
 from torch import nn
 from helpers import needs
 from interp_kit.core import DataError, InterpKitError, ModelError, NotFoundError, TaskError
-from interp_kit.launchers import add_model, load_model, named_models, remove_model, weights_in
+from interp_kit.launchers import add_model, load_model, named_models, remove_model
 
 
 ZOO = """

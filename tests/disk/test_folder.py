@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 from interp_kit.all import (ClassificationInterpretation, DataError, Features, NotFoundError, Predictions, StorageError, TaskError, as_learner, capture, interpret)
 from interp_kit.demo import demo_learner
-from interp_kit.predictions import content_hash
+from interp_kit.predictions.folder import _content_hash as content_hash
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 N, C = 300, 4
@@ -222,7 +222,7 @@ def test_partial(tmp_path):
 
 def test_two_processes(tmp_path):
     p = tmp_path/"p"; p.mkdir()
-    code = f"import sys, time\nfrom interp_kit.predictions import locked\nwith locked({str(p)!r}): print('held', flush=True); time.sleep(60)"
+    code = f"import sys, time\nfrom interp_kit.files import locked\nwith locked({str(p)!r}): print('held', flush=True); time.sleep(60)"
     other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout.readline().strip() == "held"

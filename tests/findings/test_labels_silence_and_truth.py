@@ -1,7 +1,10 @@
 "Findings on labels are silent on noise and speak on truth."
 import numpy as np, pytest
 from scipy.stats import binom
-from interp_kit.interpret.label_checks import (LabelEvidence, check_label_balance, check_label_confidence, check_labels, check_missed_pairs, check_rates, general_p, multilabel_findings)
+from interp_kit.interpret.multilabel_findings import (
+    _general_p as general_p, _LabelEvidence as LabelEvidence, _miscalibration as check_label_confidence,
+    _missed_pairs as check_missed_pairs, _uneven_labels as check_label_balance, _unexpected_rates as check_rates,
+    _weak_labels as check_labels, multilabel_findings)
 from interp_kit.predictions import Predictions, label_confusions, with_thresholds
 
 
@@ -47,7 +50,7 @@ def test_statements_on_all_labels_do_not_mind_labels_that_depend_on_each_other()
     N, spoke = 300, 0
     for s in range(N):
         r = np.random.default_rng(s); q = sigmoid(np.repeat(r.normal(size=(200, 1)), 20, 1)); e = LabelEvidence.of(made(q, r.random((200, 1)) < q))
-        spoke += bool(check_label_confidence(e, least=0)) or general_p(e.margins.actual, e.said, 200, e.surplus)[0] < .01
+        spoke += bool(check_label_confidence(e, least=0)) or general_p(e.margins.actual, e.expected, 200, e.surplus)[0] < .01
     assert spoke <= binom.ppf(.999, N, .02), spoke
 
 

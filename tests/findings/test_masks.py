@@ -2,9 +2,10 @@
 import numpy as np, pytest, torch
 from scipy.stats import binom
 from helpers import softmax
-from interp_kit.interpret.segmentation_checks import (
-    MaskEvidence, check_mask_balance, check_mask_classes, check_mask_collapse, check_mask_confidence,
-    check_mask_values, check_void, segmentation_findings)
+from interp_kit.interpret.segmentation_findings import (
+    _collapse as check_mask_collapse, _imbalance as check_mask_balance, _MaskEvidence as MaskEvidence,
+    _miscalibration as check_mask_confidence, _not_finite as check_mask_values, _unlabelled as check_void,
+    _weak_classes as check_mask_classes, segmentation_findings)
 from interp_kit.core import betting_p
 from interp_kit.predictions import Predictions
 

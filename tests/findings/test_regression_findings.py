@@ -1,7 +1,10 @@
 "Findings of regressions are silent on noise of any shape, in both readings of it, and speak on planted faults."
 import numpy as np, pytest
 from scipy.stats import binom
-from interp_kit.interpret.regression_checks import (FEWEST, MeanFit, Residuals, check_baseline, check_means, check_outliers, check_spread, regression_findings, tail_gap)
+from interp_kit.interpret.regression_findings import (
+    _FEWEST as FEWEST, _MeanFit as MeanFit, _means as check_means, _no_better_than_mean as check_baseline,
+    _outliers as check_outliers, _Residuals as Residuals, _tail_gap as tail_gap, _uneven_errors as check_spread,
+    regression_findings)
 from interp_kit.predictions import Predictions
 
 NOISE = dict(gaussian=lambda r, s: r.normal(size=s), laplace=lambda r, s: r.laplace(size=s), t3=lambda r, s: r.standard_t(3, size=s), skewed=lambda r, s: r.exponential(size=s) - 1)

@@ -2,9 +2,11 @@
 import numpy as np, pytest
 from scipy.stats import binom
 from helpers import draw_labels, softmax
-from interp_kit.interpret.checks import (
-    Evidence, check_balance, check_classes, check_collapse, check_confidence, check_losses, check_pairs,
+from interp_kit.interpret.classification_findings import (
+    _ClassEvidence as Evidence, _collapse as check_collapse, _confused_pairs as check_pairs,
+    _miscalibration as check_confidence, _uneven_classes as check_balance, _weak_classes as check_classes,
     classification_findings)
+from interp_kit.interpret.loss_findings import loss_findings as check_losses
 from interp_kit.core import excess_p
 from interp_kit.predictions import Predictions
 

@@ -6,8 +6,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from interp_kit.core import DataError, InterpKitError, as_learner
 from interp_kit.core import run_batches, watching
-from interp_kit.internals.flow import FlowObserver, check_flow, information_flow, plot_flow, shuffled_loader
-from interp_kit.internals.ranks import StreamedCovariance, effective_rank
+from interp_kit.internals.flow import FlowObserver, information_flow, _shuffled_loader
+from interp_kit.internals.flow_findings import flow_findings
+from interp_kit.internals.ranks import _StreamedCovariance, effective_rank
 
 
 def slow_rank(x):
@@ -67,13 +68,13 @@ def test_ranks_by_gram_and_by_batches_equal_those_by_svd(shape, scale):
     assert effective_rank(x) == pytest.approx(want, rel=1e-6)
     assert effective_rank(np.cov(x.T), kind="covariance") == pytest.approx(want, rel=1e-4)
     for size in (1, 7, 32):
-        s = StreamedCovariance()
+        s = _StreamedCovariance()
         for b in torch.tensor(x).split(size): s.add(b)
         assert s.effective_rank() == pytest.approx(want, rel=1e-6)
 
 
 def test_a_covariance_keeps_no_more_than_channels_squared():
-    s = StreamedCovariance()
+    s = _StreamedCovariance()
     for seed in range(50): s.add(torch.randn(100, 30, generator=torch.Generator().manual_seed(seed)))
     assert s.n == 5000 and sum(r.numel() for r in s.rows) + s.scatter.numel() <= 3*30**2
 
@@ -153,7 +154,7 @@ def sorted_learner():
 
 def test_the_first_batches_of_data_sorted_by_class_are_mixed():
     learn, y = sorted_learner()
-    assert len(torch.cat([b[1] for _, b in zip(range(3), shuffled_loader(learn, 0))]).unique()) == 4
+    assert len(torch.cat([b[1] for _, b in zip(range(3), _shuffled_loader(learn, 0))]).unique()) == 4
     state = torch.get_rng_state()
     ours, first = information_flow(learn, n_batches=3), information_flow(learn, learn.dls[1], n_batches=3)
     assert torch.equal(state, torch.get_rng_state())
@@ -163,7 +164,7 @@ def test_the_first_batches_of_data_sorted_by_class_are_mixed():
 
 def test_a_fastai_loader_is_mixed_and_left_alone(digits):
     state = digits.dls.valid.rng.getstate()
-    rows = [torch.cat([b[1] for _, b in zip(range(2), shuffled_loader(digits, s))]).tolist() for s in (0, 0, 1)]
+    rows = [torch.cat([b[1] for _, b in zip(range(2), _shuffled_loader(digits, s))]).tolist() for s in (0, 0, 1)]
     assert rows[0] == rows[1] != rows[2] and digits.dls.valid.rng.getstate() == state
     assert rows[0] != torch.cat([b[1] for _, b in zip(range(2), digits.dls.valid)]).tolist()
 
@@ -230,7 +231,7 @@ def test_samples_in_groups_of_rows():
 def test_pictures_of_few_and_many_calls(digits):
     deep = nn.Sequential(nn.Linear(6, 8), *[m for _ in range(60) for m in (nn.Linear(8, 8), nn.ReLU())], nn.Linear(8, 4))
     for f in (information_flow(deep, torch.randn(30, 6)), information_flow(Broken(), torch.randn(9, 4)), information_flow(digits, n_batches=1, layers=[nn.Linear])):
-        axs = plot_flow(f)
+        axs = f.plot()
         axs[0].figure.canvas.draw()
         assert len(axs) == 4 and all(a.get_title() for a in axs) and len(axs[3].get_xticklabels()) <= 50
 
@@ -241,4 +242,4 @@ def test_only_the_calls_asked_for_and_no_silent_nothing():
     with pytest.raises(InterpKitError, match="did you mean"): information_flow(model, images(8), layers=["relus"])
     o = FlowObserver()
     with pytest.raises(DataError, match="No call was seen"): o.result()
-    assert check_flow(information_flow(model, images(8))) == []
+    assert flow_findings(information_flow(model, images(8))) == []

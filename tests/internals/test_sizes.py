@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from helpers import needs
 from interp_kit.core import DataError, ModelError, as_learner
 from interp_kit.demo import demo_learner
-from interp_kit.internals.sizes import example_inputs, model_sizes, print_summary, summary
+from interp_kit.internals.sizes import _example_inputs, model_sizes, print_summary, summary
 
 
 def zoo():
@@ -107,7 +107,7 @@ def test_errors_name_the_remedy_and_leave_no_hook():
     with pytest.raises(DataError, match="input_size, e.g. \\(3, 224, 224\\)"): summary(model)
     with pytest.raises(ModelError, match="inputs of shape"): model_sizes(model, (5,))
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()) and model.training
-    assert example_inputs(model, torch.randn(7, 4))[0].shape == (1, 4)
+    assert _example_inputs(model, torch.randn(7, 4))[0].shape == (1, 4)
 
 
 def test_sizes_leave_model_and_random_state_alone():

@@ -5,9 +5,10 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 from interp_kit.core import DataError
 from interp_kit.findings import plain
-from interp_kit.internals.matrices import weights_of
-from interp_kit.internals.weight_checks import plot_weights, weight_findings
-from interp_kit.internals.weights import HEALTH, weight_table
+from interp_kit.internals.matrices import _weights_of
+from interp_kit.internals.weight_charts import plot_weights
+from interp_kit.internals.weight_findings import weight_findings
+from interp_kit.internals.weights import _HEALTH, weight_table
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -33,7 +34,7 @@ def test_not_finite_layers_are_flagged_and_the_others_measured():
     w = torch.randn(20, 30); w[0, :3] = np.nan; w[1, 0] = np.inf; w[2, 0] = -np.inf
     r = row(w)
     assert r.finite == 595/600 and "3 NaN and 2 infinite of 600" in r.reason and np.isnan([r.l2, r.spectral_norm, r.alpha, r.spikes]).all() and r.structure == ""
-    assert all(0 <= r[k] <= 1 for k in HEALTH)
+    assert all(0 <= r[k] <= 1 for k in _HEALTH)
     assert weight_findings({"w": w})[0].type == "not_finite_weights"
     all_nan = row(torch.full((20, 30), np.nan)); assert all_nan.finite == 0 and all_nan.health == 0
 

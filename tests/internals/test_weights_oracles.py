@@ -3,10 +3,10 @@ import numpy as np, pytest, torch
 from scipy import stats
 from torch import nn
 from tests.helpers import needs
-from interp_kit.internals.matrices import as_blocks, weights_of
-from interp_kit.internals.noise import find_spikes, fit_power_law
-from interp_kit.internals.spectra import entropy_rank, gini, operator_norm, singular_values
-from interp_kit.internals.weights import critical_weights, weight_moments, weight_quantiles, weight_table
+from interp_kit.internals.matrices import _as_blocks, _weights_of
+from interp_kit.internals.noise import _find_spikes, _fit_power_law
+from interp_kit.internals.spectra import entropy_rank, _gini, operator_norm, _singular_values
+from interp_kit.internals.weights import critical_weights, _weight_moments, weight_quantiles, weight_table
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +48,7 @@ def literal_matrix(layer):
 @pytest.mark.parametrize("layer", layers(), ids=str)
 def test_spectra_equal_the_decomposition_of_the_laid_out_matrix(layer):
     s = np.linalg.svd(literal_matrix(layer), compute_uv=False)
-    ours = singular_values(weights_of(layer)[0].blocks())
+    ours = _singular_values(_weights_of(layer)[0].blocks())
     np.testing.assert_allclose(ours, s[:len(ours)], rtol=0, atol=1e-9*s[0])
     assert (s[len(ours):] < 1e-12*s[0]).all()
     row = weight_table(layer, null_draws=2).iloc[0]
@@ -124,7 +124,7 @@ def test_power_law_fit_is_weightwatchers_on_any_spectrum():
     WWFit = weightwatcher_fit()
     rng = np.random.default_rng(0)
     for x in (rng.lognormal(size=300), rng.pareto(2., 80) + 1, rng.exponential(size=57), np.linalg.eigvalsh(np.cov(rng.standard_normal((40, 200)))), rng.random(20)):
-        theirs, ours = WWFit(x), fit_power_law(x)
+        theirs, ours = WWFit(x), _fit_power_law(x)
         np.testing.assert_allclose([ours.alpha, ours.xmin, ours.D], [theirs.alpha, theirs.xmin, theirs.D], rtol=1e-9)
         assert ours.n_tail == len(theirs.data)
 
@@ -139,7 +139,7 @@ def test_gaussian_matrix_has_no_spikes_and_says_so():
 def test_untrained_matrices_of_any_shape_have_no_spikes():
     torch.manual_seed(0)
     draws = [nn.init.kaiming_uniform_, nn.init.kaiming_normal_, nn.init.xavier_uniform_, nn.init.xavier_normal_, nn.init.trunc_normal_, nn.init.orthogonal_]
-    found = [find_spikes(singular_values(init(torch.empty(p, n))), p, n)[0] > 0 for p, n in ((2, 2), (3, 50), (16, 27), (32, 32), (10, 300), (64, 144)) for init in draws for _ in range(15)]
+    found = [_find_spikes(_singular_values(init(torch.empty(p, n))), p, n)[0] > 0 for p, n in ((2, 2), (3, 50), (16, 27), (32, 32), (10, 300), (64, 144)) for init in draws for _ in range(15)]
     assert sum(found) <= 2, f"{sum(found)} of {len(found)}"
 
 
@@ -148,11 +148,11 @@ def test_spikes_are_those_planted():
     for k in (1, 4, 9):
         q, r = torch.linalg.qr(torch.randn(100, k))[0], torch.linalg.qr(torch.randn(250, k))[0]
         w = torch.randn(100, 250) + (q*torch.linspace(45, 400, k)) @ r.T
-        assert find_spikes(singular_values(w), 100, 250)[0] == k
+        assert _find_spikes(_singular_values(w), 100, 250)[0] == k
 
 
 def test_gini_of_uniform_and_one_hot():
-    assert abs(gini(np.ones(100))) < 1e-12 and abs(gini(np.eye(100)[3]) - .99) < 1e-12 and entropy_rank(np.eye(100)[3]) == 1
+    assert abs(_gini(np.ones(100))) < 1e-12 and abs(_gini(np.eye(100)[3]) - .99) < 1e-12 and entropy_rank(np.eye(100)[3]) == 1
 
 
 def test_operator_norm_of_the_seeded_convolution():
@@ -181,7 +181,7 @@ def test_large_sides_still_give_the_exact_norm():
 def test_critical_weights_are_those_of_a_full_decomposition():
     torch.manual_seed(0)
     for w, kw in ((torch.randn(80, 300), {}), (torch.randn(12, 4, 3), dict(groups=3)), (torch.randn(6, 4, 2, 2), dict(groups=2, out_dim=1))):
-        blocks = as_blocks(w, kw.get("groups", 1), kw.get("out_dim", 0)).double()
+        blocks = _as_blocks(w, kw.get("groups", 1), kw.get("out_dim", 0)).double()
         m = torch.block_diag(*blocks).numpy()
         u, s, v = np.linalg.svd(m, full_matrices=False)
         share = m*((u[:, :3]*s[:3]) @ v[:3])/(s[:3]**2).sum()
@@ -195,4 +195,4 @@ def test_quantiles_and_moments_of_known_distributions():
     v = weight_quantiles({"a": torch.randn(400, 300)*.03, "b": torch.rand(9, 9).double()}, (.05, .5))
     np.testing.assert_allclose(v.loc["a"].astype(float), [0, np.log10(.03), -1.645, 0], atol=.02)
     assert v.loc["b", "depth"] == 1
-    m = weight_moments(torch.tensor([1., -1., 3., 0.])); assert (m["l1"], m["max"], m["median"], m["zeros"]) == (5, 3, .5, .25)
+    m = _weight_moments(torch.tensor([1., -1., 3., 0.])); assert (m["l1"], m["max"], m["median"], m["zeros"]) == (5, 3, .5, .25)

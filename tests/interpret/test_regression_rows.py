@@ -109,11 +109,18 @@ def test_a_loss_of_its_own_and_infinite_predictions():
     interp.plot_top_losses(2); assert np.isinf(interp.to_frame().predicted[bad[0]])
 
 
-def test_a_million_rows_are_drawn_fast():
-    import time
+def marks(fig):
+    "How many points, lines, bars and letters a figure has."
+    from matplotlib.collections import Collection
+    from matplotlib.lines import Line2D
+    size = lambda o: len(o.get_xdata()) if isinstance(o, Line2D) else len(o.get_offsets()) + len(o.get_paths()) if isinstance(o, Collection) else 1
+    return sum(size(o) for o in fig.findobj())
+
+
+def test_a_million_rows_are_drawn_with_few_marks():
     r = np.random.default_rng(0); p = r.normal(size=1_000_000).astype("f4"); interp = RegressionInterpretation.from_predictions(Predictions.from_arrays(p, p + r.standard_t(3, 1_000_000).astype("f4"), task="regression"))
     for name in PICTURES:
-        t = time.process_time(); axs = np.ravel(getattr(interp, name)()); axs[0].figure.canvas.draw(); assert time.process_time() - t < 12, name
+        fig = np.ravel(getattr(interp, name)())[0].figure; fig.canvas.draw(); assert marks(fig) < 10_000, name
     assert "beyond the frame" in interp.plot_residuals().get_title()
 
 

@@ -2,7 +2,8 @@
 import numpy as np, pytest, torch
 import sklearn.metrics as skm
 from helpers import draw_labels, needs, softmax
-from interp_kit.predictions import (Predictions, adaptive_ece, bin_edges, bin_index, brier, brier_decomposition, classification_metrics, classwise_ece, consistency_test, debiased_ece, ece,
+from interp_kit.predictions.calibration import _bin_edges as bin_edges, _bin_index as bin_index
+from interp_kit.predictions import (Predictions, adaptive_ece, brier, brier_decomposition, classification_metrics, classwise_ece, consistency_test, debiased_ece, ece,
                                     fit_temperature, reliability, row_scores, smooth_ece)
 
 
@@ -130,7 +131,7 @@ def test_calibrated_imbalanced_binary_is_classwise_calibrated():
 
 
 def reliability_gap(p, c):
-    from interp_kit.predictions import gap_of_bins
+    from interp_kit.predictions.calibration import _gap_of_bins as gap_of_bins
     return gap_of_bins(p.preds[:, c].numpy(), (p.targs == c).numpy().astype(float), bin_edges(None, 15))
 
 

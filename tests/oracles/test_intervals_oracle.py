@@ -3,8 +3,9 @@ import numpy as np, pytest
 from scipy.stats import bootstrap as scipy_bootstrap
 import sklearn.metrics as skm
 from helpers import draw_labels, softmax
-from interp_kit.predictions import (Predictions, benjamini_hochberg, bootstrap, classification_metrics, compare_predictions, consistency_test, fit_temperature, mcnemar, mean_interval,
-                                    row_scores, wilson)
+from interp_kit.core import benjamini_hochberg, mcnemar, mean_interval, wilson
+from interp_kit.predictions import Predictions, bootstrap, classification_metrics, compare_predictions, consistency_test, fit_temperature, row_scores
+
 
 SIMS = 300
 

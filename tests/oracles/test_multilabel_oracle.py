@@ -4,9 +4,9 @@ import numpy as np, pytest, torch
 import sklearn.metrics as skm
 from helpers import needs
 from interp_kit.core import DataError, LabelError, TaskError
-from interp_kit.predictions import (Predictions, best_thresholds, bootstrap, known_thresholds, label_confusions, label_counts, label_reliability, label_rows, label_scores, multilabel_intervals,
-                                    multilabel_metrics, per_label_metrics, pooled_ranking, pr_curves, roc_curves, with_thresholds)
-from interp_kit.predictions.multilabel import label_margins
+from interp_kit.predictions import (Predictions, best_thresholds, bootstrap, known_thresholds, label_confusions, label_counts, label_reliability, multilabel_intervals,
+                                    multilabel_metrics, per_label_metrics, pr_curves, roc_curves, with_thresholds)
+from interp_kit.predictions.metrics.multilabel import _label_rows as label_rows, _label_scores as label_scores, _pooled_ranking as pooled_ranking, label_margins
 
 nan = np.nan
 

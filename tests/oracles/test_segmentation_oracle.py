@@ -5,7 +5,9 @@ import sklearn.metrics as skm
 from helpers import needs
 from interp_kit.interpret.segmentation import SegmentationInterpretation
 from interp_kit.predictions import Predictions, bootstrap, confusion_counts, segmentation_metrics
-from interp_kit.predictions.segmentation import boundary_iou, boundary_width, counts_of, image_counts, image_mass, image_ious, map_facts, mask_boundary, pixel_confusion
+from interp_kit.predictions.metrics.segmentation import (
+    _boundary_width as boundary_width, _mask_boundary as mask_boundary, boundary_iou, image_ious, pixel_confusion)
+from interp_kit.predictions.masks import _image_counts as image_counts, _image_mass as image_mass, counts_of, map_facts
 
 TYPES = (torch.uint8, torch.int16, torch.int64)
 IGNORED = (None, 255, -100, 0)
@@ -152,13 +154,13 @@ def test_a_boundary_is_as_wide_as_said():
 
 @pytest.mark.parametrize("seed", range(6))
 def test_order_chunks_and_types_do_not_matter(seed, monkeypatch):
-    import interp_kit.predictions.segmentation as seg
+    import interp_kit.predictions.metrics.segmentation as seg
     p = case(4*seed + 1); order = np.random.default_rng(seed).permutation(len(p))
     a, b = segmentation_metrics(p), segmentation_metrics(p[order])
     np.testing.assert_allclose(list(a.values()), list(b.values()), atol=1e-9, equal_nan=True)
     whole = pixel_confusion(p), boundary_iou(p), counts_of(p)
-    small, bare = seg.image_chunks, without_counts(p)
-    monkeypatch.setattr(seg, "image_chunks", lambda p, pixels=1: small(p, 1))
+    small, bare = seg._image_chunks, without_counts(p)
+    monkeypatch.setattr(seg, "_image_chunks", lambda p, pixels=1: small(p, 1))
     for q in (bare, p): assert torch.equal(pixel_confusion(q), whole[0]); np.testing.assert_array_equal(boundary_iou(q), whole[1])
     assert torch.equal(counts_of(bare), whole[2])
     for dtype in TYPES[1:] + (torch.int32,): assert torch.equal(confusion_counts(p.targs.to(dtype), p.decoded.to(dtype), p.n_classes, p.ignore_index), whole[0])

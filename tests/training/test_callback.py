@@ -452,12 +452,12 @@ def test_an_interrupt_while_passes_are_finished_loses_none(monkeypatch):
     from interp_kit.training import passes
     cb, spy, done = InterpretationCallback(on="both", plot=False), Spy(), []
     fit(learner(), 4, [spy, cb])
-    real = passes.row_margins
+    real = passes._row_margins
     def stops(*a):
         done.append(1)
         if len(done) == 3: raise KeyboardInterrupt
         return real(*a)
-    monkeypatch.setattr(passes, "row_margins", stops)
+    monkeypatch.setattr(passes, "_row_margins", stops)
     with pytest.raises(KeyboardInterrupt): cb.cartography()
     assert len(cb.watch.waiting) == 6 # of eight, two were finished
     check(cb, spy); check(cb, spy, "valid")
@@ -702,7 +702,7 @@ def test_hooks_put_on_a_loss_later_do_not_reach_what_waits():
 
 
 def test_losses_that_call_what_a_user_gave_are_not_as_written():
-    from interp_kit.predictions.losses import _as_written
+    from interp_kit.predictions.losses import is_as_written as _as_written
     own = CrossEntropyLossFlat(axis=1); own.activation = lambda z: (z/5).softmax(1)
     assert not _as_written(nn.TripletMarginWithDistanceLoss(distance_function=nn.Sequential(nn.Dropout(), nn.PairwiseDistance()))) and not _as_written(nn.TripletMarginWithDistanceLoss()) and not _as_written(own)
     assert all(map(_as_written, (nn.CrossEntropyLoss(weight=torch.ones(C)), CrossEntropyLossFlat(axis=1), LabelSmoothingCrossEntropy(), FocalLossFlat(), F.cross_entropy, BCEWithLogitsLossFlat())))

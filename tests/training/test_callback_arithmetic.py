@@ -1,7 +1,7 @@
 "Forgetting, areas under the margin and the map against slow, literal versions, on random histories."
 import math
 import numpy as np, pytest
-from interp_kit.training.cartography import area_under_margin, cartography, forgetting_events, learned_classes
+from interp_kit.training.cartography import _forgetting_events, _learned_classes, _mean, cartography
 
 
 def slow(right, probs, margins):
@@ -31,8 +31,8 @@ def test_random_histories(seed):
     want = slow(right, probs, margins)
     table = cartography(list(right), list(probs), list(margins), block=int(rng.integers(1, 70)))
     np.testing.assert_allclose(table[["confidence", "variability", "correctness", "forgetting", "learned_at", "aum", "n_epochs"]].to_numpy(dtype=float), want, atol=1e-6)
-    np.testing.assert_allclose(area_under_margin(margins), want[:, 5], atol=1e-6)
-    events, first = forgetting_events(right)
+    np.testing.assert_allclose(_mean(margins), want[:, 5], atol=1e-6)
+    events, first = _forgetting_events(right)
     np.testing.assert_array_equal(events, want[:, 3]); np.testing.assert_array_equal(first, want[:, 4])
     assert (table.reason[want[:, 6] == 0] == "no epoch visited the row").all()
 
@@ -40,4 +40,4 @@ def test_random_histories(seed):
 def test_learned_classes():
     import pandas as pd
     table = pd.DataFrame(dict(label=["a", "a", "a", "b", "b", "c"], aum=[1., 2, -5, -1, np.nan, 3]))
-    assert learned_classes(table).tolist() == [True, True, True, False, False, True]
+    assert _learned_classes(table).tolist() == [True, True, True, False, False, True]

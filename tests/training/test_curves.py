@@ -3,7 +3,7 @@ import numpy as np, pytest, torch
 import fastai.callback.schedule
 from fastai.callback.schedule import minimum, slide, steep, valley
 from interp_kit.core import DataError
-from interp_kit.training.curves import compare_dynamics, lr_suggestions, plot_lr_find, plot_metrics, plot_multi_losses
+from interp_kit.training.curves import compare_dynamics, _lr_suggestions, plot_lr_find, plot_metrics, plot_multi_losses
 from interp_kit.training.history import TrainingHistory
 from quick_learner import make
 
@@ -14,7 +14,7 @@ nan = float("nan")
 def test_the_rates_proposed_are_those_of_lr_find(kwargs, tmp_path):
     learn = make(); learn.path = tmp_path
     own = learn.lr_find(show_plot=False, suggest_funcs=(valley, steep, minimum, slide), **kwargs)
-    ours = lr_suggestions(learn, ("valley", "steep", "minimum", "slide"))
+    ours = _lr_suggestions(learn, ("valley", "steep", "minimum", "slide"))
     for n in own._fields: assert ours[n][0] == pytest.approx(getattr(own, n), rel=1e-5), n
     ax = plot_lr_find(learn, suggestion=("valley", "slide")); x, y = ax.get_lines()[0].get_data()
     assert np.array_equal(x, np.array(learn.recorder.lrs[5:-5], dtype=float)) and np.array_equal(y, np.array([float(v) for v in learn.recorder.losses[5:-5]])) and ax.get_xscale() == "log"

@@ -4,7 +4,8 @@ from itertools import permutations
 import numpy as np, pytest
 from scipy.stats import kendalltau
 from interp_kit.core import DataError
-from interp_kit.training.dynamics import TrainingDynamics, dynamics, rising_p, smooth
+from interp_kit.training.dynamics import TrainingDynamics, _smooth, dynamics
+from interp_kit.training.dynamics_findings import _rising_p
 from interp_kit.training.history import TrainingHistory
 
 nan = float("nan")
@@ -69,7 +70,7 @@ def test_smoothing_equals_a_loop():
     for n, w in ((1, 4), (5, 2), (7, 3), (9, 4), (3, 9), (20, 5)):
         v = r.random(n); v[r.random(n) < .2] = nan
         back, ahead = (w - 1)//2, w//2
-        for i, s in enumerate(smooth(v, w)):
+        for i, s in enumerate(_smooth(v, w)):
             part = [v[min(max(j, 0), n - 1)] for j in range(i - back, i + ahead + 1)]; part = [p for p in part if p == p]
             assert (s != s) if v[i] != v[i] else abs(s - sum(part)/len(part)) < 1e-12
 
@@ -78,15 +79,15 @@ def test_smoothing_equals_a_loop():
 def test_trend_against_all_orders(n):
     score = lambda o: sum((b > a) - (b < a) for i, a in enumerate(o) for b in o[i+1:])
     all_ = np.array([score(o) for o in permutations(range(n))])
-    for o in list(permutations(range(n)))[::max(1, len(all_)//40)]: assert abs(rising_p(o) - (all_ >= score(o)).mean()) < 1e-12
+    for o in list(permutations(range(n)))[::max(1, len(all_)//40)]: assert abs(_rising_p(o) - (all_ >= score(o)).mean()) < 1e-12
 
 
 def test_trend_against_scipy():
     r = np.random.default_rng(0)
     for n in (8, 20, 30):
-        v = r.normal(size=n); assert abs(rising_p(v) - kendalltau(np.arange(n), v, alternative="greater", method="exact").pvalue) < 1e-9
-    v = r.normal(size=300); assert abs(rising_p(v) - kendalltau(np.arange(300), v, alternative="greater", method="asymptotic").pvalue) < .01
-    tied = np.round(r.normal(size=(2000, 12)), 0); rate = np.mean([rising_p(t) <= .05 for t in tied]); assert rate <= .06
+        v = r.normal(size=n); assert abs(_rising_p(v) - kendalltau(np.arange(n), v, alternative="greater", method="exact").pvalue) < 1e-9
+    v = r.normal(size=300); assert abs(_rising_p(v) - kendalltau(np.arange(300), v, alternative="greater", method="asymptotic").pvalue) < .01
+    tied = np.round(r.normal(size=(2000, 12)), 0); rate = np.mean([_rising_p(t) <= .05 for t in tied]); assert rate <= .06
 
 
 def types(**curves): return [(f.type, f.severity) for f in dynamics(curves).findings()]

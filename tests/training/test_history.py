@@ -11,7 +11,7 @@ from interp_kit.core import DataError, NotFoundError, TaskError
 from interp_kit.demo import demo_learner
 from interp_kit.training.curves import plot_metrics
 from interp_kit.training.dynamics import dynamics
-from interp_kit.training.history import TrainingHistory, as_history, is_lr_search, metric_direction, split_name
+from interp_kit.training.history import TrainingHistory, _as_history, _is_lr_search, _metric_direction, _split_name
 from quick_learner import make
 
 
@@ -43,7 +43,7 @@ def test_a_whole_training():
 def test_the_demo_of_wine():
     learn = demo_learner("tabular"); learn.remove_cbs([c for c in learn.cbs if c.name == "progress"])
     with learn.no_logging(): learn.fit_one_cycle(4, 1e-2)
-    h = as_history(learn); same(h, learn)
+    h = _as_history(learn); same(h, learn)
     assert dynamics(learn).metric == "valid_accuracy" and len(plot_metrics(learn)) == 2
 
 
@@ -156,7 +156,7 @@ def test_what_is_no_training_is_refused_with_the_reason():
     with pytest.raises(DataError, match="emptied by a later"): TrainingHistory.from_learner(learn)
     for o in (nn.Linear(2, 2), None, 3.):
         with pytest.raises(TaskError, match="Recorder"): TrainingHistory.from_learner(o)
-    with pytest.raises(TaskError): as_history(nn.Linear(2, 2))
+    with pytest.raises(TaskError): _as_history(nn.Linear(2, 2))
 
 
 @pytest.mark.parametrize("append", [False, True])
@@ -195,7 +195,7 @@ def test_files_that_are_none(tmp_path):
     with pytest.raises(NotFoundError): TrainingHistory.from_csv(tmp_path)
     (tmp_path/"a.csv").write_text("epoch,loss\n0,x\n")
     with pytest.raises(DataError, match="'x', which is not a number"): TrainingHistory.from_csv(tmp_path/"a.csv")
-    (tmp_path/"b.csv").write_text("\ufeffepoch,loss,val_loss\n0,2,3\n"); assert list(as_history(str(tmp_path/"b.csv")).values) == ["train_loss", "valid_loss"]
+    (tmp_path/"b.csv").write_text("\ufeffepoch,loss,val_loss\n0,2,3\n"); assert list(_as_history(str(tmp_path/"b.csv")).values) == ["train_loss", "valid_loss"]
 
 
 class History:
@@ -233,7 +233,7 @@ def test_plain_names_of_each_world():
     assert names("train/loss", "val/loss", "val/mAP") == ["train_loss", "valid_loss", "valid_mAP"]
     assert names("error_rate") == ["error_rate"] and names("error_rate", plain="valid") == ["valid_error_rate"]
     assert names("test_loss", "loss") == ["test_loss", "train_loss"]
-    assert split_name("train-dice_loss") == ("train", "dice_loss")
+    assert _split_name("train-dice_loss") == ("train", "dice_loss")
 
 
 def test_fastai_metric_names_have_a_direction():
@@ -242,12 +242,12 @@ def test_fastai_metric_names_have_a_direction():
           M.BalancedAccuracy(), M.ExplainedVariance(), M.CorpusBLEUMetric(), M.AccumMetric(M.top_k_accuracy), M.AccumMetric(M.foreground_acc), M.DiceMulti(), M.Jaccard(), M.FBeta(beta=2), M.AccumMetric(M.accuracy_multi)]
     down = [M.HammingLoss(), M.Perplexity(), M.BrierScore(), M.AccumMetric(M.error_rate), M.AccumMetric(M.mae), M.AccumMetric(M.mse), M.AccumMetric(M.msle), M.rmse, M.exp_rmspe]
     for way, ms in (("max", up), ("min", down)):
-        for m in ms: assert metric_direction(m.name) == way, m.name
+        for m in ms: assert _metric_direction(m.name) == way, m.name
 
 
 def test_what_is_a_learning_rate_search():
-    assert is_lr_search(1e-7*1.2**np.arange(100)) and is_lr_search(1e-7*1.2**np.arange(4))
-    assert not is_lr_search([1e-3]*50) and not is_lr_search([]) and not is_lr_search(np.linspace(1e-4, 1, 50)) and not is_lr_search([1, 0, 1.])
+    assert _is_lr_search(1e-7*1.2**np.arange(100)) and _is_lr_search(1e-7*1.2**np.arange(4))
+    assert not _is_lr_search([1e-3]*50) and not _is_lr_search([]) and not _is_lr_search(np.linspace(1e-4, 1, 50)) and not _is_lr_search([1, 0, 1.])
 
 
 def test_two_metrics_of_one_name():
