@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np, torch
 from bench import sobol
 from bench.photos import HERE, PHOTOS, lite0, models, photo
-from interp_kit.attribution.rise import _MaskSource as MaskSource, _build_masks as build_masks, _mask_weights as mask_weights
+from interp_kit.attribution.rise import (
+    _MaskSource as MaskSource, _build_masks as build_masks,
+    _mask_weights as mask_weights)
 
 GOAL, POINTS, N_ARM = .95, (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024), 1024
 NATIVE, PICTURES = "EfficientNet-lite0, 224 px", Path(__file__).parent/"pictures"

@@ -5,7 +5,9 @@ import json, statistics, subprocess, sys
 import numpy as np, torch
 from torch import nn
 from bench.measure import cpu, paired
-from interp_kit.attribution.rise import RISE, _MaskSource as MaskSource, _MaskSums as MaskSums, _build_masks as build_masks, _mask_weights as mask_weights
+from interp_kit.attribution.rise import (
+    RISE, _MaskSource as MaskSource, _MaskSums as MaskSums, _build_masks as build_masks,
+    _mask_weights as mask_weights)
 
 
 def resnet():

@@ -20,7 +20,9 @@ The scores of each unit (model, picture, arm, seed) are kept under bench/results
 import json, sys, time
 import numpy as np, torch
 from bench.photos import HERE, models
-from interp_kit.attribution.rise import _MaskSource as MaskSource, _Sobol, _build_masks as build_masks, _mask_weights as mask_weights
+from interp_kit.attribution.rise import (
+    _MaskSource as MaskSource, _Sobol, _build_masks as build_masks,
+    _mask_weights as mask_weights)
 
 SIZES, N_REF, N_ARM, SEEDS = (64, 128, 256, 512, 1024), 2048, 1024, (1, 2, 3, 4, 5)
 
