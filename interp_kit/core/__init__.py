@@ -14,6 +14,7 @@ from .learners import *
 from .layers import *
 from .sums import *
 from .stats import *
+from .learners import _DictBatch # by this path loaders that were pickled earlier know it
 
 # %% ../../nbs/core/70_room.ipynb #bd585f0b
 __all__ = sorted({n for m in (base, words, tasks, learners, layers, sums, stats) for n in m.__all__})

@@ -159,9 +159,8 @@ def class_names(
     if vocab is None: vocab = getattr(getattr(dl if dl is not None else dls, 'after_item', None), 'codes', None) # fastai's masks
     if vocab is None:
         folders = getattr(getattr(dl if dl is not None else dls, 'dataset', None), 'classes', None) # torchvision's folders
-        fits = isinstance(folders, (list, tuple)) and n_classes in (None, len(folders))
-        return list(folders) if fits else None
-    if isinstance(vocab, dict): return None
+        return list(folders) if folders is not None and len(folders) == n_classes else None
+    if isinstance(vocab, dict) and n_classes is None: return None # of a table: names of its columns' values
     names = list(vocab)
     if names and not isinstance(names[-1], str) and hasattr(names[-1], '__len__'): names = list(names[-1])
     if n_classes not in (None, len(names)):

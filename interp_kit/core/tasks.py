@@ -60,13 +60,17 @@ def loss_name(
     *_, inner = loss_chain(loss_func)
     return getattr(inner, '__name__', type(inner).__name__)
 
+def _loss_kinds(loss_func):
+    "All kinds of the table that the name of the innermost loss speaks of, in the table's order."
+    if loss_func is None: return []
+    name = loss_name(loss_func).lower().replace('_', '')
+    return [kind for kind, pattern in _LOSS_KINDS.items() if re.search(pattern, name)]
+
 def loss_kind(
     loss_func:'Callable|None', # any loss
 ) -> str: # a key of the table above, or ''
-    "What kind of loss this is by the name of the innermost one: 'cross_entropy', 'nll', 'focal', 'binary', 'binary_logits', 'regression', …"
-    if loss_func is None: return ''
-    name = loss_name(loss_func).lower().replace('_', '')
-    return next((kind for kind, pattern in _LOSS_KINDS.items() if re.search(pattern, name)), '')
+    "What kind of loss this is by its name: 'cross_entropy', 'nll', 'focal', 'binary', 'binary_logits', 'regression', …"
+    return next(iter(_loss_kinds(loss_func)), '')
 
 def loss_setting(
     loss_func:'Callable|None', # any loss
@@ -101,13 +105,14 @@ def infer_task(
 ) -> str: # 'classification', 'multilabel', 'segmentation', 'regression' or 'multi_output'
     "Guess the task of a batch from the loss, then from shapes and dtypes of `output` and `targets`."
     if isinstance(output, (tuple, list)) or isinstance(targets, (tuple, list)): return 'multi_output'
-    kind = loss_kind(loss_func)
-    if kind == 'cross_entropy' or kind in ('nll', 'focal') and not targets.is_floating_point():
+    kinds = set(_loss_kinds(loss_func))
+    likelihood = kinds & {'nll', 'focal'} and not kinds & {'poisson', 'gaussian'} and not targets.is_floating_point()
+    if ('cross_entropy' in kinds or likelihood) and 'other_binary' not in kinds:
         return 'segmentation' if output.ndim >= 4 else 'classification'
-    if kind in ('binary', 'binary_logits', 'multilabel', 'multilabel_soft'):
+    if kinds & {'binary', 'binary_logits', 'multilabel'}:
         if output.ndim >= 4: return 'segmentation'
         return 'multilabel' if output.ndim == 2 and output.shape[1] > 1 else 'classification'
-    return 'regression' if kind == 'regression' else _task_by_shape(output, targets)
+    return 'regression' if 'regression' in kinds else _task_by_shape(output, targets)
 
 # %% ../../nbs/core/20_tasks.ipynb #1dc9090d
 class ProbabilityLoss(nn.Module):
@@ -155,9 +160,6 @@ def standard_loss(
 # %% ../../nbs/core/20_tasks.ipynb #faef5860
 ACTIVATIONS = dict(none=lambda x: x, softmax=lambda x: x.softmax(1), sigmoid=torch.sigmoid, exp=torch.exp)
 
-_KIND_ACTIVATIONS = dict(cross_entropy='softmax', nll='exp', poisson='exp', gaussian='exp', binary_logits='sigmoid', logits='sigmoid',
-                         multilabel_soft='sigmoid')
-
 def guess_activation(
     task:str, # as `infer_task` names them
     out:Tensor, # raw outputs of a batch
@@ -172,9 +174,10 @@ def guess_activation(
 def _activation_name(loss_func, task, out, act):
     if act is not None: return getattr(act, '__name__', type(act).__name__)
     if callable(getattr(loss_func, 'activation', None)): return f'{loss_name(loss_func)}.activation'
-    name = _KIND_ACTIVATIONS.get(loss_kind(loss_func))
-    single = isinstance(out, Tensor) and (out.ndim == 1 or out.shape[1] == 1)
-    if name is not None and not (name == 'exp' and single): return name
+    kinds, single = set(_loss_kinds(loss_func)), isinstance(out, Tensor) and (out.ndim == 1 or out.shape[1] == 1)
+    if 'cross_entropy' in kinds and 'other_binary' not in kinds: return 'softmax'
+    if 'nll' in kinds and not single: return 'exp'
+    if kinds & {'logits', 'multilabel_soft'}: return 'sigmoid'
     return 'none' if isinstance(out, tuple) else guess_activation(task, out)
 
 def pick_activation(

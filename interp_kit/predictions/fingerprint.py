@@ -104,13 +104,20 @@ def _data_fingerprint(dl, rows, vocab=None):
 # %% ../../nbs/predictions/43_fingerprint.ipynb #19003d2c
 _SIMPLE = (int, float, complex, str, bytes, bool, type(None), range, np.generic, np.ndarray, Tensor, os.PathLike)
 
+_MOVED = {'interp_kit.internals.channel_sums': 'interp_kit.internals.calls'} # where classes were when folders named them
+
+def _module_of(cls):
+    "The module of a class, as folders that were written before it moved know it."
+    name = cls.__module__
+    return 'interp_kit.core' if name.startswith('interp_kit.core.') else _MOVED.get(name, name)
+
 def _describe(h, o, names, depth):
     "Feed `o` to the hash `h`; what was seen before, or lies deeper than 8, by its class alone."
     put = lambda *parts: h.update(('|'.join(map(str, parts)) + ';').encode('utf-8', 'surrogateescape'))
     if id(o) in names: return put('known', names[id(o)])
     if isinstance(o, _SIMPLE): return _digest(h, o)
     names[id(o)] = f'seen {len(names)}'
-    put(type(o).__module__, type(o).__qualname__)
+    put(_module_of(type(o)), type(o).__qualname__)
     if depth > 8: return
     for k, v in _parts_of(o):
         put(k)
@@ -130,7 +137,7 @@ def _parts_of(o):
                 ('closure', cells)]
     is_builtin = callable(getattr(o, '__self__', None)) or isinstance(o, types.BuiltinFunctionType)
     if isinstance(o, type) or is_builtin: return [('name', getattr(o, '__qualname__', ''))]
-    if hasattr(o, 'dls') and hasattr(o, 'get_preds'): return [] # a Learner has _fingerprints of its own
+    if hasattr(o, 'dls') and hasattr(o, 'get_preds'): return [] # a Learner has fingerprints of its own
     return [(k, v) for k, v in sorted(getattr(o, '__dict__', {}).items()) if k != 'training' and 'hooks' not in k]
 
 def _described(o, names=None):

@@ -11,6 +11,7 @@ MAIN = "import sys; from interp_kit.cli import main; sys.exit(main())"
 STOPPED = """
 import os, signal, sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler) # a shell has what it runs in the background ignore Ctrl-C
 write = sys.stdout.write
 def watched(text):
     "Ctrl-C arrives when the second target's first results stand, however slow the machine is."

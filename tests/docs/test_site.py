@@ -65,8 +65,9 @@ def test_every_public_name_is_documented_with_its_docments(site):
     pages, _ = site
     for page in [p for p in NOTEBOOKS if p.name not in ("index.ipynb", "99_all.ipynb") and not p.name.endswith("_room.ipynb")]:
         source = (ROOT/page).read_text()
-        module = importlib.import_module("interp_kit." + re.search(r"default_exp (\S+?)[\"\\]", source)[1])
-        html = pages[module.__name__.removeprefix("interp_kit.").replace(".", "/") + ".html"]
+        exported = re.search(r"default_exp (\S+?)[\"\\]", source)[1]
+        module = importlib.import_module(f"interp_kit.{exported}".removesuffix(".__init__"))
+        html = pages[exported.replace(".__init__", ".room").replace(".", "/") + ".html"]
         text = plain("".join(html.text))
         for name in module.__all__:
             o = getattr(module, name)
