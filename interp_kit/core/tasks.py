@@ -165,8 +165,7 @@ def guess_activation(
     out:Tensor, # raw outputs of a batch
 ) -> str: # 'none', 'softmax', 'sigmoid' or 'exp'
     "The name of the activation for outputs of an unknown loss."
-    single = out.ndim == 1 or out.shape[1] == 1
-    if task == 'multilabel' or task in ('classification', 'segmentation') and single:
+    if task == 'multilabel' or task in ('classification', 'segmentation') and (out.ndim == 1 or out.shape[1] == 1):
         return 'none' if 0 <= float(out.min()) and float(out.max()) <= 1 else 'sigmoid'
     if task not in ('classification', 'segmentation') or are_probabilities(out): return 'none'
     return 'exp' if are_probabilities(out.exp()) else 'softmax'
