@@ -120,16 +120,6 @@ def _save(draw, path):
     finally:
         for n in set(plt.get_fignums()) - before: plt.close(n)
 
-def _draw_all(pictures, folder, step):
-    "Draw each picture into `folder`; (file, what it shows, why it is missing or '')."
-    res = []
-    for file, text, draw in pictures:
-        step(file)
-        try: _save(draw, folder/file); missing = ''
-        except InterpKitError as e: missing = str(e)
-        res.append(dict(file=file, text=text, missing=missing))
-    return res
-
 def _number(v): return '–' if v is None or v != v else f'{v:.4f}'
 def _cell(v):
     if isinstance(v, tuple): return elide(', '.join(map(str, v)), 60)
@@ -188,7 +178,14 @@ def _fill(interp, folder, title, on_step):
     "Every file of the folder, the page last."
     pictures, tables, done = _folder_pictures(interp), _folder_tables(interp), []
     def step(name): on_step(name, len(done)/(len(pictures) + len(tables) + 3)); done.append(name)
-    with one_font_warning(): drawn = _draw_all(pictures, folder, step)
+    drawn = [] # what each picture shows, and why it is missing
+    with one_font_warning():
+        for file, text, draw in pictures:
+            step(file)
+            missing = ''
+            try: _save(draw, folder/file)
+            except InterpKitError as e: missing = str(e)
+            drawn.append(dict(file=file, text=text, missing=missing))
     made = [m for m in ((file, text, make()) for file, text, make in tables) if m[2] is not None]
     for file, _, t in made:
         step(file)
