@@ -10,7 +10,7 @@ import numpy as np, pandas as pd, torch
 from torch import Tensor
 from ..core import DataError, listing
 from ..plots import NEUTRAL, as_label, color_for, font_family, name_ticks, new_axes
-from .shuffles import is_categorical
+from .shuffles import _is_categorical
 from .tables import TableModel, as_table, _processing_step, _table_of
 
 # %% ../../nbs/features/60_dependence.ipynb #bbdf3a56
@@ -18,12 +18,14 @@ class _Grid:
     "The values that a column is set to: as the model reads them, and as people do."
     def __init__(self, table, name, size=50):
         self.name, v = name, table.values(name)
-        self.categorical = is_categorical(table, name)
+        self.categorical = _is_categorical(table, name)
         self.inner = pd.unique(pd.Series(v)) if self.categorical else _points(v.astype(np.float64), size)
         names, (mean, std) = _categories(table, name), _units(table, name)
         if names is not None: self.inner = np.arange(0 if (v == 0).any() or names[0] != '#na#' else 1, len(names)); self.shown = [names[i] for i in self.inner]
         elif self.categorical: self.inner = np.array(sorted(self.inner, key=str), dtype=object); self.shown = [str(o) for o in self.inner]
         else: self.shown = (self.inner*std + mean).tolist()
+        deciles = [] if self.categorical else np.nanquantile(v.astype(np.float64), np.arange(.1, 1, .1))*std + mean
+        self.deciles = [float(d) for d in deciles]
 
     def __len__(self): return len(self.inner)
 
@@ -40,7 +42,7 @@ def _points(v, size):
 def _categories(table, name):
     "Names of the codes of a fastai column, or None."
     step = _processing_step(_table_of(table), 'Categorify')
-    classes = getattr(step, 'classes', {}).get(name) if is_categorical(table, name) else None
+    classes = getattr(step, 'classes', {}).get(name) if _is_categorical(table, name) else None
     return None if classes is None else [str(c) for c in classes]
 
 def _units(table, name):
@@ -67,7 +69,9 @@ def partial_dependence(
     if not 1 <= len(asked) <= 2 or ice and len(asked) > 1: raise DataError(f"column={column!r}: give one column, or a pair without ice.")
     if grid < 2: raise DataError(f"grid={grid}: at least two values are needed.")
     grids = [_Grid(table, c, grid) for c in asked]
-    rows = _some_rows(len(table), n_rows, seed)
+    if n_rows is not None and n_rows < 1: raise DataError(f"n_rows={n_rows}: at least one row is needed.")
+    rows = np.arange(n := len(table))
+    if n_rows is not None and n_rows < n: rows = np.sort(np.random.default_rng(seed).choice(n, n_rows, replace=False))
     points = [(a,) for a in range(len(grids[0]))] if len(grids) == 1 else [(a, b) for a in range(len(grids[0])) for b in range(len(grids[1]))]
     with table.running(): means = [_answers(table, rows, {g.name: g.inner[i] for g, i in zip(grids, p)}, ice) for p in points]
     return _as_frame(table, grids, points, means, rows, ice)
@@ -79,10 +83,6 @@ def _asked(table, column):
     odd = [c for c in some if not isinstance(c, str) and not -len(table.names) <= c < len(table.names)]
     if odd: raise DataError(f"There is no column at position {odd[0]}: the model reads {len(table.names)} columns.")
     return tuple(c if isinstance(c, str) else table.names[c] for c in some)
-
-def _some_rows(n, n_rows, seed):
-    if n_rows is not None and n_rows < 1: raise DataError(f"n_rows={n_rows}: at least one row is needed.")
-    return np.arange(n) if n_rows is None or n_rows >= n else np.sort(np.random.default_rng(seed).choice(n, n_rows, replace=False))
 
 def _answers(table, rows, values, ice):
     "Mean predictions (C,), or those of each row (rows, C), with columns set to `values`."
@@ -119,12 +119,8 @@ def _as_frame(table, grids, points, means, rows, ice):
         if not grids[0].categorical: frame['value'] = frame['value'].astype(float)
         frame = frame.join(pd.DataFrame(np.concatenate(means), columns=outs), rsuffix=' ')
     frame.attrs = dict(columns=[g.name for g in grids], categorical=[g.categorical for g in grids], outputs=[c for c in frame.columns if c not in ('value', 'value_2', 'row')], task=table.task, n_rows=len(rows), ice=ice,
-                       deciles=[[] if g.categorical else _deciles(table, g.name) for g in grids])
+                       deciles=[g.deciles for g in grids])
     return frame
-
-def _deciles(table, name):
-    mean, std = _units(table, name)
-    return (np.nanquantile(table.values(name).astype(np.float64), np.arange(.1, 1, .1))*std + mean).tolist()
 
 # %% ../../nbs/features/60_dependence.ipynb #4741fa85
 def plot_partial_dependence(

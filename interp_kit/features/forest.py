@@ -11,7 +11,7 @@ from torch import Tensor
 from ..core import DataError, TaskError, is_learner, listing
 from .importance import _importance_table
 from .shuffles import column_groups, seeded
-from .tables import EstimatorTable, TableModel, as_table
+from .tables import _EstimatorTable, TableModel, as_table
 
 # %% ../../nbs/features/70_forest.ipynb #4ad46a30
 def rfpimp_importance(
@@ -70,8 +70,6 @@ class _OutOfBag:
         x[:, cols] = x[rs.permutation(len(x))][:, cols]
         return base - self._score(self._tree(tree, x), self.y[rows])
 
-def _is_forest(o): return hasattr(o, 'estimators_') and hasattr(o, 'estimators_samples_') and hasattr(o, 'bootstrap')
-
 def _own_rows(table):
     "The forest's own table as `_OutOfBag`; raises where it keeps no row out, or was grown on other rows."
     forest, n = table.estimator, len(table)
@@ -101,7 +99,8 @@ def oob_score_importance(
     if dl is None and is_learner(learn): dl = learn.dls.train
     if n_repeats < 1: raise DataError(f"n_repeats={n_repeats}: at least one permutation is needed.")
     table, rs = as_table(learn, dl), seeded(random_state)
-    own = isinstance(table, EstimatorTable) and _is_forest(table.estimator)
+    marks = 'estimators_', 'estimators_samples_', 'bootstrap' # of a forest
+    own = isinstance(table, _EstimatorTable) and all(hasattr(table.estimator, a) for a in marks)
     bag = _own_rows(table) if own else _imitation(table, n_trees, max_rows, rs)
     base, cols = bag.score(), column_groups(table, groups)
     at = {k: [table.names.index(c) for c in cs] for k, cs in cols.items()}

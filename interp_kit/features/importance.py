@@ -25,7 +25,9 @@ def _importance_table(table, *, n_repeats=5, random_state=None, metric=None, gro
     donors = None if conditional else draw_donors(len(table), n_repeats, rs)
     box = _DropIntervals(table, score, n_repeats=n_repeats, level=level, n_boot=n_boot, seed=int(rs.randint(2**31 - 1)))
     with table.running(): res = {k: box.of(*o) for k, *o in _changed(table, cols, donors, n_repeats, rs, leaf_rows)}
-    frame = _frame(res, len(table))
+    rows = [dict(feature=k, importance=d.mean(), std=d.std(), low=lo, high=hi, se=se, n=len(table),
+                 **{f'repeat_{i}': o for i, o in enumerate(d)}) for k, (d, se, lo, hi) in res.items()]
+    frame = pd.DataFrame(rows).sort_values('importance', ascending=False, kind='stable', ignore_index=True)
     frame.attrs = dict(metric=score.name, base_score=base, n_repeats=n_repeats, level=level, conditional=conditional, groups={k: list(v) for k, v in cols.items()})
     return frame
 
@@ -36,10 +38,6 @@ def _changed(table, cols, donors, n_repeats, rs, leaf_rows):
         own = donors if donors is not None else _donors_within(_leaves_of(table, cs, leaf_rows=leaf_rows), n_repeats, rs)
         it = outs if donors is not None else table.answers([(cs, d) for d in own])
         yield k, [next(it) for _ in own], own
-
-def _frame(res, n):
-    rows = [dict(feature=k, importance=d.mean(), std=d.std(), low=lo, high=hi, se=se, n=n, **{f'repeat_{i}': o for i, o in enumerate(d)}) for k, (d, se, lo, hi) in res.items()]
-    return pd.DataFrame(rows).sort_values('importance', ascending=False, kind='stable', ignore_index=True)
 
 def _check(n, n_repeats, level, n_boot, leaf_rows):
     if n < 2: raise DataError(f"The table has {n} row: nothing can be permuted.")

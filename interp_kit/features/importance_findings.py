@@ -38,17 +38,15 @@ def _chance(table, score):
     s = [score.of(table, table.base[d]) for d in draw_donors(len(table), 10, 0)]
     return float(np.mean(s)), float(np.std(s, ddof=1))
 
-def _alone(table, score, cols, n=5):
-    "Mean score where all columns but `cols` are permuted."
-    copies = [(tuple(c for c in table.names if c not in cols), d) for d in draw_donors(len(table), n, 1)]
-    with table.running(): return float(np.mean([score.of(table, o) for o in table.answers(copies)]))
-
 def _leaks(table, score, frame, chance, skill):
     "A finding for each column that carries nearly all, alone."
     if len(frame) < 2 or frame.attrs['conditional'] or not skill >= _LEAK['skill']*(score.perfect - chance): return
     base = frame.attrs['base_score']
     for r in frame[frame.low >= _LEAK['lost']*skill].itertuples():
-        kept = (_alone(table, score, frame.attrs['groups'][r.feature]) - chance)/skill
+        others = tuple(c for c in table.names if c not in frame.attrs['groups'][r.feature])
+        copies = [(others, d) for d in draw_donors(len(table), 5, 1)] # all others permuted
+        with table.running(): alone = float(np.mean([score.of(table, o) for o in table.answers(copies)]))
+        kept = (alone - chance)/skill
         if kept < _LEAK['kept']: continue
         title = (f"{r.feature} alone keeps {min(kept, 1):.0%} of what the model knows ({score.name} {base:.3g}), and without it "
                  f"{min(r.importance/skill, 1):.0%} is lost")

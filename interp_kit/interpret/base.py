@@ -35,25 +35,18 @@ def _fetch_batch(dl, rows): # (inputs, targets), each a tuple of batched CPU ten
     batch = batch if isinstance(batch, (tuple, list)) else (batch,)
     return split_batch(map_nested(lambda t: t.cpu() if isinstance(t, Tensor) else t, batch), dl)
 
-def _table_rows(dl, batch):
-    "Dicts of column -> value for a tabular batch."
-    to = dl.decode(batch).decode()
-    return to.items[list(to.x_names)].to_dict('records')
-
-def _plain_samples(xs):
-    "Samples of a loader that cannot decode: per row the first input that is a picture, else the first."
-    x = next((t for t in xs if isinstance(t, Tensor) and t.ndim == 4), xs[0])
-    if isinstance(x, dict): x = next(t for t in x.values() if isinstance(t, Tensor))
-    return list(x)
-
 def decoded_samples(
     dl:'DataLoader', # the loader
     xs:tuple, # batched inputs
     ys:tuple, # batched targets
 ) -> list: # of pictures (tensor or PIL), texts (str) or table rows (dict)
     "What each row of a batch shows a person."
-    if not hasattr(dl, 'decode_batch'): return _plain_samples(xs)
-    if hasattr(getattr(dl, 'dataset', None), 'x_names'): return _table_rows(dl, (*xs, *ys))
+    if not hasattr(dl, 'decode_batch'): # per row the first input that is a picture, else the first
+        x = next((t for t in xs if isinstance(t, Tensor) and t.ndim == 4), xs[0])
+        return list(next(t for t in x.values() if isinstance(t, Tensor)) if isinstance(x, dict) else x)
+    if hasattr(getattr(dl, 'dataset', None), 'x_names'):
+        to = dl.decode((*xs, *ys)).decode()
+        return to.items[list(to.x_names)].to_dict('records')
     its = dl.decode_batch((*xs, *ys), max_n=len(xs[0]), full=True)
     return [next((o for o in it[:len(xs)] if isinstance(o, str) or getattr(o, 'ndim', 0) == 3 or hasattr(o, 'getbands')), it[0]) for it in its]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np, torch
 from ..core import ALPHA, block_rows, excess_p, holm
 from ..findings import Finding, Findings, wording
-from .loss_findings import Evidence, grade, loss_findings
+from .loss_findings import _Evidence, _grade, loss_findings
 from ..predictions.confusion import confusion_counts
 from ..predictions.metrics.counts import Margins
 from ..predictions.scores import as_predictions, row_scores
@@ -18,7 +18,7 @@ from ..predictions.store import Predictions
 
 # %% ../../nbs/interpret/040_classification_findings.ipynb #88a288ff
 @dataclass
-class _ClassEvidence(Evidence):
+class _ClassEvidence(_Evidence):
     "Counts of a classification and what its own probabilities expect of them."
     p:Predictions # the predictions that are finite
     counts:np.ndarray # (C, C) rows actual, columns predicted
@@ -76,20 +76,21 @@ _WORDS = dict( # what is seen: interpretation, action, source
 # %% ../../nbs/interpret/040_classification_findings.ipynb #e9812512
 def _confused_pairs(e, most=5):
     "Pairs of classes that are confused more often than the model's own probabilities expect."
-    C = len(e.counts)
+    C, res = len(e.counts), []
     a, b = np.nonzero((e.counts >= 3) & ~np.eye(C, dtype=bool))
     if not len(a): return []
     seen, n, expected = e.counts[a, b], e.counts.sum(1)[a], e.expected_errors()[a, b]
     p = np.minimum(excess_p(seen, expected, e.counts.sum(0)[b])*C*(C - 1), 1) # every cell was looked at, also the empty ones (Bonferroni)
     order = [i for i in np.lexsort((p, -seen)) if p[i] < ALPHA and seen[i] >= .02*n[i]][:most]
-    return [_confused_pair(e, a[i], b[i], int(seen[i]), int(n[i]), float(expected[i]), p[i]) for i in order]
-
-def _confused_pair(e, a, b, seen, n, expected, p):
-    a_name, b_name, rate = e.names[a], e.names[b], seen/n
-    title = f"{seen} of {n} rows of {a_name} are taken for {b_name} ({rate:.0%}); the model's own probabilities expect {expected:.1f}"
-    return Finding('confused_pair', title, grade(rate, .2, .05), 1 - p, dict(count=seen, support=n, rate=rate, expected=expected, p_value=p),
-                   e.worst(e.log_loss, ((e.p.targs == a) & (e.p.decoded == b)).numpy()), (a_name, b_name),
-                   **wording(_WORDS, 'confused_pair', a=a_name, b=b_name))
+    for i in order:
+        names = e.names[a[i]], e.names[b[i]]
+        numbers = dict(count=int(seen[i]), support=int(n[i]), rate=int(seen[i])/int(n[i]), expected=float(expected[i]), p_value=p[i])
+        title = (f"{numbers['count']} of {numbers['support']} rows of {names[0]} are taken for {names[1]} ({numbers['rate']:.0%}); "
+                 f"the model's own probabilities expect {numbers['expected']:.1f}")
+        rows = e.worst(e.log_loss, ((e.p.targs == a[i]) & (e.p.decoded == b[i])).numpy())
+        res.append(Finding('confused_pair', title, _grade(numbers['rate'], .2, .05), 1 - p[i], numbers, rows, names,
+                           **wording(_WORDS, 'confused_pair', a=names[0], b=names[1])))
+    return res
 
 # %% ../../nbs/interpret/040_classification_findings.ipynb #09ba0c3c
 def _weak_classes(e, most=5):
@@ -123,7 +124,7 @@ def _miscalibration(e, least=.02):
     p = 2*min(float(excess_p(wrong, expected, n)), float(excess_p(n - wrong, n - expected, n)))
     if p >= ALPHA or abs(gap) < least: return []
     kind = 'overconfidence' if gap > 0 else 'underconfidence'
-    return [Finding(kind, f"Confidence is {confidence:.1%} on average, accuracy {accuracy:.1%}", grade(abs(gap), .1, .05), 1 - p,
+    return [Finding(kind, f"Confidence is {confidence:.1%} on average, accuracy {accuracy:.1%}", _grade(abs(gap), .1, .05), 1 - p,
                     dict(mean_confidence=confidence, accuracy=accuracy, gap=gap, p_value=p, n=n),
                     e.worst(e.log_loss, ~e.correct if gap > 0 else e.correct, 20), **wording(_WORDS, kind))]
 

@@ -172,7 +172,11 @@ class MultilabelInterpretation(Interpretation):
         axs = new_grid(len(shown), ncols=min(len(shown), 6 if len(shown) > 8 else 4), figsize=figsize, panel=(1.9, 2.05), **kwargs)
         for ax, c in zip(axs, shown): _draw_two_by_two(ax, share[c], text[0](c), text[1], cmap, f'{as_label(names[c], 20)}\nF1 {f1[c]:.2f}')
         rest = [n for i, n in enumerate(names) if i not in set(shown)]
-        _name_grid(axs, f'{title}: {len(shown)} of {len(names)} labels, those with the least F1' if rest and labels is None else title, rest)
+        fig, more = axs[0].figure, f'\nnot shown: {as_label(_say_labels(rest, [], "", width=90), 140)}' if rest else ''
+        if rest and labels is None: title = f'{title}: {len(shown)} of {len(names)} labels, those with the least F1'
+        fig.suptitle(title, fontsize=11)
+        fig.supylabel('actual', fontsize=10)
+        fig.supxlabel(f'predicted{more}', fontsize=10, family=font_family())
         return axs
 
     def most_confused(self,
@@ -240,10 +244,3 @@ def _draw_two_by_two(ax, share, values, fmt, cmap, title):
         ax.text(j, i, said, ha='center', va='center', fontsize=9 if len(said) < 6 else 7, color=ink_on(shade))
     ax.set_xticks([0, 1], ['no', 'yes'], fontsize=8); ax.set_yticks([0, 1], ['no', 'yes'], fontsize=8); ax.grid(False)
     ax.set_title(title, fontsize=9, family=font_family())
-
-def _name_grid(axs, title, rest):
-    "What the axes of a grid of matrices are, and which labels it leaves out."
-    fig, more = axs[0].figure, ''
-    if rest: more = f'\nnot shown: {as_label(_say_labels(rest, [], "", width=90), 140)}'
-    fig.suptitle(title, fontsize=11); fig.supylabel('actual', fontsize=10)
-    fig.supxlabel(f'predicted{more}', fontsize=10, family=font_family())

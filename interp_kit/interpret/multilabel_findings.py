@@ -11,7 +11,7 @@ import numpy as np, torch
 from ..core import ALPHA, excess_p, holm, rowwise_p, two_sided
 from ..findings import Finding, Findings, wording
 from .classification_findings import _imbalance, _weak
-from .loss_findings import Evidence, finite_rows, loss_findings
+from .loss_findings import _Evidence, _finite_rows, loss_findings
 from ..predictions.metrics.counts import Margins
 from ..predictions.metrics.multilabel import label_losses, label_margins
 from ..predictions.scores import as_predictions
@@ -19,7 +19,7 @@ from ..predictions.store import Predictions
 
 # %% ../../nbs/interpret/070_multilabel_findings.ipynb #ee563281
 @dataclass
-class _LabelEvidence(Evidence):
+class _LabelEvidence(_Evidence):
     "Decisions on C labels in N rows, and what the labels' own probabilities expect of them."
     p:Predictions # rows whose probabilities are all finite
     margins:Margins # (C,) found, actual and predicted rows of each label
@@ -35,24 +35,20 @@ class _LabelEvidence(Evidence):
     @classmethod
     def of(cls, p):
         "Gather what the rules need in one sweep by chunks."
-        ok = np.concatenate([finite_rows(c.preds) for c in p.chunks()])
+        ok = np.concatenate([_finite_rows(c.preds) for c in p.chunks()])
         p = p if ok.all() else p[ok]
         C, rows = p.n_classes, [np.zeros((2, 0))]
         sums = [torch.zeros(shape, dtype=torch.float64) for shape in [(C,)]*3 + [(C, C)]*3]
         for c in p.chunks(8192):
-            parts, of_rows = _chunk_sums(c.preds.double(), c.targs > 0, c.decoded.bool())
+            q, t, d = c.preds.double(), c.targs > 0, c.decoded.bool()
+            f, no, yes = lambda o: o.double(), (~d).double(), d.double()
+            missable, doubtful = q*no, (1 - q)*yes
+            parts = (q.sum(0), missable.sum(0), doubtful.sum(0), f(t & ~d).T @ f(d & ~t), missable.T @ doubtful, no.T @ yes)
             for total, o in zip(sums, parts): total += o
-            rows.append(of_rows)
+            rows.append(torch.stack([t.sum(1) - q.sum(1), (t != d).sum(1) - (missable + doubtful).sum(1)]).numpy())
         return cls(p.names, p.rows, p, label_margins(p), *[o.numpy() for o in sums], *np.concatenate(rows, 1))
 
     def worst_of(self, column, mask): return self.worst(label_losses(self.p, column).numpy(), mask)
-
-def _chunk_sums(q, t, d):
-    "Sums over the rows of a chunk, and two numbers of each row."
-    f, no, yes = lambda o: o.double(), (~d).double(), d.double()
-    missable, doubtful = q*no, (1 - q)*yes
-    parts = q.sum(0), missable.sum(0), doubtful.sum(0), f(t & ~d).T @ f(d & ~t), missable.T @ doubtful, no.T @ yes
-    return parts, torch.stack([t.sum(1) - q.sum(1), (t != d).sum(1) - (missable + doubtful).sum(1)]).numpy()
 
 def _excess_elsewhere(seen, expected):
     "(C,) how many times as many events as expected the *other* labels have; 1 where there are none."
@@ -123,17 +119,16 @@ def _unexpected_rates(e, most=5, least=.2):
     p = holm(np.r_[total, np.minimum(1, 2*np.minimum(more, less))])
     off = np.abs(seen - expected)/np.maximum(np.maximum(seen, expected), 1e-9)
     order = [c for c in np.lexsort((-off, p[1:])) if p[c + 1] < ALPHA and off[c] >= least][:most]
-    shift = [_shift(e, seen.sum(), expected.sum(), p[0])] if p[0] < ALPHA and abs(a - b) >= least*max(a, b) else []
-    return shift + [_unexpected_rate(e, c, int(seen[c]), float(expected[c]), p[c + 1]) for c in order]
+    res = []
+    if p[0] < ALPHA and abs(a - b) >= least*max(a, b):
+        there, thought = seen.sum(), expected.sum()
+        title = f"Rows have {there/n:.2f} labels on average, but their probabilities add up to {thought/n:.2f}"
+        numbers = dict(labels=int(there), expected=thought, mean_labels=there/n, mean_expected=thought/n, p_value=p[0], n=n)
+        res.append(Finding('probability_shift', title, _twofold(there, thought), 1 - p[0], numbers,
+                           **wording(_WORDS, 'all_too_small' if thought < there else 'all_too_large')))
+    return res + [_unexpected_rate(e, c, int(seen[c]), float(expected[c]), p[c + 1]) for c in order]
 
 def _twofold(a, b): return 'high' if max(a, b) >= 2*min(a, b) else 'medium'
-
-def _shift(e, seen, expected, p):
-    n = len(e)
-    title = f"Rows have {seen/n:.2f} labels on average, but their probabilities add up to {expected/n:.2f}"
-    numbers = dict(labels=int(seen), expected=expected, mean_labels=seen/n, mean_expected=expected/n, p_value=p, n=n)
-    return Finding('probability_shift', title, _twofold(seen, expected), 1 - p, numbers,
-                   **wording(_WORDS, 'all_too_small' if expected < seen else 'all_too_large'))
 
 def _unexpected_rate(e, c, seen, expected, p):
     name, n, there = e.names[c], len(e), (e.p.targs[:, c] > 0).numpy()

@@ -21,13 +21,6 @@ from ..predictions.metrics.outputs import n_outputs
 if TYPE_CHECKING: from pandas import DataFrame
 
 # %% ../../nbs/interpret/120_outputs.ipynb #1592b8e0
-def _vocabularies(dl):
-    "The vocabularies of a loader, in the order of its targets."
-    v = getattr(dl, 'vocab', None)
-    if v is None or not len(v): return []
-    nested = all(not isinstance(o, str) and hasattr(o, '__len__') for o in v)
-    return [list(o) for o in v] if nested else [list(v)]
-
 def _hand_out(vocabs, sizes):
     "For each number of classes (or None) the next vocabulary of that size, or None."
     left, res = list(vocabs), []
@@ -55,7 +48,10 @@ class MultiOutputInterpretation(Interpretation):
         "The interpretation of each output, for the same rows; raises `DataError` where outputs and targets do not pair up."
         if self._outputs is None:
             parts = [self.predictions.output(i) for i in range(n_outputs(self.predictions))]
-            vocabs = _hand_out(_vocabularies(self.dl), [p.n_classes if p.vocab is None else None for p in parts])
+            v = getattr(self.dl, 'vocab', None)
+            v = [] if v is None else v
+            nested = all(not isinstance(o, str) and hasattr(o, '__len__') for o in v) # a vocabulary for each target
+            vocabs = _hand_out([list(o) for o in v] if nested else [list(v)], [p.n_classes if p.vocab is None else None for p in parts])
             for p, v in zip(parts, vocabs): p.vocab = v if p.vocab is None else p.vocab
             self._outputs = [self.classes.get(p.task, Interpretation).from_predictions(p, self.learn, self.dl) for p in parts]
         return self._outputs

@@ -222,17 +222,15 @@ def plot_residuals(self:RegressionInterpretation,
         a, b, _ = self._values(k); ax, out = _plot_cloud(a, a - b, ax, figsize=size)
         ax.axhline(0, color=NEUTRAL, lw=1, ls='--')
         bands = _residual_bands(a, a - b, bins)
-        if len(bands) > 1: _plot_bands(ax, bands)
+        if len(bands) > 1:
+            ax.plot(bands.x, bands['median'], color=WRONG, lw=2, marker='o', ms=3.5, label='median')
+            for low, high, style, name in (('low25', 'high75', '-', 'middle half'), ('low5', 'high95', ':', 'middle 90 %')):
+                ax.plot(bands.x, bands[low], color=WRONG, lw=1.1, ls=style, label=name)
+                ax.plot(bands.x, bands[high], color=WRONG, lw=1.1, ls=style)
+            ax.legend(fontsize=8, loc='best', framealpha=.8, edgecolor='none')
         _titles(ax, 'predicted', 'residual (predicted − actual)', _heading(self, k, 'residuals'), _beyond(out))
         return ax
     return self._each(draw, target, ax, figsize)
-
-def _plot_bands(ax, t):
-    "Median and quantiles along x."
-    ax.plot(t.x, t['median'], color=WRONG, lw=2, marker='o', ms=3.5, label='median')
-    for low, high, style, name in (('low25', 'high75', '-', 'middle half'), ('low5', 'high95', ':', 'middle 90 %')):
-        ax.plot(t.x, t[low], color=WRONG, lw=1.1, ls=style, label=name); ax.plot(t.x, t[high], color=WRONG, lw=1.1, ls=style)
-    ax.legend(fontsize=8, loc='best', framealpha=.8, edgecolor='none')
 
 def _titles(ax, x, y, title, more=''):
     ax.set_xlabel(x, family=font_family()); ax.set_ylabel(y, family=font_family())

@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 from ..core import ALPHA, holm
 from ..findings import Finding, Findings, wording
-from .loss_findings import Evidence, grade, loss_findings
+from .loss_findings import _Evidence, _grade, loss_findings
 from ..predictions.metrics.regression import target_names, value_pairs
 from ..predictions.scores import as_predictions
 from ..predictions.store import Predictions
@@ -86,7 +86,7 @@ def _unskewed(t, x):
 
 # %% ../../nbs/interpret/110_regression_findings.ipynb #00fd34b9
 @dataclass(eq=False)
-class _Residuals(Evidence):
+class _Residuals(_Evidence):
     "One target of a regression, rows with numbers that are not finite left out; without a name where it is the only one."
     pred:np.ndarray # (n,) predictions
     targ:np.ndarray # (n,) targets
@@ -166,7 +166,7 @@ def _mean(e, j, p):
     "One finding: of level, slope or curve."
     kind, title, numbers, badness = (_level, _slope, _curve)[j](e)
     share = e.by_pred.gain[j]
-    return Finding(kind, title, grade(share, .25, .05), 1 - p, dict(numbers, share_of_squared_error=share, p_value=p, n=len(e)),
+    return Finding(kind, title, _grade(share, .25, .05), 1 - p, dict(numbers, share_of_squared_error=share, p_value=p, n=len(e)),
                    e.worst(badness), e.names, **wording(_WORDS, kind))
 
 def _level(e):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from ..core import ALPHA, betting_p, holm
 from ..findings import Finding, Findings, wording
-from .loss_findings import Evidence, finite_rows, grade, loss_findings
+from .loss_findings import _Evidence, _finite_rows, _grade, loss_findings
 from ..predictions.scores import as_predictions
 from ..predictions.masks import counts_of, mass_of
 from ..predictions.metrics.segmentation import pixel_confusion
@@ -18,7 +18,7 @@ from ..predictions.store import Predictions
 
 # %% ../../nbs/interpret/090_segmentation_findings.ipynb #1cbc5551
 @dataclass
-class _MaskEvidence(Evidence):
+class _MaskEvidence(_Evidence):
     "Counts of the images with labelled pixels and finite numbers, and what the probabilities expect of them."
     p:Predictions # of all images
     hits:np.ndarray # (N, C) pixels rightly predicted
@@ -31,7 +31,7 @@ class _MaskEvidence(Evidence):
     def of(cls, p):
         "Gather what the rules need, by image."
         keep = (counts_of(p)[:, 1].sum(1) > 0).numpy()
-        if mass_of(p) is not None: keep &= finite_rows(mass_of(p))
+        if mass_of(p) is not None: keep &= _finite_rows(mass_of(p))
         parts = lambda o: (o.numpy() if keep.all() else o.numpy()[keep]).swapaxes(0, 1)
         return cls(p.names, p.rows[keep], p, *parts(counts_of(p)), *((None, None) if mass_of(p) is None else parts(mass_of(p))))
 
@@ -88,7 +88,7 @@ def _miscalibration(e, least=.02):
     numbers = dict(mean_confidence=conf.mean(), accuracy=acc.mean(), gap=gap, p_value=p, images=len(acc),
                    images_above=int((conf > acc).sum()))
     return [Finding(kind, f"Confidence is {conf.mean():.1%} on the average image, pixel accuracy {acc.mean():.1%}",
-                    grade(abs(gap), .1, .05), 1 - p, numbers, e.worst((conf - acc)*np.sign(gap), k=20), **wording(_WORDS, kind))]
+                    _grade(abs(gap), .1, .05), 1 - p, numbers, e.worst((conf - acc)*np.sign(gap), k=20), **wording(_WORDS, kind))]
 
 def _collapse(e):
     "Nearly every pixel predicted as one class, although most are of others and the probabilities do not say so."
@@ -102,16 +102,13 @@ def _collapse(e):
                     e.worst(1 - e.accuracy), (e.names[c],), **wording(_WORDS, 'collapse'))]
 
 # %% ../../nbs/interpret/090_segmentation_findings.ipynb #c02d3ec0
-def _overlooked(e, c, others):
-    "Of each image the share of pixels not predicted as c that are c (N,), and what is expected of that."
-    elsewhere = np.maximum(e.pixels - e.predicted[:, c], 1)
-    return (e.actual[:, c] - e.hits[:, c])/elsewhere, np.minimum(e.missable(c)*others/elsewhere, 1)
-
 def _weak_classes(e, most=5):
     "Classes whose pixels are missed more often than the model's own probabilities expect, and more than those of other classes."
     n, hits, expected = e.actual.sum(0), e.hits.sum(0), np.array([e.missable(c).sum() for c in range(len(e.names))])
     others = np.maximum(((n - hits).sum() - (n - hits))/np.maximum(expected.sum() - expected, 1e-12), 1)
-    share = lambda c: _overlooked(e, c, others[c])
+    def share(c): # of each image that of pixels not predicted as c that are c (N,), and what is expected of that
+        elsewhere = np.maximum(e.pixels - e.predicted[:, c], 1)
+        return (e.actual[:, c] - e.hits[:, c])/elsewhere, np.minimum(e.missable(c)*others[c]/elsewhere, 1)
     recall, rest = hits/np.maximum(n, 1), (hits.sum() - hits)/np.maximum(n.sum() - n, 1)
     p = holm([betting_p(*share(c)) for c in range(len(n))])
     low = [c for c in np.argsort(recall, kind='stable') if n[c] > 0 and p[c] < ALPHA and recall[c] <= rest[c] - .05]
@@ -163,7 +160,7 @@ def _unlabelled(p, least=.25):
 def _not_finite(p):
     "Labelled images whose loss or probabilities are not finite numbers."
     labelled = (counts_of(p)[:, 1].sum(1) > 0).numpy()
-    off = np.zeros(len(p), dtype=bool) if mass_of(p) is None else ~finite_rows(mass_of(p))
+    off = np.zeros(len(p), dtype=bool) if mass_of(p) is None else ~_finite_rows(mass_of(p))
     return loss_findings(p, labelled & ~np.isfinite(p.losses.numpy()) | off, off, 'images have a loss or probabilities that are not finite')
 
 def segmentation_findings(

@@ -50,16 +50,13 @@ def assemble(
                        columns=columns, meta={**meta, **keep}, **kwargs)
 
 # %% ../../nbs/predictions/42_cache.ipynb #80352467
-def _chunk_rows(p):
-    if not p.has_preds or isinstance(p.preds, tuple): return 8192
-    return block_rows(p.preds[0].numel()*4, least=64, most=8192)
-
 def _write_columns(folder, p):
     "Write one number a row for each derived column; file name -> bytes and sha256."
     with storage_errors(folder): (folder.path/'cols').mkdir(exist_ok=True)
-    outs, lo = {}, 0
+    outs, lo, rows = {}, 0, 8192
+    if p.has_preds and not isinstance(p.preds, tuple): rows = block_rows(p.preds[0].numel()*4, least=64, most=rows)
     with ExitStack() as files:
-        for c in p.chunks(_chunk_rows(p)):
+        for c in p.chunks(rows):
             for name, v in _derived_columns(c).items():
                 if name not in outs: outs[name] = files.enter_context(_new_array(folder.path/'cols'/f'{name}.npy', v.dtype, (len(p),)))
                 outs[name][lo:lo+len(c)] = v

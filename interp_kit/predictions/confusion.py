@@ -20,15 +20,6 @@ def _known(targs, n_classes, void):
     bad = lo if lo < 0 else hi
     raise LabelError(f"targs holds class {bad}, but there are {n_classes} classes (0 to {n_classes-1}). If {bad} marks what does not count, say so with ignore_index={bad}.")
 
-def _pair_numbers(t, d, n_classes, ignore_index, dtype):
-    "`targ * C + pred` of each pair, C² where the target is ignored."
-    void = void_mask(t, ignore_index) if ignore_index is not None else None
-    _known(t, n_classes, void)
-    if d.numel() and void is not None and (d.amin() < 0 or d.amax() >= n_classes): d = d.masked_fill(void, 0)
-    _check_targets(d, n_classes, 'decoded')
-    pairs = torch.add(d, t.to(dtype), alpha=n_classes)
-    return pairs if void is None else pairs.masked_fill_(void, n_classes**2)
-
 def _as_pairs(targs, decoded):
     "Plain integer tensors of one shape."
     t, d = (torch.as_tensor(o).as_subclass(Tensor) for o in (targs, decoded))
@@ -42,7 +33,12 @@ def _count(t, d, n_classes, ignore_index):
     "(B, C, C) int64 of prepared (B, P) pairs."
     B, cells = len(t), n_classes**2 + 1
     dtype = next(o for o in (t.dtype, torch.int16, torch.int32, torch.int64) if B*cells <= torch.iinfo(o).max)
-    pairs = _pair_numbers(t, d, n_classes, ignore_index, dtype)
+    void = void_mask(t, ignore_index) if ignore_index is not None else None
+    _known(t, n_classes, void)
+    if d.numel() and void is not None and (d.amin() < 0 or d.amax() >= n_classes): d = d.masked_fill(void, 0)
+    _check_targets(d, n_classes, 'decoded')
+    pairs = torch.add(d, t.to(dtype), alpha=n_classes) # C² where the target is ignored
+    if void is not None: pairs.masked_fill_(void, n_classes**2)
     if B > 1: pairs = pairs + torch.arange(0, B*cells, cells, dtype=dtype, device=t.device)[:, None]
     return torch.bincount(pairs.flatten(), minlength=B*cells).view(B, cells)[:, :-1].view(B, n_classes, n_classes)
 

@@ -27,11 +27,6 @@ def _architecture_hash(model):
     return hashlib.sha256(text.encode()).hexdigest()
 
 # %% ../../nbs/predictions/43_fingerprint.ipynb #7d35d96d
-def _as_bytes(t):
-    t = t.detach().cpu().resolve_conj().as_subclass(Tensor)
-    t = t.to_dense() if t.layout is not torch.strided else t
-    return np.frombuffer(t.contiguous().flatten().view(torch.uint8).numpy(), np.uint8) if t.numel() else np.array(t.shape)
-
 def _path_facts(s, surely=False):
     raw = os.fsencode(s) if isinstance(s, str) else s
     if not surely and (len(raw) > 1000 or os.sep.encode() not in raw or raw.count(b' ') > 8): return raw # a text, not a path
@@ -45,7 +40,10 @@ _PRINTED = (int, float, complex, bytes, bytearray, range, type(None), datetime.d
 def _digest(h, o):
     """Feed `o` to the hash `h`: arrays and tables by content, paths with size and time of change, containers entry by
     entry, else its parts."""
-    if isinstance(o, Tensor): o = _as_bytes(o)
+    if isinstance(o, Tensor):
+        t = o.detach().cpu().resolve_conj().as_subclass(Tensor)
+        t = (t.to_dense() if t.layout is not torch.strided else t).contiguous().flatten()
+        o = np.frombuffer(t.view(torch.uint8).numpy(), np.uint8) if t.numel() else np.array(o.shape)
     if isinstance(o, np.generic): o = o.item()
     h.update(type(o).__name__.encode())
     if isinstance(o, np.ndarray) and o.dtype != object:

@@ -242,7 +242,12 @@ def to_frame(self:Predictions) -> 'DataFrame':
     Other tasks give what they have of these; a number per label or output gets a column of its own."""
     import pandas as pd
     base = dict(row=self.rows, id=self.ids, item=self.items if self.items is not None else [None]*len(self))
-    return pd.DataFrame({**base, **_answer_columns(self), 'loss': self.losses.numpy(), **_correct_column(self)})
+    frame = pd.DataFrame({**base, **_answer_columns(self), 'loss': self.losses.numpy()})
+    if self.task == 'multilabel':
+        right = [((c.targs > 0) == c.decoded.bool()).all(1).numpy() for c in self.chunks()]
+        return frame.assign(correct=np.concatenate([np.zeros(0, dtype=bool), *right]))
+    if self.task != 'classification' or isinstance(self.preds, tuple): return frame
+    return frame.assign(correct=(self.targs == self.decoded).numpy())
 
 # %% ../../nbs/predictions/10_store.ipynb #fb0a43f1
 def _as_float(x):
@@ -335,10 +340,6 @@ def _label_columns(p):
             said, ends = names[m.nonzero()[:, 1].numpy()].tolist(), m.sum(1).cumsum(0).tolist()
             res[k] += [tuple(said[a:b]) for a, b in zip([0, *ends], ends)]
     return res
-
-def _correct_column(p):
-    if p.task == 'multilabel': return dict(correct=np.concatenate([np.zeros(0, dtype=bool)] + [((c.targs > 0) == c.decoded.bool()).all(1).numpy() for c in p.chunks()]))
-    return dict(correct=(p.targs == p.decoded).numpy()) if p.task == 'classification' and not isinstance(p.preds, tuple) else {}
 
 # %% ../../nbs/predictions/10_store.ipynb #7697231c
 _MASK_COLUMNS = ('pixels', 'pixel_accuracy', 'mean_iou', 'worst_class', 'worst_iou')

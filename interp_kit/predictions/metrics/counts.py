@@ -83,11 +83,6 @@ def _rank_column(x, pos):
     return auc/(k*(n - k)) if n > k else np.nan, ap
 
 # %% ../../../nbs/predictions/metrics/10_counts.ipynb #85a07ace
-def _positives(targs, n_classes):
-    "For each class the rows that are of it."
-    order = np.argsort(targs, kind='stable')
-    return np.split(order, np.cumsum(np.bincount(targs, minlength=n_classes))[:-1])
-
 def ranking(
     p:'Predictions|Tensor|np.ndarray', # Predictions of a classification, or (N, C) probabilities
     targs:'Tensor|np.ndarray|None'=None, # (N,) targets, with an array
@@ -99,7 +94,8 @@ def ranking(
     p = _check_finite(as_predictions(p, targs))
     if approx: return _ranking_by_histogram(p)
     if 'ranking' in p.memo: return p.memo['ranking']
-    pos, res = _positives(p.targs.numpy(), p.n_classes), []
+    targs, res = p.targs.numpy(), []
+    pos = np.split(np.argsort(targs, kind='stable'), np.cumsum(np.bincount(targs, minlength=p.n_classes))[:-1]) # rows of each class
     block = block or block_rows(len(p)*p.preds.element_size(), 2**27, most=64)
     for lo in range(0, p.n_classes, block):
         cols = p.preds[:, lo:lo+block].T.contiguous().numpy()
@@ -108,12 +104,10 @@ def ranking(
     return p.memo['ranking']
 
 # %% ../../../nbs/predictions/metrics/10_counts.ipynb #35722757
-def _log_bins(q, bins): return ((q.clamp_min(1e-30).log()/20 + 1)*bins).long().clamp(0, bins - 1)
-
 def _ranking_by_histogram(p, bins=4096):
     C, total, pos = p.n_classes, 0, 0
     for c in p.chunks(65536):
-        b = _log_bins(c.preds, bins) + torch.arange(C)*bins
+        b = ((c.preds.clamp_min(1e-30).log()/20 + 1)*bins).long().clamp(0, bins - 1) + torch.arange(C)*bins
         total = total + torch.bincount(b.flatten(), minlength=C*bins)
         pos = pos + torch.bincount(b.gather(1, c.targs[:, None]).flatten(), minlength=C*bins)
     return _ranking_of_bins(*(o.view(C, bins).numpy() for o in (pos, total - pos)))

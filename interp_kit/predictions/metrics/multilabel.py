@@ -282,19 +282,15 @@ _GAINS = dict( # metric -> function of (found, decided, positives, rows) at each
     accuracy=lambda tp, said, pos, n: 2*tp - said,
 )
 
-def _cuts(x, y):
-    "(thresholds, found, decided) for every way to cut the scores `x`, from deciding on no row to all."
+def _best_cut(x, y, gain):
+    "The threshold of the largest `gain` over every way to cut the scores `x`, from deciding on no row to all."
     order = np.argsort(-x, kind='stable'); s = x[order].astype(np.float64)
     last = np.flatnonzero(np.r_[s[1:] != s[:-1], True]) # of each run of equal scores
     below, above = np.r_[s[last], 0], np.r_[1, s[last]]
     mid = below + (above - below)/2
     mid = np.where(mid >= above, below, mid) # no number lies between neighbours
     if above[-1] == 0: mid[-1] = -1e-6 # all rows, also those at 0
-    return mid, np.r_[0, np.cumsum(y[order])[last]], np.r_[0, last + 1]
-
-def _best_cut(x, y, gain):
-    mid, tp, said = _cuts(x, y)
-    value = gain(tp, said, int(y.sum()), len(y))
+    value = gain(np.r_[0, np.cumsum(y[order])[last]], np.r_[0, last + 1], int(y.sum()), len(y))
     best = np.flatnonzero(value == value.max())
     return mid[best[np.abs(mid[best] - .5).argmin()]]
 

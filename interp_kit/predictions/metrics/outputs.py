@@ -41,18 +41,17 @@ def _losses(preds, targs, task, rows=16384):
     "(N,) standard losses, by chunks."
     return torch.cat([_standard_losses(preds[lo:lo+rows], targs[lo:lo+rows], task) for lo in range(0, len(preds), rows)])
 
-def _check_probabilities(preds, rows=1000):
-    some = preds[:rows]; some = some[some.flatten(1).isfinite().all(1)]
-    if len(some) and preds.shape[1] > 1 and not are_probabilities(some, 1e-2):
-        raise DataError("An output of classes holds no probabilities: rows must be non-negative and sum to 1. Apply softmax to logits first.")
-
 def _settled(preds, targs, task):
     "Predictions and targets of one output in the shapes of its task."
     if task == 'classification':
         if preds.numel() == len(preds): preds = preds.reshape(-1, 1); preds = torch.cat([1 - preds, preds], 1)
         if targs.is_floating_point() and targs.shape == preds.shape: targs = targs.argmax(1)
         targs = targs.reshape(len(preds), *preds.shape[2:]).long(); _check_targets(targs, preds.shape[1])
-    if task in ('classification', 'segmentation'): _check_probabilities(preds)
+    if task in ('classification', 'segmentation'):
+        some = preds[:1000]
+        some = some[some.flatten(1).isfinite().all(1)]
+        if len(some) and preds.shape[1] > 1 and not are_probabilities(some, 1e-2):
+            raise DataError("An output of classes holds no probabilities: rows must be non-negative and sum to 1. Apply softmax to logits first.")
     if task == 'segmentation': targs = targs.reshape(len(preds), *preds.shape[2:]).long(); _check_targets(targs, preds.shape[1])
     if task == 'regression': targs = targs.reshape(preds.shape)
     return preds, targs

@@ -6,7 +6,7 @@
 __all__ = ['value_pairs', 'target_names', 'regression_metrics', 'per_target_metrics', 'regression_intervals']
 
 # %% ../../../nbs/predictions/metrics/60_regression.ipynb #d022cd3a
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Iterator, TYPE_CHECKING
 import numpy as np
 from torch import Tensor
@@ -193,10 +193,6 @@ def _row_values(a, b, mid, name):
     j, shift = _PARTS.index(_ROW_MEANS[name]), mid.residual if name == 'bias' else 0
     return np.concatenate([(_parts_of(p, t, mid)[..., j] + shift).mean(1) for p, t in _chunks(a, b)])
 
-def _of(mid, k):
-    "The middles of the targets `k`, a slice."
-    return replace(mid, **{f.name: getattr(mid, f.name)[k] for f in fields(mid) if isinstance(getattr(mid, f.name), np.ndarray)})
-
 def _group_means(a, b, mid, groups):
     "(G, K, 9) sums of the parts of the rows of each group."
     G, lo, res = int(groups.max()) + 1, 0, 0
@@ -210,7 +206,8 @@ def _resampled(a, b, mid, n, seed, size=4_000_000):
     groups, total, count = _row_groups(len(a), seed=seed), dict.fromkeys(_RESAMPLED, 0.), dict.fromkeys(_RESAMPLED, 0.)
     width = block_rows(len(_PARTS)*max(int(groups.max()) + 1, n), size)
     for lo in range(0, a.shape[1], width):
-        k = slice(lo, lo + width); m = _of(mid, k)
+        k = slice(lo, lo + width)
+        m = replace(mid, **{f: v[k] for f, v in vars(mid).items() if isinstance(v, np.ndarray)})
         x = _group_means(a[:, k], b[:, k], m, groups)
         means = _resampled_sums(x.reshape(len(x), -1), n, seed, sizes=np.bincount(groups)).reshape(n, *x.shape[1:])/len(a)
         for name, s in _scores_of_means(means, m).items():
