@@ -195,12 +195,6 @@ def _run(side, xs, others):
             stack.enter_context(watching(s.model, s.see, s.layers))
         run_model(side.model, map_nested(moved_to(side.model), xs))
 
-def _loader(learn_a, learn_b, seed):
-    "The data of whoever has some, in random order."
-    dl = next((d for o in (learn_a, learn_b) if o is not None and (d := _shuffled_loader(o, seed)) is not None), None)
-    if dl is None: raise DataError(f"{type(learn_a).__name__} brings no validation data: pass dl, a loader or a tensor of inputs.")
-    return dl
-
 def cka(
     learn_a:'Learner|nn.Module', # a Learner or a module
     learn_b:'Learner|nn.Module|None'=None, # another, of any architecture that takes the same inputs; None compares the calls of `learn_a` with each other
@@ -223,7 +217,12 @@ def cka(
     a = _Side(learn_a, layers_a, features)
     b = a if one and layers_b in (None, layers_a) else _Side(learn_a if one else learn_b, layers_b, features)
     pairs, rows, out = _Pairs(a, b), 0, 0
-    raw = input_batches(nn.Identity(), dl if dl is not None else _loader(learn_a, learn_b, seed), n_batches)
+    if dl is None: # the data of whoever has some, in random order
+        loaders = (_shuffled_loader(o, seed) for o in (learn_a, learn_b) if o is not None)
+        dl = next((d for d in loaders if d is not None), None)
+    if dl is None:
+        raise DataError(f"{type(learn_a).__name__} brings no validation data: pass dl, a loader or a tensor of inputs.")
+    raw = input_batches(nn.Identity(), dl, n_batches)
     with ExitStack() as stack, torch.no_grad():
         for o in (learn_a,) if one else (learn_a, learn_b): stack.enter_context(untouched(o)); get_model(o).eval()
         for xs in raw:

@@ -18,12 +18,6 @@ from .trial import labelled_batches, loss_of, outputs_of, trial
 from ..plots import NEUTRAL, PALETTE, WRONG, name_ticks, new_axes
 
 # %% ../../nbs/internals/270_gradient_flow.ipynb #7e74a6e9
-def _energy(g):
-    "Sum of squares of a gradient, also of a sparse or a complex one."
-    g = g.detach()
-    if g.layout != torch.strided: g = g.coalesce().values() if g.layout == torch.sparse_coo else g.to_dense()
-    return float((g.abs() if g.is_complex() else g).double().square().sum())
-
 class _Gradients:
     "Sums of squares of gradients, of parameters by name and of calls, over batches."
     def __init__(self, learn, model, batches):
@@ -35,7 +29,11 @@ class _Gradients:
         self.calls.setdefault(call.layer, call)
         if x.requires_grad: x.register_hook(lambda g: self.add(self.signal, call.layer, g))
 
-    def add(self, to, name, g): to[name] = to.get(name, 0.) + _energy(g)
+    def add(self, to, name, g):
+        "Add the squares of a gradient, also of a sparse or a complex one."
+        g = g.detach()
+        if g.layout != torch.strided: g = g.coalesce().values() if g.layout == torch.sparse_coo else g.to_dense()
+        to[name] = to.get(name, 0.) + float((g.abs() if g.is_complex() else g).double().square().sum())
 
     def step(self, xs, ys):
         "One batch, forward and back."
@@ -74,14 +72,11 @@ def _orders(model, calls):
         res[name] = last
     return res
 
-def _why_unmeasured(p):
-    if isinstance(p, nn.parameter.UninitializedParameter): return 'lazy, not yet initialised'
-    if p.is_meta: return 'on the meta device: it has no values'
-    return 'empty' if not p.numel() else ''
-
 def _state_of(p, sums, name):
     "(state, reason) of a parameter by itself."
-    if why := _why_unmeasured(p): return 'unmeasured', why
+    if isinstance(p, nn.parameter.UninitializedParameter): return 'unmeasured', 'lazy, not yet initialised'
+    if p.is_meta: return 'unmeasured', 'on the meta device: it has no values'
+    if not p.numel(): return 'unmeasured', 'empty'
     if not p.requires_grad: return 'frozen', ''
     if name not in sums.params: return 'zero', 'not used by the loss'
     if sums.params[name] == 0: return 'zero', 'exactly 0'
@@ -115,19 +110,15 @@ def _call_table(sums):
     last = t.signal.iloc[-1] if len(t) else math.nan
     return t.assign(relative=t.signal/last if last > 0 else math.nan)
 
-def _vanishing(weights):
-    "Names of the weights from the first on whose relative gradient is tiny, the last of them not 0."
-    tiny = (weights.relative < _LIMITS['vanishing']).to_numpy()
-    n = len(tiny) if tiny.all() else int(np.argmin(tiny))
-    while n and weights.relative.iloc[n - 1] == 0: n -= 1
-    return list(weights.parameter[:n])
-
 def _judged(t, calls):
     "The table with relative gradients, and the states 'vanishing' and 'exploding'."
     weights = t[t.matrix & t.trainable & np.isfinite(t.ratio.astype(float))]
     if len(weights) and weights.ratio.max() > 0:
-        t.loc[weights.index, 'relative'] = weights.ratio/weights.ratio.max()
-        t.loc[t.parameter.isin(_vanishing(t.loc[weights.index])), 'state'] = 'vanishing'
+        t.loc[weights.index, 'relative'] = relative = weights.ratio/weights.ratio.max()
+        tiny = (relative < _LIMITS['vanishing']).to_numpy()
+        n = len(tiny) if tiny.all() else int(np.argmin(tiny)) # from the first weight on, the last of them not 0
+        while n and relative.iloc[n - 1] == 0: n -= 1
+        t.loc[t.parameter.isin(weights.parameter[:n]), 'state'] = 'vanishing'
     loud = calls.layer[calls.relative > _LIMITS['exploding']]
     t.loc[t.layer.isin(loud) & (t.state == 'ok'), 'state'] = 'exploding'
     return t

@@ -112,8 +112,6 @@ class _Noise:
     rank_low:float # smallest, in units of the mean
     draws:int # matrices drawn
 
-def _draws_for(p): return 100 if p <= 128 else 20 if p <= 2048 else 5 # as cheap shapes allow
-
 @lru_cache(4096)
 def _drawn_noise(p, n, blocks, draws, seed):
     rng = np.random.default_rng([seed, p, n, blocks])
@@ -124,7 +122,7 @@ def _drawn_noise(p, n, blocks, draws, seed):
 def _noise_of(rows, columns, blocks=1, draws=None, seed=0):
     "The range of fitted exponents and stable ranks of Gaussian noise of one shape; remembered."
     p, n = sorted((rows, columns))
-    draws = _draws_for(p) if draws is None else draws
+    if draws is None: draws = 100 if p <= 128 else 20 if p <= 2048 else 5 # as cheap shapes allow
     if p < 1 or draws < 2: raise DataError(f"Noise needs at least one row and column and two draws; got {rows} × {columns} and {draws}.")
     return _drawn_noise(p, n, blocks, draws, seed)
 
@@ -202,21 +200,14 @@ def _noise_density(x, spectrum):
     res[inside] = np.sqrt((high - x[inside])*(x[inside] - low))/(2*np.pi*spectrum.variance*p*x[inside])
     return res
 
-def _histogram(ax, spectrum, e):
-    bins = np.geomspace(e.min(), e.max()*1.001, int(np.clip(len(e)//6, 12, 60)) + 1)
-    count, _ = np.histogram(e, bins)
-    ax.stairs(count/len(e)/np.diff(np.log(bins)), bins, fill=True, color=PALETTE[5], alpha=.55, label=f'{len(spectrum.singular):,} eigenvalues')
-    return bins
-
-def _noise_lines(ax, spectrum):
+def _draw_laws(ax, spectrum, e):
+    "The density of noise, its edge, and the power law of the tail."
     p, n = sorted((spectrum.rows, spectrum.columns))
     if p > 1:
         low = max((math.sqrt(n) - math.sqrt(p))**2*spectrum.variance, ax.get_xlim()[0])
         x = np.geomspace(low, spectrum.edge, 400)
         ax.plot(x, _noise_density(x, spectrum)*x*(len(spectrum.singular) - spectrum.spikes)/len(spectrum.singular), color=NEUTRAL, lw=1.8, label='noise (Marchenko-Pastur)')
     ax.axvline(spectrum.edge, color=NEUTRAL, ls='--', lw=1.2, label="noise's edge")
-
-def _tail_line(ax, spectrum, e):
     law = spectrum.law
     if law.n_tail < 1: return
     x = np.geomspace(law.xmin, e.max(), 100)
@@ -235,9 +226,13 @@ def plot(self:Spectrum,
     e = e[e > e.max(initial=0.)*1e-8]
     if not len(e): raise DataError(f"The weight {self.name!r} has no eigenvalue above 0: there is nothing to draw.")
     ax = new_axes(ax, figsize); ax.set_xscale('log')
-    bins = _histogram(ax, self, e); ax.set_xlim(bins[0]*.8, max(bins[-1], self.edge)*1.3)
+    bins = np.geomspace(e.min(), e.max()*1.001, int(np.clip(len(e)//6, 12, 60)) + 1)
+    share = np.histogram(e, bins)[0]/len(e)
+    ax.stairs(share/np.diff(np.log(bins)), bins, fill=True, color=PALETTE[5], alpha=.55,
+              label=f'{len(self.singular):,} eigenvalues')
+    ax.set_xlim(bins[0]*.8, max(bins[-1], self.edge)*1.3)
     top = ax.get_ylim()[1]
-    _noise_lines(ax, self); _tail_line(ax, self, e)
+    _draw_laws(ax, self, e)
     if self.spikes: ax.plot(e[:self.spikes], np.full(min(self.spikes, len(e)), -.025*top), '|', color=RIGHT, ms=9, mew=1.4, clip_on=False, label=f'{self.spikes:,} above noise')
     ax.set_ylim(-.05*top, max(top, ax.dataLim.y1 if ax.dataLim.y1 < 2*top else top)*1.08)
     size = f"{self.rows} × {self.columns}" + (f", {self.blocks} blocks" if self.blocks > 1 else '')

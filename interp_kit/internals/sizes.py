@@ -52,14 +52,6 @@ def _example_inputs(learn_or_model, input_size=None):
     return map_nested(lambda t: t[:1] if isinstance(t, Tensor) else t, xs)
 
 # %% ../../nbs/internals/100_sizes.ipynb #3d1f6b3e
-def _fresh(module, seen):
-    "The parameters of `module` that are not in `seen`, which then holds them."
-    res = [p for p in module.parameters() if id(p) not in seen and not isinstance(p, nn.parameter.UninitializedParameter)]
-    seen.update(map(id, res))
-    return res
-
-def _uses(module): return sum(p.numel() for p in module.parameters() if not isinstance(p, nn.parameter.UninitializedParameter))
-
 def _param_sizes(ps):
     return dict(parameters=sum(p.numel() for p in ps), trainable=sum(p.numel() for p in ps if p.requires_grad), parameter_bytes=sum(p.numel()*p.element_size() for p in ps))
 
@@ -69,11 +61,6 @@ def _rest(model, seen):
         own = [p for p in m.parameters(recurse=False) if id(p) not in seen and not isinstance(p, nn.parameter.UninitializedParameter)]
         seen.update(map(id, own))
         if own: yield dict(layer=name or type(model).__name__, type=type(m).__name__, shape=None, uses=sum(p.numel() for p in own), **_param_sizes(own), activation_bytes=np.nan, reason='no call of its own with a tensor of numbers')
-
-def _batch_size(learn):
-    dls = getattr(learn, 'dls', None)
-    dl = dls[0] if dls is not None and len(getattr(dls, 'loaders', ())) else None
-    return next((n for n in (getattr(dl, k, None) for k in ('bs', 'batch_size')) if isinstance(n, int)), np.nan)
 
 def model_sizes(
     learn:'Learner|nn.Module', # whose layers
@@ -85,12 +72,19 @@ def model_sizes(
     model, rows, seen = get_model(learn), [], set()
     xs = _example_inputs(learn, input_size)
     def see(call, x):
-        rows.append(dict(layer=call.layer, type=call.type, shape=tuple(x.shape), uses=_uses(call.module), **_param_sizes(_fresh(call.module, seen)), activation_bytes=x.numel()*x.element_size(), reason=''))
+        ps = [p for p in call.module.parameters() if not isinstance(p, nn.parameter.UninitializedParameter)]
+        new = [p for p in ps if id(p) not in seen]
+        seen.update(map(id, new))
+        rows.append(dict(layer=call.layer, type=call.type, shape=tuple(x.shape), uses=sum(p.numel() for p in ps),
+                         **_param_sizes(new), activation_bytes=x.numel()*x.element_size(), reason=''))
     with untouched(learn), torch.no_grad():
         model.eval()
         with watching(model, see, 'all'): run_model(model, xs)
     table = pd.DataFrame(rows + list(_rest(model, seen)), columns=['layer', 'type', 'shape', 'uses', 'parameters', 'trainable', 'parameter_bytes', 'activation_bytes', 'reason'])
-    table.insert(8, 'batch_bytes', table.activation_bytes.astype(float)*_batch_size(learn))
+    dls = getattr(learn, 'dls', None)
+    dl = dls[0] if dls is not None and len(getattr(dls, 'loaders', ())) else None
+    bs = next((n for n in (getattr(dl, k, None) for k in ('bs', 'batch_size')) if isinstance(n, int)), np.nan)
+    table.insert(8, 'batch_bytes', table.activation_bytes.astype(float)*bs)
     return table
 
 # %% ../../nbs/internals/100_sizes.ipynb #771ae096
@@ -159,11 +153,6 @@ def _facts(learn):
     if opt is not None: res['Groups'] = f"{len(opt.param_lists)}, " + (f"frozen up to group {opt.frozen_idx}" if opt.frozen_idx else 'none frozen')
     return res | {'Callbacks': ', '.join(type(cb).__name__ for cb in learn.cbs)}
 
-def _totals(table):
-    n, held = int(table.parameters.sum()), table.uses > 0
-    return dict(parameters=n, trainable=int(table.trainable.sum()), frozen=n - int(table.trainable.sum()), parameter_bytes=int(table.parameter_bytes.sum()),
-                activation_bytes=int(np.nansum(table.activation_bytes.astype(float))), forward_backward_bytes=2*int(np.nansum(table.activation_bytes[held].astype(float))))
-
 def summary(
     learn:'Learner|nn.Module', # what to describe
     input_size:'tuple|list|Tensor|dict|None'=None, # see `_example_inputs`
@@ -171,7 +160,12 @@ def summary(
     "The layers of a model in the order they are called, with the shapes and sizes that one sample gives; leaves the model as found."
     table, xs = model_sizes(learn, input_size), _example_inputs(learn, input_size)
     shapes = tuple(tuple(t.shape) for t in (xs.values() if isinstance(xs, dict) else xs) if isinstance(t, Tensor))
-    return ModelSummary(type(get_model(learn)).__name__, table, shapes, _totals(table), _facts(learn))
+    n, trainable = int(table.parameters.sum()), int(table.trainable.sum())
+    activations = table.activation_bytes.astype(float)
+    totals = dict(parameters=n, trainable=trainable, frozen=n - trainable,
+                  parameter_bytes=int(table.parameter_bytes.sum()), activation_bytes=int(np.nansum(activations)),
+                  forward_backward_bytes=2*int(np.nansum(activations[table.uses > 0])))
+    return ModelSummary(type(get_model(learn)).__name__, table, shapes, totals, _facts(learn))
 
 @patch
 def plot(self:ModelSummary,

@@ -51,13 +51,11 @@ def _weight_moments(values):
     l1, l2, top, zeros, mean = _sums(x, scale, first)
     rms = math.sqrt(l2/n)
     m2, m3, m4, near = _central(x, scale, mean, 1e-3*rms)
-    flat = m2 <= 0
-    return dict(l1=l1*scale, l2=math.sqrt(l2)*scale, rms=rms*scale, max=top*scale, mean=mean*scale, std=math.sqrt(m2)*scale, median=_median(x), skew=math.nan if flat else m3/m2**1.5,
-                kurtosis=math.nan if flat else m4/m2**2 - 3, sparsity=max(near, zeros)/n, zeros=zeros/n)
-
-def _median(x):
-    a = (x.float() if x.dtype in (torch.bfloat16, torch.float16) or x.element_size() < 2 else x).numpy()
-    return float(np.median(a))
+    flat, half = m2 <= 0, x.dtype in (torch.bfloat16, torch.float16) or x.element_size() < 2
+    return dict(l1=l1*scale, l2=math.sqrt(l2)*scale, rms=rms*scale, max=top*scale, mean=mean*scale,
+                std=math.sqrt(m2)*scale, median=float(np.median((x.float() if half else x).numpy())),
+                skew=math.nan if flat else m3/m2**1.5, kurtosis=math.nan if flat else m4/m2**2 - 3,
+                sparsity=max(near, zeros)/n, zeros=zeros/n)
 
 def _complex_moments(x):
     "What can be said of complex entries: sizes, the modulus of the mean, the deviation from it."
@@ -99,11 +97,10 @@ def health_score(
     if 0 in parts: return 0.
     return float(np.prod(parts))**.25 if all(map(math.isfinite, parts)) else math.nan
 
-def _channel_norms(blocks):
-    return torch.linalg.vector_norm(blocks/(_scale_of(blocks.flatten()) if blocks.numel() else 1), dim=2, dtype=torch.complex128 if blocks.is_complex() else torch.float64).real.flatten()
-
 def _health(w, blocks, spectrum, moments, finite, draws, seed):
-    norms = _channel_norms(blocks)
+    scale = _scale_of(blocks.flatten()) if blocks.numel() else 1
+    wide = torch.complex128 if blocks.is_complex() else torch.float64
+    norms = torch.linalg.vector_norm(blocks/scale, dim=2, dtype=wide).real.flatten()
     total = moments['std'] + abs(moments['mean'])
     noise = _noise_of(spectrum.rows, spectrum.columns, spectrum.blocks, draws, seed)
     parts = dict(finite=finite, alive=float((norms > .01*np.median(norms.numpy())).double().mean()), centred=moments['std']/total if total > 0 and w.weight.numel() > 1 else math.nan,
@@ -149,8 +146,6 @@ def _empty_row(w):
     n = math.nan if w.shape is None else math.prod(w.shape)
     return row | dict(name=w.name, type=w.type, shape=w.shape, reshape='', n=n, trainable=w.trainable, shared=', '.join(w.shared), structure='', looks_like='', reason=w.reason)
 
-def _reshape_text(b): return f'{b.shape[1]}×{b.shape[2]}' if b.shape[0] == 1 else f'{b.shape[0]} blocks of {b.shape[1]}×{b.shape[2]}'
-
 def _not_finite(v):
     n, nans = v.numel() - int(torch.isfinite(v).sum()), int(torch.isnan(v).sum())
     return f'{nans:,} NaN and {n - nans:,} infinite of {v.numel():,} entries: only health is measured, on the finite ones' if n else ''
@@ -182,7 +177,8 @@ def _measure(w, draws, seed, max_side):
     blocks, spectrum = w.blocks(), None
     if blocks is not None:
         if bad: blocks = torch.where(torch.isfinite(blocks), blocks, 0)
-        row |= dict(reshape=_reshape_text(blocks), blocks=blocks.shape[0], channels=blocks.shape[0]*blocks.shape[1], fan_in=blocks.shape[2])
+        g, p, n = blocks.shape
+        row |= dict(reshape=f'{p}×{n}' if g == 1 else f'{g} blocks of {p}×{n}', blocks=g, channels=g*p, fan_in=n)
         if min(blocks.shape[1:]) > max_side: return row | dict(reason=bad) if bad else _large(row, w, blocks, max_side)
         spectrum = Spectrum.of(blocks, w.name)
         if not bad: row |= _spectral(spectrum, blocks, draws, seed)
