@@ -15,7 +15,7 @@ from interp_kit.core import (
     DataError, ModelError, are_probabilities, class_names, infer_task, loss_kind, loss_name, loss_setting, map_nested, plural,
     watching)
 from .activation_sums import _output_bounds
-from .trial import labelled_batches, loss_of, outputs_of, trial
+from .trial import _labelled_batches, loss_of, _outputs_of, trial
 
 # %% ../../nbs/internals/290_batch_checks.ipynb #60fc998b
 _STATUSES = ('fail', 'warn', 'pass', 'skip')
@@ -53,7 +53,7 @@ class _Case:
     "What all checks get: the learner, one training batch, and what is known of the classes."
     def __init__(self, learn, lr, dl, seconds):
         self.learn, self.lr, self.seconds, self.dl = learn, lr, seconds, dl
-        with trial(learn): (self.xs, self.ys), = labelled_batches(learn, dl, 1) # reading data draws random numbers
+        with trial(learn): (self.xs, self.ys), = _labelled_batches(learn, dl, 1) # reading data draws random numbers
         self.rows = next((len(t) for t in self.xs if isinstance(t, Tensor) and t.ndim), 1)
         self.classes = len(class_names(learn) or ()) or None
 
@@ -64,7 +64,7 @@ class _Case:
     def run(self, xs=None, ys=None):
         "What the loss gets for a batch, within a trial; language models, which keep their state from batch to batch, start anew."
         if callable(getattr(self.learn.model, 'reset', None)): self.learn.model.reset()
-        return outputs_of(self.learn, self.xs if xs is None else xs, self.ys if ys is None else ys)
+        return _outputs_of(self.learn, self.xs if xs is None else xs, self.ys if ys is None else ys)
 
     @contextmanager
     def no_grad(self, train=False):
