@@ -142,20 +142,20 @@ def hist_chart(
     """Histograms of activations, call by call; for an `ActivationStats` that watched a training, batch by batch, one panel a call.
 
     Raises `DataError` where no histograms were kept: with_hist=True keeps them."""
-    if getattr(activs, 'steps', None): return _hists_of_training(activs, figsize, layers)
+    if getattr(activs, 'steps', None):
+        names = list(layers or activs.layer_names)
+        if layers is None and len(names) > 9:
+            names = [names[i] for i in np.linspace(0, len(names) - 1, 9).round().astype(int)]
+        axs = new_grid(len(names), figsize=figsize)
+        for n, ax in zip(names, axs):
+            _draw_hists(np.expm1(activs.hist(n).numpy()), ax, title=as_label(n), label='')
+            ax.set_ylabel('')
+            ax.tick_params(labelsize=7)
+        axs[-1].set_xlabel('training batch')
+        return axs
     sums = _sums_of(activs)
     calls = [c for c in sums.ordered() if c.hist is not None and (layers is None or c.layer in layers)]
     if not calls: raise DataError("No histograms were kept" + (f" of {layers}." if layers and any(c.hist is not None for c in sums.ordered()) else ": pass with_hist=True."))
     ax = _draw_hists(torch.stack([c.hist for c in calls], 1).numpy(), ax, figsize=figsize, title=f'Activations of {len(calls)} calls, {calls[0].sums.rows:,} rows')
     name_ticks(ax, [c.layer for c in calls], max_n=25, width=22)
     return ax
-
-def _hists_of_training(stats, figsize, layers):
-    names = list(layers or stats.layer_names)
-    if layers is None and len(names) > 9: names = [names[i] for i in np.linspace(0, len(names) - 1, 9).round().astype(int)]
-    axs = new_grid(len(names), figsize=figsize)
-    for n, ax in zip(names, axs):
-        _draw_hists(np.expm1(stats.hist(n).numpy()), ax, title=as_label(n), label='')
-        ax.set_ylabel(''); ax.tick_params(labelsize=7)
-    axs[-1].set_xlabel('training batch')
-    return axs

@@ -136,11 +136,6 @@ def _spectral(spectrum, blocks, draws, seed):
 _SPECTRAL = 'spectral_norm', 'stable_rank', 'entropy_rank', 'gini', 'alpha', 'xmin', 'D', 'n_tail', 'alpha_low', 'alpha_high', 'spikes', 'spike_share'
 _COLUMNS = ('name', 'type', 'shape', 'reshape', 'n', 'trainable', 'shared', *_NUMBERS, *_SPECTRAL, 'structure', 'looks_like', *_HEALTH, 'health', 'rank_low', 'blocks', 'channels', 'fan_in', 'reason')
 
-def _empty_row(w):
-    row = dict.fromkeys(_COLUMNS, math.nan)
-    n = math.nan if w.shape is None else math.prod(w.shape)
-    return row | dict(name=w.name, type=w.type, shape=w.shape, reshape='', n=n, trainable=w.trainable, shared=', '.join(w.shared), structure='', looks_like='', reason=w.reason)
-
 def _not_finite(v):
     n, nans = v.numel() - int(torch.isfinite(v).sum()), int(torch.isnan(v).sum())
     return f'{nans:,} NaN and {n - nans:,} infinite of {v.numel():,} entries: only health is measured, on the finite ones' if n else ''
@@ -161,7 +156,10 @@ def _large(row, w, blocks, max_side):
 
 def _measure(w, draws, seed, max_side):
     "The row of one weight."
-    row, v = _empty_row(w), w.weight
+    v, entries = w.weight, math.nan if w.shape is None else math.prod(w.shape)
+    row = dict.fromkeys(_COLUMNS, math.nan) | dict(
+        name=w.name, type=w.type, shape=w.shape, reshape='', n=entries, trainable=w.trainable,
+        shared=', '.join(w.shared), structure='', looks_like='', reason=w.reason)
     if v is None: return row
     if not v.numel(): return row | dict(reason='no entries')
     bad = _not_finite(v)
