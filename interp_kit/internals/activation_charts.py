@@ -15,19 +15,17 @@ from .activation_sums import ActivationSums, CallStats, _HIST_BINS, _hist_edges
 def _sums_of(activs):
     "The statistics in `activs`, or of its arrays; raises `DataError` where there are none."
     sums = getattr(activs, 'sums', activs)
-    if isinstance(sums, dict): sums = _of_arrays(sums)
+    if isinstance(sums, dict):
+        arrays, sums = sums, ActivationSums(with_hist=True)
+        for i, (name, a) in enumerate(arrays.items()):
+            sums.calls[str(name)] = CallStats(str(name), 'array', i, rectifies=True, with_hist=True)
+            a = torch.as_tensor(a)
+            if not a.ndim:
+                raise DataError(f"{name!r} is a single number: charts of activations take arrays (B, C, …), rows first.")
+            sums.calls[str(name)].add(a.float() if not a.is_floating_point() else a)
     if not isinstance(sums, ActivationSums): raise DataError(f"Charts of activations take an ActivationStats or a dict of arrays, got {type(activs).__name__}.")
     if not len(sums): raise DataError("There are no activations to draw: nothing was seen yet, or the dict is empty.")
     return sums
-
-def _of_arrays(arrays):
-    res = ActivationSums(with_hist=True)
-    for i, (name, a) in enumerate(arrays.items()):
-        res.calls[str(name)] = CallStats(str(name), 'array', i, rectifies=True, with_hist=True)
-        a = torch.as_tensor(a)
-        if not a.ndim: raise DataError(f"{name!r} is a single number: charts of activations take arrays (B, C, …), rows first.")
-        res.calls[str(name)].add(a.float() if not a.is_floating_point() else a)
-    return res
 
 # %% ../../nbs/internals/140_activation_charts.ipynb #bff042aa
 def _type_colors(types, n=5):
@@ -56,7 +54,15 @@ def _plot_layers(table, figsize=(15, 5)):
     _wide_scale(axs[0], table['mean'].to_numpy(float)); axs[0].axhline(0, lw=.6, color='black'); _depth_axis(axs[0], table, 'mean')
     if (table['std'] > 0).any(): axs[1].set_yscale('log')
     _depth_axis(axs[1], table, 'standard deviation')
-    _plot_shares(axs[2], table, size)
+    shares = (('near_zero', 'values near zero', '#56B4E9', 'o'), ('dead_fraction', 'dead channels', WRONG, 'X'),
+              ('saturated_fraction', 'values at a bound', PALETTE[4], '^')) # as far as a call has them
+    for col, label, c, m in shares:
+        y = table[col].to_numpy(float)
+        if not np.isfinite(y).any(): continue
+        axs[2].plot(np.arange(len(table)), y, m, ms=size + (m != 'o')*2, color=c, label=label, alpha=.85, ls='')
+    axs[2].set_ylim(-.03, 1.03)
+    _depth_axis(axs[2], table, 'shares')
+    axs[2].legend(fontsize=8, framealpha=.8)
     axs[1].legend(fontsize=8, framealpha=.8)
     return axs
 
@@ -65,13 +71,6 @@ def _wide_scale(ax, values):
     v = np.abs(values[np.isfinite(values)])
     v = v[v > 0]
     if len(v) and v.max() > 100*np.median(v): ax.set_yscale('symlog', linthresh=float(np.median(v)))
-
-def _plot_shares(ax, t, size):
-    "Shares of values near zero, of dead channels and of saturated values, as far as a call has them."
-    for col, label, c, m in (('near_zero', 'values near zero', '#56B4E9', 'o'), ('dead_fraction', 'dead channels', WRONG, 'X'), ('saturated_fraction', 'values at a bound', PALETTE[4], '^')):
-        y = t[col].to_numpy(float)
-        if np.isfinite(y).any(): ax.plot(np.arange(len(t)), y, m, ms=size + (m != 'o')*2, color=c, label=label, alpha=.85, ls='')
-    ax.set_ylim(-.03, 1.03); _depth_axis(ax, t, 'shares'); ax.legend(fontsize=8, framealpha=.8)
 
 # %% ../../nbs/internals/140_activation_charts.ipynb #36865c46
 def dead_chart(
@@ -124,16 +123,14 @@ def _draw_hists(counts, ax=None, *, title='', figsize=(10, 5), label='share of v
     share = np.divide(counts, total, out=np.full_like(counts, np.nan), where=total > 0)[lo:hi + 1]
     from matplotlib.colors import PowerNorm
     im = ax.imshow(np.ma.masked_where(~(share > 0), share), origin='lower', aspect='auto', interpolation='nearest', cmap='viridis', norm=PowerNorm(.4, vmin=0), extent=(-.5, counts.shape[1] - .5, lo - .5, hi + .5))
-    _value_ticks(ax, lo, hi); ax.set_title(title, fontsize=9)
-    if label: ax.figure.colorbar(im, ax=ax, label=label, fraction=.04, pad=.02)
-    return ax
-
-def _value_ticks(ax, lo, hi):
-    "Ticks at round values of the activation."
     z = np.arcsinh(_hist_edges()/_hist_edges()[-1]*np.sinh(12)) # evenly spaced
     at = lambda v: np.interp(np.arcsinh(v/.05), z, np.arange(_HIST_BINS + 1) - .5)
     ticks = [v for v in (-1000, -100, -10, -1, -.1, 0, .1, 1, 10, 100, 1000) if lo - .5 <= at(v) <= hi + .5]
-    ax.set_yticks([at(v) for v in ticks], [f'{v:g}' for v in ticks], fontsize=8); ax.set_ylabel('activation')
+    ax.set_yticks([at(v) for v in ticks], [f'{v:g}' for v in ticks], fontsize=8)
+    ax.set_ylabel('activation')
+    ax.set_title(title, fontsize=9)
+    if label: ax.figure.colorbar(im, ax=ax, label=label, fraction=.04, pad=.02)
+    return ax
 
 def hist_chart(
     activs:'ActivationStats|ActivationSums|dict', # statistics with histograms, or name -> (B, C, …) array
@@ -145,20 +142,20 @@ def hist_chart(
     """Histograms of activations, call by call; for an `ActivationStats` that watched a training, batch by batch, one panel a call.
 
     Raises `DataError` where no histograms were kept: with_hist=True keeps them."""
-    if getattr(activs, 'steps', None): return _hists_of_training(activs, figsize, layers)
+    if getattr(activs, 'steps', None):
+        names = list(layers or activs.layer_names)
+        if layers is None and len(names) > 9:
+            names = [names[i] for i in np.linspace(0, len(names) - 1, 9).round().astype(int)]
+        axs = new_grid(len(names), figsize=figsize)
+        for n, ax in zip(names, axs):
+            _draw_hists(np.expm1(activs.hist(n).numpy()), ax, title=as_label(n), label='')
+            ax.set_ylabel('')
+            ax.tick_params(labelsize=7)
+        axs[-1].set_xlabel('training batch')
+        return axs
     sums = _sums_of(activs)
     calls = [c for c in sums.ordered() if c.hist is not None and (layers is None or c.layer in layers)]
     if not calls: raise DataError("No histograms were kept" + (f" of {layers}." if layers and any(c.hist is not None for c in sums.ordered()) else ": pass with_hist=True."))
     ax = _draw_hists(torch.stack([c.hist for c in calls], 1).numpy(), ax, figsize=figsize, title=f'Activations of {len(calls)} calls, {calls[0].sums.rows:,} rows')
     name_ticks(ax, [c.layer for c in calls], max_n=25, width=22)
     return ax
-
-def _hists_of_training(stats, figsize, layers):
-    names = list(layers or stats.layer_names)
-    if layers is None and len(names) > 9: names = [names[i] for i in np.linspace(0, len(names) - 1, 9).round().astype(int)]
-    axs = new_grid(len(names), figsize=figsize)
-    for n, ax in zip(names, axs):
-        _draw_hists(np.expm1(stats.hist(n).numpy()), ax, title=as_label(n), label='')
-        ax.set_ylabel(''); ax.tick_params(labelsize=7)
-    axs[-1].set_xlabel('training batch')
-    return axs

@@ -256,9 +256,12 @@ class ActivationStats(Callback):
 
     def _plot_training(self, figsize):
         "Calls downwards, training batches to the right."
+        from matplotlib.colors import LogNorm
         mean, std, near = self.steps.values().permute(2, 1, 0).numpy()
         axs = new_grid(3, nrows=1, figsize=figsize, sharey=True)
-        images = (mean, 'RdBu_r', _signed_norm(mean)), (std, 'viridis', _log_norm(std)), (near, 'viridis', None)
+        low = std[np.isfinite(std) & (std > 0)]
+        log = LogNorm(low.min(), max(low.max(), low.min()*1.01)) if len(low) else None
+        images = (mean, 'RdBu_r', _signed_norm(mean)), (std, 'viridis', log), (near, 'viridis', None)
         for ax, title, (v, cmap, norm) in zip(axs, _TITLES, images):
             limits = dict(vmin=0, vmax=1) if title == _TITLES[2] else {}
             im = ax.imshow(np.ma.masked_invalid(v), aspect='auto', interpolation='nearest', cmap=cmap, norm=norm,
@@ -278,8 +281,3 @@ def _signed_norm(mean):
     size = np.abs(mean[np.isfinite(mean)])
     top, mid = (max(size.max(), 1e-12), max(np.median(size), 1e-12)) if len(size) else (1., 1.)
     return SymLogNorm(max(mid, top/1e9), vmin=-top, vmax=top) if top > 100*mid else Normalize(-top, top)
-
-def _log_norm(std):
-    from matplotlib.colors import LogNorm
-    low = std[np.isfinite(std) & (std > 0)]
-    return LogNorm(low.min(), max(low.max(), low.min()*1.01)) if len(low) else None

@@ -15,7 +15,7 @@ from interp_kit.core import (
     DataError, ModelError, are_probabilities, class_names, infer_task, loss_kind, loss_name, loss_setting, map_nested, plural,
     watching)
 from .activation_sums import _output_bounds
-from .trial import labelled_batches, loss_of, outputs_of, trial
+from .trial import _labelled_batches, loss_of, _outputs_of, trial
 
 # %% ../../nbs/internals/290_batch_checks.ipynb #60fc998b
 _STATUSES = ('fail', 'warn', 'pass', 'skip')
@@ -53,7 +53,7 @@ class _Case:
     "What all checks get: the learner, one training batch, and what is known of the classes."
     def __init__(self, learn, lr, dl, seconds):
         self.learn, self.lr, self.seconds, self.dl = learn, lr, seconds, dl
-        with trial(learn): (self.xs, self.ys), = labelled_batches(learn, dl, 1) # reading data draws random numbers
+        with trial(learn): (self.xs, self.ys), = _labelled_batches(learn, dl, 1) # reading data draws random numbers
         self.rows = next((len(t) for t in self.xs if isinstance(t, Tensor) and t.ndim), 1)
         self.classes = len(class_names(learn) or ()) or None
 
@@ -64,7 +64,7 @@ class _Case:
     def run(self, xs=None, ys=None):
         "What the loss gets for a batch, within a trial; language models, which keep their state from batch to batch, start anew."
         if callable(getattr(self.learn.model, 'reset', None)): self.learn.model.reset()
-        return outputs_of(self.learn, self.xs if xs is None else xs, self.ys if ys is None else ys)
+        return _outputs_of(self.learn, self.xs if xs is None else xs, self.ys if ys is None else ys)
 
     @contextmanager
     def no_grad(self, train=False):
@@ -133,7 +133,12 @@ def _text(shape): return ' × '.join(map(str, shape)) or 'a number'
 
 def _check_shapes(case):
     out, y = case.outputs(), case.ys[0]
-    if not isinstance(out, Tensor) or len(case.ys) > 1: return _several_shapes(case, out)
+    if not isinstance(out, Tensor) or len(case.ys) > 1:
+        n, m = len(_tensors(out)), len(_tensors(case.ys))
+        if n in (0, m) or isinstance(out, dict):
+            return _verdict('pass', f"{n} outputs for {m} targets.", outputs=n, targets=m)
+        return _verdict('warn', f"The model gives {plural(n, 'tensor')} for {m} targets.",
+                        "Return one output for each target, or have the loss take what it needs.", outputs=n, targets=m)
     if not isinstance(y, Tensor): return _verdict('skip', f"The target is a {type(y).__name__}, not a tensor.")
     task, known = case.task(out), case.classes
     head = f"Outputs {_text(out.shape)}, targets {_text(y.shape)}, task {task}"
@@ -143,13 +148,6 @@ def _check_shapes(case):
     if task not in ('classification', 'segmentation'):
         return _same_shapes(head, out, y, known if task != 'regression' else None)
     return _class_shapes(head, out, y, known, loss_setting(case.learn.loss_func, 'ignore_index', -100))
-
-def _several_shapes(case, out):
-    n, m = len(_tensors(out)), len(_tensors(case.ys))
-    if n in (0, m) or isinstance(out, dict):
-        return _verdict('pass', f"{n} outputs for {m} targets.", outputs=n, targets=m)
-    return _verdict('warn', f"The model gives {plural(n, 'tensor')} for {m} targets.",
-                    "Return one output for each target, or have the loss take what it needs.", outputs=n, targets=m)
 
 def _class_shapes(head, out, y, known, ignore):
     n, places = out.shape[1] if out.ndim > 1 else 1, y.numel()
@@ -256,18 +254,13 @@ def _regression_misfit(y, last, classes):
         return (f"{beyond:.0%} of the targets lie outside {bounds[0]:g} to {bounds[1]:g}, which the last layer cannot "
                 f"leave.", "Widen the range (y_range), or scale the targets.")
 
-def _last_layer(case):
-    "The layer that is called last, or None."
-    called = [None]
-    with case.no_grad() as model, watching(model, lambda call, x: called.append(call.module)): case.run()
-    return called[-1]
-
 def _check_loss_fits(case):
     out, y, loss = case.outputs(), case.ys[0], case.learn.loss_func
     if not isinstance(out, Tensor) or len(case.ys) != 1 or not isinstance(y, Tensor):
         return _verdict('skip', "Several outputs or targets: only the loss knows how they belong together.")
-    low, high = float(out.min()), float(out.max())
-    wrong = _misfit(loss_kind(loss), out, y, _last_layer(case), case.classes)
+    low, high, called = float(out.min()), float(out.max()), [None]
+    with case.no_grad() as model, watching(model, lambda call, x: called.append(call.module)): case.run()
+    wrong = _misfit(loss_kind(loss), out, y, called[-1], case.classes)
     if wrong:
         return _verdict('fail', f"{loss_name(loss)} does not match the outputs. {wrong[0]}", wrong[1], smallest=low,
                         largest=high)

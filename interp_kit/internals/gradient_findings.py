@@ -77,14 +77,12 @@ def _blocked_findings(flow):
     "One finding for each run of layers that no gradient reaches."
     t = flow.table[flow.table.trainable]
     if (t.state == 'not finite').any(): return [] # NaN times 0 says nothing
-    if len(t) and (t.grad_norm.fillna(0) == 0).all(): return [_nothing_flows(flow)]
+    if len(t) and (t.grad_norm.fillna(0) == 0).all():
+        fine = abs(flow.loss) < 1e-6
+        return [_finding('zero_gradient', 'fitted' if fine else 'saturated',
+                         f"The gradient is 0 everywhere, at a loss of {flow.loss:.3g}", 'info' if fine else 'high',
+                         dict(loss=flow.loss, batches=flow.n_batches))]
     return [_blocked_finding(rows, after, flow) for rows, after in _blocked_groups(flow.table)]
-
-def _nothing_flows(flow):
-    fine = abs(flow.loss) < 1e-6
-    return _finding('zero_gradient', 'fitted' if fine else 'saturated',
-                    f"The gradient is 0 everywhere, at a loss of {flow.loss:.3g}", 'info' if fine else 'high',
-                    dict(loss=flow.loss, batches=flow.n_batches))
 
 def _blocked_finding(rows, after, flow):
     names, unused = list(rows.layer.unique()), rows.reason == 'not used by the loss'
@@ -167,12 +165,11 @@ def _against_optimiser(params, opt):
         title = "{layers} in no group of the optimiser, so nothing changes them"
         yield _frozen_finding('left_out', title, 'high', lost, frozen_groups=n)
 
-def _is_weight(p): return isinstance(p, nn.parameter.UninitializedParameter) or sum(n > 1 for n in p.shape) > 1
-
 def _against_order(params, opt, order):
     "Findings of the second rule."
     meant = {i for i, (g, _) in _groups(opt).items() if g < opt.frozen_idx} if opt is not None else set()
-    weights = [(name, p, order[_owner(name)]) for name, p in params if _owner(name) in order and _is_weight(p)]
+    weights = [(name, p, order[_owner(name)]) for name, p in params if _owner(name) in order and
+               (isinstance(p, nn.parameter.UninitializedParameter) or sum(n > 1 for n in p.shape) > 1)]
     start, first = min(((at, name) for name, p, at in weights if p.requires_grad), default=(math.inf, ''),
                        key=lambda o: o[0])
     later = [(name, p) for name, p, at in weights if at > start]

@@ -39,14 +39,12 @@ class _LayerWeight:
 
     def blocks(self):
         "The weight as one matrix for each group."
-        w = self.weight
-        if not _is_layer(self.layer) and self.type != 'tensor': w = w.squeeze()
+        w, is_layer = self.weight, isinstance(self.layer, _LAYERS) or 'quantized' in type(self.layer).__module__
+        if not is_layer and self.type != 'tensor': w = w.squeeze()
         return _as_blocks(w, self.groups, self.out_dim) if w.ndim > 1 else None
 
 # %% ../../nbs/internals/160_matrices.ipynb #7180523b
 _LAYERS = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
-
-def _is_layer(m): return isinstance(m, _LAYERS) or 'quantized' in type(m).__module__
 
 def _type_name(m): return parametrize.type_before_parametrizations(m).__name__
 

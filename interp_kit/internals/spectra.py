@@ -19,11 +19,6 @@ def _power_of_two(w):
 
 def _wide(w): return w.to(torch.complex128 if w.is_complex() else torch.float64)
 
-def _small_blocks(blocks, scale):
-    "Squared singular values of many small (or complex) blocks at once."
-    small = _wide(blocks if blocks.shape[1] <= blocks.shape[2] else blocks.transpose(1, 2))/scale
-    return torch.linalg.eigvalsh(small @ small.mH).numpy()
-
 def _large_block(block, scale, chunk=2**21):
     "Squared singular values of one (r, c) matrix: half of the small side's product, summed over slices of the longer one."
     from scipy.linalg import eigvalsh
@@ -36,8 +31,11 @@ def _large_block(block, scale, chunk=2**21):
     return eigvalsh(total, lower=True, overwrite_a=True, check_finite=False, driver='ev')
 
 def _squares(blocks, scale):
-    if blocks.is_complex() or min(blocks.shape[1:]) <= 32: return _small_blocks(blocks, scale)
-    return np.concatenate([_large_block(b, scale) for b in blocks])
+    "Squared singular values: of large blocks one by one, of small (or complex) ones at once."
+    if not blocks.is_complex() and min(blocks.shape[1:]) > 32:
+        return np.concatenate([_large_block(b, scale) for b in blocks])
+    small = _wide(blocks if blocks.shape[1] <= blocks.shape[2] else blocks.transpose(1, 2))/scale
+    return torch.linalg.eigvalsh(small @ small.mH).numpy()
 
 def _singular_values(weight, *, small=False):
     "The singular values of a matrix, or of a block-diagonal one; raises `DataError` for entries that are not finite."
@@ -72,11 +70,6 @@ def _gini(values):
     return float(((2*np.arange(1, n + 1) - n - 1)*x).sum()/(n*total)) if n and total > 0 else math.nan
 
 # %% ../../nbs/internals/170_spectra.ipynb #d4181fad
-def _frequencies(coarse, stride):
-    "For each coarse frequency the (s^d, d) frequencies that the stride folds onto it."
-    shifts = np.array(list(itertools.product(*map(range, stride))))
-    for f in itertools.product(*map(range, coarse)): yield np.array(f) + shifts*np.array(coarse)
-
 def _half(groups_of_f, size):
     "Leave out frequencies whose conjugates come too: a real kernel has the same norm there."
     seen = set()
@@ -93,21 +86,13 @@ def _norm_at(taps, at, freqs, size):
     return torch.linalg.eigvalsh(k @ k.mH)[:, -1]/freqs.shape[1]
 
 def _conv_norm(taps, at, size, stride, chunk=2**22):
-    coarse = [n//s for n, s in zip(size, stride)]
-    freqs = _frequencies(coarse, stride)
+    coarse, shifts = [n//s for n, s in zip(size, stride)], np.array(list(itertools.product(*map(range, stride))))
+    folded = itertools.product(*map(range, coarse)) # onto each of these the stride folds (s^d, d) frequencies
+    freqs = (np.array(f) + shifts*np.array(coarse) for f in folded)
     freqs = list(freqs if taps.is_complex() else _half(freqs, size))
     step = max(1, chunk//(taps.shape[0]*taps.shape[1]*math.prod(stride)))
     best = max(float(_norm_at(taps, at, np.stack(freqs[i:i+step]), size).max()) for i in range(0, len(freqs), step))
     return math.sqrt(max(best, 0.))
-
-def _sizes(layer, size):
-    "The torus of the larger side of `layer`, checked."
-    d = len(layer.kernel_size)
-    size = (size,)*d if isinstance(size, int) else tuple(size)
-    if len(size) != d or min(size) < 1: raise DataError(f"{type(layer).__name__} needs {d} sizes of at least 1, got {size}.")
-    if layer.transposed: return tuple(n*s for n, s in zip(size, layer.stride))
-    if any(n % s for n, s in zip(size, layer.stride)): raise DataError(f"The stride {layer.stride} does not divide the size {size}: the norm on a torus needs that. Take a multiple.")
-    return size
 
 def operator_norm(
     layer:nn.Module, # a Conv1d/2d/3d, a ConvTranspose1d/2d/3d or a Linear
@@ -121,7 +106,14 @@ def operator_norm(
     `TaskError` for other layers."""
     if isinstance(layer, nn.Linear): return float(_singular_values(layer.weight if weight is None else weight)[0])
     if not isinstance(layer, nn.modules.conv._ConvNd): raise TaskError(f"operator_norm takes a convolution or a Linear, got {type(layer).__name__}.")
-    size, w = _sizes(layer, size), (layer.weight if weight is None else weight).detach().cpu()
+    d, w = len(layer.kernel_size), (layer.weight if weight is None else weight).detach().cpu()
+    size = (size,)*d if isinstance(size, int) else tuple(size)
+    if len(size) != d or min(size) < 1:
+        raise DataError(f"{type(layer).__name__} needs {d} sizes of at least 1, got {size}.")
+    if layer.transposed: size = tuple(n*s for n, s in zip(size, layer.stride))
+    elif any(n % s for n, s in zip(size, layer.stride)):
+        raise DataError(f"The stride {layer.stride} does not divide the size {size}: the norm on a torus needs that. "
+                        f"Take a multiple.")
     if not torch.isfinite(w).all(): raise DataError("The kernel holds entries that are NaN or infinite: it has no norm.")
     scale = _power_of_two(w)
     at = np.array(list(itertools.product(*map(range, layer.kernel_size))))*np.array(layer.dilation)

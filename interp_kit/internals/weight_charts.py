@@ -72,6 +72,7 @@ def plot_weights(
 ): # array of two Axes
     "Draw the size of each weight through the model and, below, its health; returns both Axes. Frames in orange hold entries that are not finite."
     import matplotlib.pyplot as plt
+    from matplotlib.colors import ListedColormap
     tables = _tables(tables)
     if any(value not in t for t in tables.values()): raise DataError(f"The table has no column {value!r}; numbers to draw are {', '.join(k for k in _MEASURES if all(k in t for t in tables.values()))} and others of its columns.")
     width, n = max(map(len, tables.values())), len(tables)
@@ -82,14 +83,11 @@ def plot_weights(
     _draw_lines(top, tables, value)
     beyond = np.isposinf(values)
     _draw_heat(ax, np.where(beyond, 0, values), names, 'health' if n > 1 else 'share')
-    if beyond.any(): _blank(ax, beyond)
+    if beyond.any(): # cells beyond the end of a model stay white
+        ax.imshow(np.ma.masked_where(~beyond, np.ones(beyond.shape)), aspect='auto', cmap=ListedColormap(['white']),
+                  interpolation='nearest')
     _mark_not_finite(ax, tables); _key(ax, tables)
     if n == 1: name_ticks(ax, [x.removesuffix('.weight') for x in next(iter(tables.values())).name], width=26, max_n=60)
     else: ax.set_xlabel('weight, in the order of the model')
     top.tick_params(labelbottom=False); top.set_title(title or (f'{width} weights' if n == 1 else f'{n} models, colours as in the rows below'))
     return np.array([top, ax])
-
-def _blank(ax, beyond):
-    "Leave cells beyond the end of a model white."
-    from matplotlib.colors import ListedColormap
-    ax.imshow(np.ma.masked_where(~beyond, np.ones(beyond.shape)), aspect='auto', cmap=ListedColormap(['white']), interpolation='nearest')

@@ -80,18 +80,15 @@ def _told(t):
     big = (t.fan_in >= 20) & (t.channels/t.blocks >= 20)
     return t[big & (t.spikes.notna() & t.alpha.notna() | _is_zero(t))]
 
-def _usual_scales(shape):
-    "Standard deviations of the usual initialisations of a weight of this shape, as PyTorch counts fans."
-    taps = math.prod(shape[2:])
+def _has_usual_scale(r):
+    "Whether the deviation is within four standard errors that of a usual initialisation, as PyTorch counts fans."
+    shape, taps = r['shape'], math.prod(r['shape'][2:])
     fan_in, fan_out = max(1, shape[1]*taps), max(1, shape[0]*taps)
     he_glorot_lecun = [2/fan_in, 2/fan_out, 2/(fan_in + fan_out), 1/fan_in, 1/fan_out]
     uniform = [1/(3*fan_in), 1/(3*fan_out), *(gates/(3*shape[0]) for gates in (1, 3, 4))] # linear, convolutional, RNN, GRU, LSTM
-    return np.sqrt(he_glorot_lecun + uniform + [1., 1e-2, 4e-4, 1e-4]) # embeddings; .1, .02, .01
-
-def _has_usual_scale(r):
-    "Whether the standard deviation is one of the usual, within four standard errors."
+    usual = np.sqrt(he_glorot_lecun + uniform + [1., 1e-2, 4e-4, 1e-4]) # embeddings; .1, .02, .01
     error = 4*math.sqrt(max(r['kurtosis'] + 2, .1)/(4*r.n))
-    return bool((np.abs(r['std']/_usual_scales(r['shape']) - 1) < error).any())
+    return bool((np.abs(r['std']/usual - 1) < error).any())
 
 def _untrained(t):
     told = _told(t)
