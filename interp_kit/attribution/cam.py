@@ -39,14 +39,14 @@ class _Cut:
         if t.shape[:1] != (self.n,) or not t.is_floating_point() or np.prod(grid_of(t.shape, self.size) or 0) < 2: return None
         self.out = t if self.graph and not self.whole and t.requires_grad else t.detach().clone().requires_grad_(self.graph)
         return self.out.clone() if self.graph else t
-
-def _missing(name, cut):
-    "Why there is no map of a layer."
-    shape = cut.shape
-    if shape is None: return ModelError(f"The layer {name!r} was not run for this input, or returned no tensor. Name a layer that forward() calls.")
-    if shape[:1] != (cut.n,): return ModelError(f"The layer {name!r} returned {shape} for {cut.n} inputs: its rows are not the images. Name another layer.")
-    seen = 'has a single place left' if np.prod(grid_of(shape, cut.size) or 0) == 1 else 'is no map over places'
-    return ModelError(f"The output {shape} of layer {name!r} {seen}. Name an earlier layer, or pass a larger image; layer=None takes the last one with places.")
+    def missing(self, name):
+        "Why there is no map of layer `name`."
+        shape, n = self.shape, self.n
+        if shape is None: return f"The layer {name!r} was not run for this input, or returned no tensor. Name a layer that forward() calls."
+        if shape[:1] != (n,): return f"The layer {name!r} returned {shape} for {n} inputs: its rows are not the images. Name another layer."
+        seen = 'has a single place left' if np.prod(grid_of(shape, self.size) or 0) == 1 else 'is no map over places'
+        return (f"The output {shape} of layer {name!r} {seen}. Name an earlier layer, or pass a larger image; "
+                "layer=None takes the last one with places.")
 
 def _as_maps(t, size):
     "The output (or gradient) of a layer as (B, K, h, w) maps, at least float32; tokens put on their grid, those that are not of the image left out."
@@ -168,7 +168,7 @@ class GradCAM(Method):
             for (_, layer), cut in zip(layers, cuts): stack.enter_context(hooked([layer], after=cut))
             out = probe.run(*[x.clone() for x in probe.xs])
         for (name, _), cut in zip(layers, cuts):
-            if cut.out is None: raise _missing(name, cut)
+            if cut.out is None: raise ModelError(cut.missing(name))
         probe.settle(out)
         return [cut.out for cut in cuts], probe.target(out) if graph else None
 
