@@ -12,7 +12,7 @@ import numpy as np, torch
 from torch import Tensor
 from .method import Method
 from .opticam import _as_masks, _opti_map, _stretch_of
-from .probe import _named_layer, grads_of, probing
+from .probe import _named_layer, _grads_of, probing
 from .result import _scaled, upsample
 from .targets import in_region, of_output
 from ..core import ModelError, TaskError, block_rows, find_layer, get_model, grid_of, hooked, listing
@@ -39,14 +39,14 @@ class _Cut:
         if t.shape[:1] != (self.n,) or not t.is_floating_point() or np.prod(grid_of(t.shape, self.size) or 0) < 2: return None
         self.out = t if self.graph and not self.whole and t.requires_grad else t.detach().clone().requires_grad_(self.graph)
         return self.out.clone() if self.graph else t
-
-def _missing(name, cut):
-    "Why there is no map of a layer."
-    shape = cut.shape
-    if shape is None: return ModelError(f"The layer {name!r} was not run for this input, or returned no tensor. Name a layer that forward() calls.")
-    if shape[:1] != (cut.n,): return ModelError(f"The layer {name!r} returned {shape} for {cut.n} inputs: its rows are not the images. Name another layer.")
-    seen = 'has a single place left' if np.prod(grid_of(shape, cut.size) or 0) == 1 else 'is no map over places'
-    return ModelError(f"The output {shape} of layer {name!r} {seen}. Name an earlier layer, or pass a larger image; layer=None takes the last one with places.")
+    def missing(self, name):
+        "Why there is no map of layer `name`."
+        shape, n = self.shape, self.n
+        if shape is None: return f"The layer {name!r} was not run for this input, or returned no tensor. Name a layer that forward() calls."
+        if shape[:1] != (n,): return f"The layer {name!r} returned {shape} for {n} inputs: its rows are not the images. Name another layer."
+        seen = 'has a single place left' if np.prod(grid_of(shape, self.size) or 0) == 1 else 'is no map over places'
+        return (f"The output {shape} of layer {name!r} {seen}. Name an earlier layer, or pass a larger image; "
+                "layer=None takes the last one with places.")
 
 def _as_maps(t, size):
     "The output (or gradient) of a layer as (B, K, h, w) maps, at least float32; tokens put on their grid, those that are not of the image left out."
@@ -56,10 +56,6 @@ def _as_maps(t, size):
     return t.detach().float() if t.dtype in (torch.half, torch.bfloat16) else t.detach()
 
 # %% ../../nbs/attribution/080_cam.ipynb #8347685f
-def _gradcam(A, G): return torch.einsum('bk,bkhw->bhw', G.mean((2, 3)), A)
-def _hirescam(A, G): return (G*A).sum(1)
-def _layercam(A, G): return (G.clamp_min(0)*A).sum(1)
-
 def _gradcam_pp(A, G):
     den = 2 + G*A.sum((2, 3), keepdim=True)
     return torch.einsum('bk,bkhw->bhw', torch.where(den == 0, 0., G.clamp_min(0)/den).sum((2, 3)), A)
@@ -75,7 +71,8 @@ def _eigencam(A):
     sign = torch.where((line*X.mean(2)).sum(1, keepdim=True) < 0, -1., 1.)
     return (line*sign).unflatten(1, A.shape[2:]).to(A.dtype)
 
-_BY_GRADIENT = {'gradcam': _gradcam, 'gradcam++': _gradcam_pp, 'layercam': _layercam, 'hirescam': _hirescam}
+_BY_GRADIENT = {'gradcam': lambda A, G: torch.einsum('bk,bkhw->bhw', G.mean((2, 3)), A), 'gradcam++': _gradcam_pp,
+                'layercam': lambda A, G: (G.clamp_min(0)*A).sum(1), 'hirescam': lambda A, G: (G*A).sum(1)}
 CAM_METHODS = *_BY_GRADIENT, 'eigencam', 'scorecam', 'opticam'
 
 # %% ../../nbs/attribution/080_cam.ipynb #606bdc91
@@ -171,7 +168,7 @@ class GradCAM(Method):
             for (_, layer), cut in zip(layers, cuts): stack.enter_context(hooked([layer], after=cut))
             out = probe.run(*[x.clone() for x in probe.xs])
         for (name, _), cut in zip(layers, cuts):
-            if cut.out is None: raise _missing(name, cut)
+            if cut.out is None: raise ModelError(cut.missing(name))
         probe.settle(out)
         return [cut.out for cut in cuts], probe.target(out) if graph else None
 
@@ -180,7 +177,7 @@ class GradCAM(Method):
         by_gradient = _BY_GRADIENT.get(self.method)
         with torch.set_grad_enabled(by_gradient is not None): outs, scores = self._outputs(probe, size, by_gradient is not None)
         maps = [_as_maps(t, size) for t in outs]
-        if by_gradient is not None: return [by_gradient(a, _as_maps(g, size)) for a, g in zip(maps, grads_of(scores, tuple(outs)))]
+        if by_gradient is not None: return [by_gradient(a, _as_maps(g, size)) for a, g in zip(maps, _grads_of(scores, tuple(outs)))]
         if self.method == 'eigencam': return [_eigencam(m) for m in maps]
         if self.method == 'opticam': return [_opti_maps(m, probe, self.batch_size, self.n_steps, self.lr) for m in maps]
         return [torch.einsum('bk,bkhw->bhw', _score_weights(m, probe, self.batch_size), m) for m in maps]
@@ -197,7 +194,8 @@ class GradCAM(Method):
 
     def _explain(self, probe, *, relu=True):
         maps = self._maps(probe, relu=relu)
-        own = dict(opticam=dict(n_steps=self.n_steps, lr=self.lr)).get(self.method, {})
+        own = dict(n_steps=self.n_steps, lr=self.lr) if self.method == 'opticam' else {}
+        if self.batch_size is not None: own['batch_size'] = self.batch_size
         return dict(values=probe.on_image(maps), meta=dict(layer=self.layer_name, relu=relu, **own))
 
     def __call__(self,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from .gradients import _completeness, _pass_rows, _rounding
 from .method import Method
-from .probe import _check_count, _wide, grads_of
+from .probe import _check_count, _wide, _grads_of
 
 # %% ../../nbs/attribution/090_deeplift.ipynb #9adadf8c
 def _halves(t): return t.chunk(2)
@@ -117,7 +117,7 @@ def _pairs(probe, leaves, bases, rows, eps):
     "Multipliers and scores of a few inputs with their baselines."
     both = tuple(torch.cat([l, b]).detach().requires_grad_() for l, b in zip(leaves, bases))
     with _Rescaled(2*len(rows), eps): scores = probe.score(tuple(b*1 for b in both), rows.repeat(2))
-    m = tuple(g[:len(rows)] for g in grads_of(scores, both))
+    m = tuple(g[:len(rows)] for g in _grads_of(scores, both))
     f_x, f_b = _halves(scores.detach().double())
     return m, f_x - f_b, torch.maximum(f_x.abs(), f_b.abs())
 

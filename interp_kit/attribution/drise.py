@@ -25,19 +25,16 @@ def _box_overlap(a, b, pixel=0.):
     inter = side(lo, hi).prod(2)
     return inter/(area(a)[:, None] + area(b)[None] - inter).clamp(min=1e-12)
 
-def _cosine(found, wanted):
-    "(n, m) cosine of class vectors, 1 or 0 where there are only labels."
-    if 'probs' in found and 'probs' in wanted:
-        a, b = (torch.nn.functional.normalize(o['probs'].double(), dim=1) for o in (found, wanted))
-        return a @ b.T
-    return (found['labels'][:, None] == wanted['labels'][None]).double()
-
 def _detection_similarity(found, wanted, pixel=0.):
     """(n, m) float64 in [0, 1]: overlap × cosine of the class vectors × objectness of each found box with each wanted one.
 
     Without `probs` labels must be equal, and without both `probs` and `objectness` scores stand for objectness. `pixel` is added to the sides of boxes: 1 if
     their last pixel is inside."""
-    s = _box_overlap(found['boxes'], wanted['boxes'], pixel)*_cosine(found, wanted)
+    if 'probs' in found and 'probs' in wanted:
+        a, b = (torch.nn.functional.normalize(o['probs'].double(), dim=1) for o in (found, wanted))
+        alike = a @ b.T
+    else: alike = (found['labels'][:, None] == wanted['labels'][None]).double()
+    s = _box_overlap(found['boxes'], wanted['boxes'], pixel)*alike
     weight = found.get('objectness', None if 'probs' in found else found['scores'])
     return s if weight is None else s*weight.double()[:, None]
 

@@ -7,6 +7,7 @@ __all__ = ['SALIENCY_METHODS', 'SaliencyMap']
 
 # %% ../../nbs/attribution/100_saliency.ipynb #e06ad4e5
 import time
+from dataclasses import replace
 from numbers import Number
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from .deeplift import _error_of, _lift
 from .gradients import _ends, _path_steps, _point_grads
 from .inputs import as_inputs
 from .method import Method
-from .probe import _check_count, _named_layer, _wide, grads_of
+from .probe import _check_count, _named_layer, _wide, _grads_of
 from .result import Attribution
 from ..core import DataError, ModelError, TaskError, find_layer, get_model, kept_rng, listing, map_nested, tapped
 
@@ -108,7 +109,7 @@ def _at_layer(probe, layer, points, rows, **kwargs):
     t = _reached(box, layer)
     if not t.is_floating_point() or len(t) != len(rows):
         raise ModelError(f"The layer {type(layer).__name__} gives out {str(t.dtype)[6:]} {tuple(t.shape)}: floats with one row an input are needed.")
-    return t, grads_of(scores, (t,), **kwargs)[0].detach()
+    return t, _grads_of(scores, (t,), **kwargs)[0].detach()
 
 def _layer_conductance(probe, o):
     name, layer = _layer_of(probe, o)
@@ -158,7 +159,7 @@ def _through(probe, layer, neuron):
         points = tuple(p.requires_grad_() for p in points)
         t, g = _at_layer(probe, layer, points, rows, retain_graph=True)
         some = (slice(None), *neuron)
-        return tuple(map(_wide, grads_of((t[some]*g[some]).reshape(len(rows), -1).sum(1), points)))
+        return tuple(map(_wide, _grads_of((t[some]*g[some]).reshape(len(rows), -1).sum(1), points)))
     return gradients
 
 def _neuron_conductance(probe, o):
@@ -209,13 +210,12 @@ class SaliencyMap(Method):
         save_to_path:'str|Path|None'=None, # that file or its folder; None: a new one in `saliency_maps`, which is printed
     ) -> 'Tensor|tuple': # maps, without a batch dimension for a single image
         "The maps for one or several images; raises `DataError` or `TaskError` for options that make no sense."
-        with kept_rng(): inputs = as_inputs(self.model, imgs)
-        a = self.explain(inputs, target, baseline=baseline, n_samples=n_samples, n_steps=n_steps, internal_batch_size=internal_batch_size,
+        a = self.explain(imgs, target, baseline=baseline, n_samples=n_samples, n_steps=n_steps, internal_batch_size=internal_batch_size,
                          stdevs=stdevs, neuron_index=neuron_index, layer=layer)
         if save_maps:
             self.saved_to = a.save(_file_for(save_to_path, self.method))
-            _print_saved(self.saved_to)
-        return map_nested(lambda v: v if v is None else v[0], a.values) if inputs.single else a.values
+            print(f'Saliency maps are in {self.saved_to}.')
+        return map_nested(lambda v: v if v is None else v[0], a.values) if a.meta['single'] else a.values
 
     @delegates(generate_saliency_map, but=['save_maps', 'save_to_path'])
     def explain(self,
@@ -224,7 +224,9 @@ class SaliencyMap(Method):
         **kwargs
     ) -> Attribution:
         "The same as an `Attribution`, with the completeness error where it is defined."
-        return super().explain(imgs, target, **kwargs)
+        with kept_rng(): inputs = as_inputs(self.model, imgs)
+        a = super().explain(inputs, target, **kwargs)
+        return replace(a, meta=a.meta | dict(single=inputs.single))
 
     def _explain(self, probe, *, baseline=None, n_samples=5, n_steps=50, internal_batch_size=1, stdevs=1e-4, neuron_index=None, layer=None):
         _check_count(internal_batch_size, 'internal_batch_size')
@@ -241,5 +243,3 @@ def _file_for(path, method):
     name, k = f"{method}-{time.strftime('%Y%m%d-%H%M%S')}", 0
     while (file := path/f"{name}{f'-{k}' if k else ''}.npz").exists(): k += 1
     return file
-
-def _print_saved(path): print(f'Saliency maps are in {path}.')

@@ -43,15 +43,12 @@ def _class_index(c, n, names):
     if not 0 <= c < n: raise LabelError(f"target {c}, but the model has {n} outputs (0 to {n - 1}).")
     return c
 
-def _predicted(out):
-    "(B,) the class each row of (B, C, …) `out` is predicted as; of a dense output the one of most pixels."
-    if out.ndim == 1 or out.shape[1] == 1: return torch.zeros(len(out), dtype=torch.long)
-    if out.ndim == 2: return out.argmax(1).cpu()
-    return torch.stack([torch.bincount(m.flatten(), minlength=out.shape[1]).argmax() for m in out.argmax(1)]).cpu()
-
 def _classes(out, target, names):
     n = 1 if out.ndim == 1 else out.shape[1]
-    if target is None: return _predicted(out)
+    if target is None: # the class predicted, of a dense output the one of most pixels
+        if n == 1: return torch.zeros(len(out), dtype=torch.long)
+        if out.ndim == 2: return out.argmax(1).cpu()
+        return torch.stack([torch.bincount(m.flatten(), minlength=n).argmax() for m in out.argmax(1)]).cpu()
     many = isinstance(target, (list, tuple, np.ndarray)) or isinstance(target, Tensor) and target.ndim > 0
     if many and len(target) != len(out): raise DataError(f"There are {len(target)} targets for {len(out)} inputs. Give one a row, or one for all.")
     if isinstance(target, (Tensor, np.ndarray)) and (target.dtype.is_floating_point if isinstance(target, Tensor) else target.dtype.kind == 'f'):
@@ -64,11 +61,6 @@ def _pick(out, classes, rows):
     if out.ndim == 1: return out
     if out.ndim == 2: return out.gather(1, at.to(out.device)[:, None])[:, 0]
     return out[torch.arange(len(out), device=out.device), at.to(out.device)]
-
-def _mean_over(maps, masks, rows):
-    "Mean of (n, *grid) maps over the True of (B, *grid) masks."
-    at = (masks if rows is None else masks[rows.to(masks.device)]).to(maps.device, maps.dtype)
-    return (maps*at).flatten(1).sum(1)/at.flatten(1).sum(1)
 
 def _region_masks(out, classes, mask):
     "(B, *grid) bool: the region given, else what is predicted as the class, else everything."
@@ -109,7 +101,11 @@ def _dense(out, target, mask, names):
     if out.ndim < 3: raise TaskError(f"in_region is for outputs with positions, (B, C, …); this one is {tuple(out.shape)}.")
     classes = _classes(out, target, names)
     masks = _region_masks(out, classes, mask)
-    return _Target(lambda o, rows=None: _mean_over(_pick(first_output(o), classes, rows), masks, rows), _labels(classes, names, out), classes)
+    def mean(o, rows=None):
+        maps = _pick(first_output(o), classes, rows)
+        at = (masks if rows is None else masks[rows.to(masks.device)]).to(maps.device, maps.dtype)
+        return (maps*at).flatten(1).sum(1)/at.flatten(1).sum(1)
+    return _Target(mean, _labels(classes, names, out), classes)
 
 def _of_output(output, target, names):
     def part(o):

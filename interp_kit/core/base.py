@@ -50,15 +50,12 @@ def _refill(box, saved):
 
 def _is_box(o): return isinstance(o, (list, dict, set)) or isinstance(getattr(o, 'items', None), list)
 
-def _copy_box(o):
-    res = copy.copy(o)
-    if isinstance(getattr(o, 'items', None), list): res.items = list(o.items)
-    return res
-
 def _keep_attrs(o):
     "A function that gives `o` back its attributes, and the containers among them their contents."
     attrs = dict(vars(o))
-    boxes = {k: _copy_box(v) for k, v in attrs.items() if _is_box(v)}
+    boxes = {k: copy.copy(v) for k, v in attrs.items() if _is_box(v)}
+    for box in boxes.values():
+        if isinstance(getattr(box, 'items', None), list): box.items = list(box.items)
     def restore():
         vars(o).clear()
         vars(o).update(attrs)

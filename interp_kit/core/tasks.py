@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'logits_of', 'first_output', 'loss_chain', 'loss_name', 'loss_kind', 'loss_setting', 'infer_task',
-           'ProbabilityLoss', 'are_probabilities', 'standard_loss', 'guess_activation', 'pick_activation']
+           'ProbabilityLoss', 'are_probabilities', 'guess_activation', 'pick_activation']
 
 # %% ../../nbs/core/20_tasks.ipynb #6d39cb22
 import re, torch
@@ -143,11 +143,8 @@ def are_probabilities(
 _STANDARD_LOSSES = dict(classification=nn.CrossEntropyLoss, segmentation=nn.CrossEntropyLoss, multilabel=nn.BCEWithLogitsLoss,
                         regression=nn.MSELoss)
 
-def standard_loss(
-    task:str, # as `infer_task` names them
-    output:'Tensor|tuple|None'=None, # raw outputs of a batch, to see whether they are probabilities
-) -> nn.Module:
-    "The usual loss of a task; raises `TaskError` where there is none."
+def _standard_loss(task, output=None):
+    "The usual loss of a task, given raw outputs that of probabilities if they are such; raises `TaskError` where there is none."
     if task in ('classification', 'segmentation') and output is not None:
         if are_probabilities(output): return ProbabilityLoss()
         if output.ndim == 1 or output.shape[1] == 1:

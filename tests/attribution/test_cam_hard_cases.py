@@ -275,6 +275,7 @@ def test_masked_images_come_in_bounded_batches_and_flat_channels_cost_one(net, x
     rows = []; net.register_forward_hook(lambda m, i, o: rows.append(len(o)))
     want = GradCAM(net, "relu", "scorecam", batch_size=5)(x, 2); assert max(rows) <= 5 and sum(rows) <= 3 + 1 + 3*8 + 3
     near(GradCAM(net, "relu", "scorecam")(x, 2), want)
+    assert GradCAM(net, "relu", "scorecam", batch_size=5).explain(x, 2).meta == dict(layer="relu", relu=True, batch_size=5)
     with torch.no_grad(): net.bn2.bias[:6] = -100 # six of eight channels are silent behind the ReLU
     rows.clear(); GradCAM(net, "relu", "scorecam", batch_size=5)(x, 2); assert sum(rows) == 3 + 1 + 3*2 + 3
     rows.clear(); GradCAM(net, "b", "opticam", n_steps=2, batch_size=2)(x, 2); assert max(rows[1:]) <= 2

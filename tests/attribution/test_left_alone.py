@@ -3,7 +3,8 @@ import random
 from collections import namedtuple
 import numpy as np, pytest, torch
 from torch import nn
-from interp_kit.attribution import DRISE, RISE, GradCAM, IntegratedGradients, SaliencyMap, feature_map, gradient_times_input, of_output, saliency_map
+from interp_kit.attribution import DRISE, RISE, GradCAM, IntegratedGradients, SaliencyMap, gradient_times_input, of_output, saliency_map
+from interp_kit.attribution.append import _feature_map
 from interp_kit.attribution.explain import METHODS, explain
 from interp_kit.core import InterpKitError, LabelError, ModelError
 
@@ -135,7 +136,7 @@ def test_bad_inputs_are_our_errors(method):
 
 DOORS = dict(rise=lambda net, x: RISE(net, n_masks=32, cell=4).explain(x, 1).values, rise_of_a_function=lambda net, x: RISE(lambda b: Net.forward(net, b), n_masks=32, cell=4).explain(x, 1).values,
              gradcam=lambda net, x: GradCAM(net)(x, 1), ig=lambda net, x: IntegratedGradients(net).attribute(x, 1, 4), saliency=lambda net, x: saliency_map(net, x, 1),
-             product=lambda net, x: gradient_times_input(net, x, 1), feature=lambda net, x: feature_map(net, x, 2),
+             product=lambda net, x: gradient_times_input(net, x, 1), feature=lambda net, x: _feature_map(net, x, 2),
              **{m: lambda net, x, m=m: SaliencyMap(net, m).generate_saliency_map(x, 1, n_steps=4) for m in ("layer_conductance", "neuron_conductance", "layer_grad_cam", "noise_tunnel")},
              drise=lambda net, x: torch.cat([a.values for a in DRISE(lambda images: boxes(net, images), n_masks=32, cell=4).explain(x[0])]))
 

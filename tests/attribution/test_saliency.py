@@ -9,7 +9,7 @@ from interp_kit.attribution.result import Attribution
 from interp_kit.attribution.gradients import _completeness as completeness, _point_grads as point_grads, _rounding as rounding
 from interp_kit.attribution.deeplift import _lift as lift
 from interp_kit.attribution.saliency import SALIENCY_METHODS, SaliencyMap
-from interp_kit.attribution.append import AppendSaliency, _append_map as append_map, feature_map
+from interp_kit.attribution.append import AppendSaliency, _append_map as append_map, _feature_map
 from interp_kit.core import tapped
 from interp_kit.attribution.probe import probing
 from interp_kit.core import DataError, LabelError, ModelError, TaskError
@@ -106,7 +106,8 @@ def test_neurons():
     whole, channel = run(net, "neuron_conductance", target=1, layer="b"), run(net, "neuron_conductance", target=1, layer="b", neuron_index=(2, slice(None)))
     assert whole.shape == (2, 3, 12, 10) and torch.allclose(channel, run(net, "neuron_conductance", target=1, layer="b", neuron_index=2))
     a = SaliencyMap(net, "neuron_conductance").explain(torch.randn(2, 3, 12, 10), 1, n_steps=4)
-    assert len(a.meta["neuron"]) == 2 and a.meta["layer"]
+    assert len(a.meta["neuron"]) == 2 and a.meta["layer"] and a.meta["single"] is False
+    assert SaliencyMap(net, "deep_lift").explain(torch.randn(3, 12, 10), 1).meta == dict(single=True)
     unit = run(net, "neuron_conductance", target=1, layer="head", neuron_index=1) # the unit is the score itself: its conductance is the integrated gradient
     torch.manual_seed(5)
     from interp_kit.attribution.gradients import IntegratedGradients
@@ -169,7 +170,7 @@ def test_feature_of_a_pooled_channel_is_its_activation_map():
     net, x = backbone(), torch.randn(2, 3, 64, 96)
     with torch.no_grad(), tapped(net.layer4) as box: net(x)
     act = torch.nn.functional.interpolate(box[0][:, 7:8], size=(64, 96), mode="bilinear", align_corners=False)[:, 0]
-    assert torch.allclose(feature_map(net, x, 7), act/act.flatten(1).amax(1).clamp_min(1e-9)[:, None, None], atol=1e-4)
+    assert torch.allclose(_feature_map(net, x, 7), act/act.flatten(1).amax(1).clamp_min(1e-9)[:, None, None], atol=1e-4)
 
 
 def test_loader_with_workers_and_unchanged_targets():

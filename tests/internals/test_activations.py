@@ -13,7 +13,8 @@ from interp_kit.internals.activation_findings import (
     _collapsed_layers, _dead_units, _exploding_activations, _not_finite_activations, _saturated_layers)
 from interp_kit.internals.activation_sums import ActivationSums
 from interp_kit.internals.activations import ActivationStats
-from interp_kit.core import Call, first_float, input_batches, kept_order, run_model
+from interp_kit.core import Call, input_batches, kept_order, run_model
+from interp_kit.core.layers import _first_float
 from interp_kit.internals.channel_sums import ChannelSums
 from interp_kit.internals.flow import _per_sample, _pooled, _square_sum
 from interp_kit.predictions import Features, capture
@@ -367,7 +368,7 @@ def test_parts_that_compute_a_weight_are_no_calls():
 
 
 def test_pieces_below():
-    assert first_float((None, dict(a=torch.ones(2).long(), b=[torch.zeros(3)]))).shape == (3,) and first_float("text") is None
+    assert _first_float((None, dict(a=torch.ones(2).long(), b=[torch.zeros(3)]))).shape == (3,) and _first_float("text") is None
     net = nn.Linear(3, 2).double()
     assert [b[0].dtype for b in input_batches(net, torch.randn(70, 3))] == [torch.float64]*2
     with pytest.raises(ModelError, match="Linear fails"): run_model(net, (torch.randn(2, 5).double(),))
