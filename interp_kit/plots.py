@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PALETTE', 'RIGHT', 'WRONG', 'NEUTRAL', 'color_for', 'ink_on', 'class_colors', 'new_axes', 'grid_shape', 'new_grid',
            'font_family', 'as_label', 'elide', 'one_font_warning', 'name_ticks', 'to_image', 'show_image', 'bare',
-           'overlay', 'text_panel', 'plot_matrix', 'short_count']
+           'text_panel', 'plot_matrix', 'short_count']
 
 # %% ../nbs/10_plots.ipynb #69cbb547
 import re, textwrap, warnings
@@ -146,14 +146,12 @@ def one_font_warning(
         if m is None: warnings.warn_explicit(w.message, w.category, w.filename, w.lineno, source=w.source)
     new = [c for c in dict.fromkeys(chr(int(m[1])) for m in glyphs if m) if c not in told]
     told.update(new)
-    if new: warnings.warn(_font_words(new), stacklevel=1)
+    if not new: return
+    shown = ' '.join([c if c.isprintable() else f'U+{ord(c):04X}' for c in new[:40]] + ['…']*(len(new) > 40))
+    warnings.warn(f"No installed font has {shown}: pictures show boxes instead. "
+                  "Install a font that has them, for example Noto Sans CJK for Chinese, Japanese and Korean.", stacklevel=1)
 
 _NO_GLYPH = r'Glyph (\d+) .*missing from'
-
-def _font_words(chars, most=40):
-    shown = [c if c.isprintable() else f'U+{ord(c):04X}' for c in chars[:most]] + ['…']*(len(chars) > most)
-    return (f"No installed font has {' '.join(shown)}: pictures show boxes instead. "
-            "Install a font that has them, for example Noto Sans CJK for Chinese, Japanese and Korean.")
 
 # %% ../nbs/10_plots.ipynb #368c02e9
 def name_ticks(
@@ -218,16 +216,8 @@ def bare(
         s.set_visible(frame is not None); s.set_color(frame or 'none'); s.set_linewidth(2.5)
 
 # %% ../nbs/10_plots.ipynb #635a49ca
-def overlay(
-    x:'Tensor|np.ndarray|Image', # the image, see `to_image`
-    heat:'Tensor|np.ndarray', # (h, w) array or tensor, any scale; resized to the image
-    ax:'Axes|None'=None, # Axes
-    *,
-    alpha:float=.5, # opacity of the heat map
-    cmap:str='viridis', # perceptually uniform and colour-blind safe by default
-    title:str='', # above
-):
-    "Draw `heat` over the image; returns the Axes."
+def _overlay(x, heat, ax=None, *, alpha=.5, cmap='viridis', title=''):
+    "Draw `heat`, (h, w) of any scale, over the image, see `to_image`; returns the Axes."
     ax = show_image(x, ax, title=title)
     h, w = to_image(x).shape[:2]
     heat = heat.detach().cpu().numpy() if isinstance(heat, Tensor) else np.asarray(heat)

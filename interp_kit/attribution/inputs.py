@@ -12,7 +12,7 @@ import numpy as np, torch
 from PIL import Image
 from torch import Tensor, nn
 from ..core import (
-    DataError, InterpKitError, NotFoundError, TaskError, elide, get_model, is_learner, listing, model_device, split_batch)
+    DataError, InterpKitError, NotFoundError, TaskError, shortened, get_model, is_learner, listing, model_device, split_batch)
 
 # %% ../../nbs/attribution/010_inputs.ipynb #198f5eb1
 def _loader_of(learn, items):
@@ -37,7 +37,7 @@ def _file_bytes(item):
 
 def _from_items(learn, items):
     "Batched inputs of `items`, in their order."
-    text = listing([elide(str(o), 120) for o in items], 1, quote=True)
+    text = listing([shortened(str(o), 120) for o in items], 1, quote=True)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore') # pandas on categories of rows that are not in the table

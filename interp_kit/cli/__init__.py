@@ -7,7 +7,6 @@ __all__ = ['main']
 
 # %% ../../nbs/cli/40_command.ipynb #24723bee
 import argparse, sys
-from contextlib import contextmanager
 from .demo import _demo_parser
 from .explain import _explain_parser, _method_first
 from .model import _model_parser
@@ -35,25 +34,20 @@ def _parser():
     for add in (_demo_parser, _explain_parser, _model_parser): add(commands)
     return p
 
-@contextmanager
-def _exit_codes(debug):
-    "Turn errors into one line and an exit code."
-    from interp_kit import __version__
-    try: yield
-    except KeyboardInterrupt:
-        print('interrupted', file=sys.stderr)
-        raise SystemExit(130)
-    except Exception as e:
-        if debug: raise
-        from interp_kit.core import InterpKitError
-        ours, line = isinstance(e, (InterpKitError, OSError)), ' '.join(str(e).split())
-        internal = f'interp-kit {__version__}: internal error: {type(e).__name__}: {line} (--debug shows where)'
-        print(f'interp-kit: {line}' if ours else internal, file=sys.stderr)
-        raise SystemExit(2 if ours else 3)
-
 def main(
     argv:list|None=None, # arguments; None takes those of the process
 ) -> int: # exit code
     "Run a command: exits with 2 and one line on bad input, with 3 on an internal error."
     args = _parser().parse_args(_method_first(sys.argv[1:] if argv is None else argv))
-    with _exit_codes(args.debug): return args.run(args)
+    try: return args.run(args)
+    except KeyboardInterrupt:
+        print('interrupted', file=sys.stderr)
+        raise SystemExit(130)
+    except Exception as e:
+        if args.debug: raise
+        from interp_kit import __version__
+        from interp_kit.core import InterpKitError
+        ours, line = isinstance(e, (InterpKitError, OSError)), ' '.join(str(e).split())
+        internal = f'interp-kit {__version__}: internal error: {type(e).__name__}: {line} (--debug shows where)'
+        print(f'interp-kit: {line}' if ours else internal, file=sys.stderr)
+        raise SystemExit(2 if ours else 3)

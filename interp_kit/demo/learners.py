@@ -11,32 +11,29 @@ import numpy as np, torch
 from torch import nn
 from ..core import TaskError, kept_rng
 from .cache import _cache_dir, _one_thread, _trained_once
-from .pictures import CODES, collage_folder, digit_folder, scene_folder, turned_folder
+from .pictures import CODES, _collage_folder, digit_folder, _scene_folder, _turned_folder
 
 # %% ../../nbs/demo/30_learners.ipynb #1c7029ba
-def _digits(eights=5):
-    "Loaders over the digits, of whose eights only a few are in the training set."
-    from fastai.data.block import CategoryBlock, DataBlock
-    from fastai.data.transforms import RandomSplitter, get_image_files, parent_label
-    from fastai.vision.data import ImageBlock
-    files = sorted(get_image_files(digit_folder()), key=lambda f: f.name)
-    train, valid = RandomSplitter(.4, seed=42)(files)
-    few = [i for i in train if parent_label(files[i]) == '8'][:eights]
-    train = [files[i] for i in train if parent_label(files[i]) != '8' or i in few]
-    split = lambda items: (list(range(len(train))), list(range(len(train), len(items))))
-    block = DataBlock((ImageBlock, CategoryBlock), get_y=parent_label, splitter=split)
-    return block.dataloaders(train + [files[i] for i in valid], bs=64, num_workers=0)
-
 def _small_cnn(n_out):
     from fastai.layers import ConvLayer, Flatten
     body = nn.Sequential(ConvLayer(3, 16, stride=2), ConvLayer(16, 32, stride=2), ConvLayer(32, 48))
     return nn.Sequential(body, nn.Sequential(nn.AdaptiveAvgPool2d(2), Flatten(), nn.Linear(192, n_out)))
 
 def _classification():
+    "Of digits, of whose eights only five are in the training set."
+    from fastai.data.block import CategoryBlock, DataBlock
+    from fastai.data.transforms import RandomSplitter, get_image_files, parent_label
     from fastai.learner import Learner
     from fastai.losses import CrossEntropyLossFlat
     from fastai.metrics import accuracy
-    dls = _digits()
+    from fastai.vision.data import ImageBlock
+    files = sorted(get_image_files(digit_folder()), key=lambda f: f.name)
+    train, valid = RandomSplitter(.4, seed=42)(files)
+    few = [i for i in train if parent_label(files[i]) == '8'][:5]
+    train = [files[i] for i in train if parent_label(files[i]) != '8' or i in few]
+    split = lambda items: (list(range(len(train))), list(range(len(train), len(items))))
+    block = DataBlock((ImageBlock, CategoryBlock), get_y=parent_label, splitter=split)
+    dls = block.dataloaders(train + [files[i] for i in valid], bs=64, num_workers=0)
     return Learner(dls, _small_cnn(len(dls.vocab)), loss_func=CrossEntropyLossFlat(), metrics=accuracy), 8, 1e-2
 
 # %% ../../nbs/demo/30_learners.ipynb #836ff2ed
@@ -57,7 +54,7 @@ def _multilabel():
     from fastai.learner import Learner
     from fastai.losses import BCEWithLogitsLossFlat
     from fastai.metrics import accuracy_multi
-    dls = _from_csv(collage_folder(), MultiCategoryBlock(), ColReader('labels', label_delim=' '), bs=32)
+    dls = _from_csv(_collage_folder(), MultiCategoryBlock(), ColReader('labels', label_delim=' '), bs=32)
     body = nn.Sequential(ConvLayer(3, 16, stride=2), ConvLayer(16, 32, stride=2), ConvLayer(32, 48), ConvLayer(48, 48))
     head = nn.Sequential(nn.AdaptiveMaxPool2d(1), Flatten(), nn.Linear(48, len(dls.vocab)))
     return Learner(dls, nn.Sequential(body, head), loss_func=BCEWithLogitsLossFlat(), metrics=accuracy_multi), 8, 1e-2
@@ -88,7 +85,7 @@ def _segmentation():
     from fastai.losses import CrossEntropyLossFlat
     from fastai.metrics import JaccardCoeffMulti
     from fastai.vision.data import ImageBlock, MaskBlock
-    files = sorted(scene_folder().glob('*/images/*.png'))
+    files = sorted(_scene_folder().glob('*/images/*.png'))
     block = DataBlock((ImageBlock, MaskBlock(list(CODES))), get_y=_mask_of, splitter=GrandparentSplitter())
     dls = block.dataloaders(files, bs=16, num_workers=0)
     dls.vocab = list(CODES) # fastai keeps the names of masks where only it looks for them
@@ -102,7 +99,7 @@ def _regression():
     from fastai.metrics import mae
     from fastai.vision.data import RegressionBlock
     from fastai.layers import SigmoidRange
-    dls = _from_csv(turned_folder(), RegressionBlock(), ColReader('angle'))
+    dls = _from_csv(_turned_folder(), RegressionBlock(), ColReader('angle'))
     return Learner(dls, nn.Sequential(*_small_cnn(1), SigmoidRange(-75, 75)), loss_func=MSELossFlat(), metrics=mae), 6, 1e-2
 
 # %% ../../nbs/demo/30_learners.ipynb #22118e33

@@ -22,12 +22,6 @@ def _score_of(o):
     if found is None: raise DataError(f"An annotation has no score ({str(o)[:80]}): set its score, or attributes['score'].")
     return float(found)
 
-def _corners(o):
-    "x, y, w, h, or None if `o` has no box."
-    box = _get(o, 'bbox')
-    box = box if box is not None else [_get(o, k) for k in 'xywh']
-    return None if any(v is None for v in box) else [float(v) for v in box]
-
 def _annotation(o):
     "(label, score, box or None) of an object, a dict or a tuple."
     if isinstance(o, (tuple, list)) and not hasattr(o, 'label') and len(o) in (2, 6):
@@ -35,7 +29,9 @@ def _annotation(o):
         return label, float(score), [float(v) for v in box] or None
     label = _get(o, 'label')
     if label is None: raise DataError(f"The interpreter returned {str(o)[:80]}, which has no label. {_FORMS}")
-    return label, _score_of(o), _corners(o)
+    score, box = _score_of(o), _get(o, 'bbox')
+    if box is None: box = [_get(o, k) for k in 'xywh']
+    return label, score, None if any(v is None for v in box) else [float(v) for v in box]
 
 _FORMS = "Return scores (n, K), a dict of boxes, labels and scores for each image, or a list of annotations for each image."
 

@@ -229,13 +229,9 @@ def _of_module(model, given, format, path, said=None, run=None):
     "A launcher for a module that is told how to prepare pictures by what is given, then by `said`."
     said = {**(said or {}), **_own_words(model)}
     model.to(given['device'])
-    return _plain(run or _runner(model), given, format, path, said, model, _channels(model))
-
-def _channels(model):
-    "Channels of the pictures that a module takes: those of its first convolution, or 3."
-    if isinstance(model, torch.jit.ScriptModule): return 3
-    first = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
-    return first if first in (1, 3) else 3
+    convs = [] if isinstance(model, torch.jit.ScriptModule) else (m for m in model.modules() if isinstance(m, nn.Conv2d))
+    channels = next((m.in_channels for m in convs), 3)
+    return _plain(run or _runner(model), given, format, path, said, model, channels if channels in (1, 3) else 3)
 
 def _own_words(o):
     "What a model or function says of itself: a dict `launch_options` of size, mean, std and classes; or torchvision-like `categories`."
@@ -328,7 +324,10 @@ def load_model(
     native = str(said.get('size')) == 'original'
     given = {**mine, **said, 'native': native, 'trust': bool(said.get('trust')), 'device': _device(said.get('device')), 'size': None if native else _as_size(said.get('size'))}
     if given['activation'] is not None and given['activation'] not in ACTIVATIONS: raise DataError(f"There is no activation {given['activation']!r}: {', '.join(ACTIVATIONS)}.")
-    return _finished(_load(source, given), given, name)
+    if is_reference(source) and not os.path.exists(source): launcher = _from_reference(source, given)
+    elif os.path.isdir(source): raise ModelError(f"{source} is a folder: name the model's file in it.")
+    else: launcher = dict(onnx=_from_onnx, torchscript=_from_torchscript, torch=_from_torch)[_file_format(source)](source, given)
+    return _finished(launcher, given, name)
 
 def _named(text):
     "(name, options it was added with) of a name; files and references go first."
@@ -337,11 +336,6 @@ def _named(text):
     if text in models: return text, dict(models[text])
     if os.sep in text or '/' in text or '.' in text: raise NotFoundError(f"There is no model file {text}.")
     raise NotFoundError(f"There is no model {text!r}, neither a file nor a name. {known_models()}")
-
-def _load(source, given):
-    if is_reference(source) and not os.path.exists(source): return _from_reference(source, given)
-    if os.path.isdir(source): raise ModelError(f"{source} is a folder: name the model's file in it.")
-    return dict(onnx=_from_onnx, torchscript=_from_torchscript, torch=_from_torch)[_file_format(source)](source, given)
 
 def _finished(launcher, given, name):
     "The launcher with what does not depend on the kind of file."

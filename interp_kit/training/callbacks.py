@@ -21,8 +21,8 @@ from ..interpret.base import Interpretation
 from ..interpret.verbs import INTERPRETATIONS
 from ..plots import one_font_warning
 from .batch_rows import BatchRows
-from .cartography import cartography, plot_aum, plot_cartography
-from .cartography_findings import check_forgotten, check_mislabelled
+from .cartography import _plot_aum, cartography, plot_cartography
+from .cartography_findings import _check_forgotten, _check_mislabelled
 from .passes import _Pass, _WAIT
 
 # %% ../../nbs/training/110_callbacks.ipynb #aced5d02
@@ -375,20 +375,20 @@ class InterpretationCallback(Callback):
 
     def plot_aum(self,
         ax:'Axes|None'=None, # Axes
-        **kwargs # of `training.cartography.plot_aum`
+        **kwargs # bins=60, figsize=(6.4, 3.2)
     ): # Axes
         "Draw the areas under the margin of the training rows, and which may be mislabelled."
-        return plot_aum(self.cartography('train'), ax, **kwargs)
+        return _plot_aum(self.cartography('train'), ax, **kwargs)
 
     def findings(self) -> Findings:
-        "Training rows whose labels may be wrong, and rows that were lost again, see `check_mislabelled` and `check_forgotten`, of the passes that were kept; none for other tasks than classifications."
+        "Training rows whose labels may be wrong, and rows that were lost again of the passes that were kept; none for other tasks than classifications."
         res, passes = [], {on: self._passes(on) for on in self.watched if self.watch.passes[on] or on == self._main()}
         for on, ps in passes.items():
             if any(p.reason or 'prob' not in p.fields for p in ps): continue
             n = self._rows(ps)
-            res += check_forgotten(self._spread(ps, 'right', n), labels=self._labels(ps, n), epochs=[p.epoch for p in ps], on=dict(train='training', valid='validation')[on])
+            res += _check_forgotten(self._spread(ps, 'right', n), labels=self._labels(ps, n), epochs=[p.epoch for p in ps], on=dict(train='training', valid='validation')[on])
             mixed = next((p.mixed for p in ps if p.mixed), '')
-            if on == 'train': res += check_mislabelled(self.cartography(), note=f'Inputs were mixed ({mixed}): the margins are those of mixtures.' if mixed else '')
+            if on == 'train': res += _check_mislabelled(self.cartography(), note=f'Inputs were mixed ({mixed}): the margins are those of mixtures.' if mixed else '')
         return rank_findings(res)
 
 def _contradiction(before, now):

@@ -174,18 +174,14 @@ def _falling(d):
     k = math.ceil(len(v)/3)
     p, gain, total = _rising_p(-v[-max(5, k + 1):]), _late_gain(v, k), v[0] - v.min()
     if p > _LEVEL or total <= 0 or gain < _GAIN*total: return []
-    share, lr = min(gain/total, 1.), _final_lr_share(h)
+    lrs = h.lr_curve()[1]
+    lrs = lrs[np.isfinite(lrs)]
+    share, lr = min(gain/total, 1.), float(lrs[-1]/lrs.max()) if len(lrs) and lrs.max() > 0 else None
     done = lr is not None and lr <= .05
     title = f"{which} still got better in the last {k} of {len(v)} epochs: {share:.0%} of all that was gained."
     evidence = dict(gain=gain, total_gain=total, share=share, p_value=p, epochs=k, final_lr_share=lr)
     severity = 'info' if done else 'medium' if share >= .2 else 'low'
     return [('not_converged', 'annealed' if done else 'falling', title, severity, p, evidence)]
-
-def _final_lr_share(h):
-    "Learning rate at the end as a share of its highest; None where not known."
-    lrs = h.lr_curve()[1]
-    lrs = lrs[np.isfinite(lrs)]
-    return float(lrs[-1]/lrs.max()) if len(lrs) and lrs.max() > 0 else None
 
 # %% ../../nbs/training/040_dynamics_findings.ipynb #ee967f37
 def _first_bad(h):

@@ -84,10 +84,6 @@ def _column(values, name):
     pairs = [_number(v, name) for v in values]
     return np.array([v for v, _ in pairs], dtype=np.float64), np.array([m for _, m in pairs], dtype=bool)
 
-def _pad(values, missing, n):
-    gap = n - len(values)
-    return np.append(values, np.full(gap, np.nan)), np.append(missing, np.ones(gap, dtype=bool))
-
 def _coded(values, missing):
     "Numbers for strict JSON: null where nothing was recorded, a word where one was not finite."
     return [None if m else float(v) if np.isfinite(v) else str(float(v)) for v, m in zip(values, missing)]
@@ -191,7 +187,8 @@ def _from_columns(columns, renamed, directions, plain, source):
     n = max((len(v) for v, _ in columns.values()), default=0)
     for k, (v, _) in columns.items():
         if len(v) < n: notes.append(f"{ours[k]} has {len(v)} of {n} epochs: taken as the first {len(v)}, the others as not recorded. If it was measured every few epochs, give a dictionary from epoch to number.")
-    padded = {ours[k]: _pad(*c, n) for k, c in columns.items()}
+    filled = lambda v, o: np.append(v, np.full(n - len(v), o))
+    padded = {ours[k]: (filled(v, np.nan), filled(m, True)) for k, (v, m) in columns.items()}
     if not n: notes.append("No epoch was recorded.")
     return TrainingHistory({k: v for k, (v, _) in padded.items()}, np.arange(n), {k: m for k, (_, m) in padded.items()}, _known_directions(list(padded), directions), notes=notes, source=source)
 
@@ -302,16 +299,12 @@ def _check_recorder(learn):
         raise DataError("The Recorder was emptied by a later validate(), get_preds() or predict(): fastai starts it anew for these. Take TrainingHistory.from_learner(learn) right after fit, or train with CSVLogger and use from_csv.")
     return r
 
-def _unsmoothed(losses, beta):
-    "The losses of batches, out of fastai's running mean of them (exponential weights, corrected for the start)."
-    running = losses*(1 - beta**np.arange(1., len(losses) + 1))
-    return (running - beta*np.r_[0., running[:-1]])/(1 - beta) if len(losses) else losses
-
 def _use_means(h, smoothed, beta):
     "Say where fastai's running mean reaches back over several epochs, or put the mean of each epoch's own batches in its place."
     starts = np.r_[0, h.epoch_ends][:len(h)]
-    if not smoothed:
-        h.batches['loss'] = _unsmoothed(h.batches['loss'], beta)
+    if not smoothed: # the running mean has exponential weights and is corrected for the start
+        running = h.batches['loss']*(1 - beta**np.arange(1., len(h.batches['loss']) + 1))
+        if len(running): h.batches['loss'] = (running - beta*np.r_[0., running[:-1]])/(1 - beta)
         means = np.array([h.batches['loss'][a:b].mean() if b > a else np.nan for a, b in zip(starts, h.epoch_ends)])
         h.values['train_loss'] = np.where(h.missing['train_loss'], np.nan, means)
     elif (epochs := 1/(1 - beta)/max(np.median(h.epoch_ends - starts) if len(h) else 1e9, 1)) > 1.5:
@@ -377,12 +370,12 @@ def _part(head, rows, names, plain, source):
     for r in rows:
         if len(r) != len(head): raise DataError(f"{source}: a line holds {len(r)} cells, its header {len(head)}: {','.join(r)[:80]!r}. Mend or delete it.")
     at = head.index('epoch') if 'epoch' in head else None
-    return [_table(head, part, at, names, plain, source) for part in (_epoch_rows(rows, at) if at is not None and rows else [rows])]
-
-def _table(head, rows, at, names, plain, source):
-    h = _from_columns({n: _column([r[i] for r in rows], n) for i, n in enumerate(head) if i != at}, {k: v for k, v in names.items() if k in head}, None, plain, source)
-    if at is not None and rows: h.epochs = np.array([int(float(r[at])) for r in rows], dtype=np.int64)
-    return h
+    res, known = [], {k: v for k, v in names.items() if k in head}
+    for part in _epoch_rows(rows, at) if at is not None and rows else [rows]:
+        columns = {n: _column([r[i] for r in part], n) for i, n in enumerate(head) if i != at}
+        res.append(_from_columns(columns, known, None, plain, source))
+        if at is not None and part: res[-1].epochs = np.array([int(float(r[at])) for r in part], dtype=np.int64)
+    return res
 
 # %% ../../nbs/training/020_history.ipynb #2182ca41
 @patch(cls_method=True)

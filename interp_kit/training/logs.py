@@ -25,26 +25,18 @@ def _lines(text):
         if line.strip(): res.append(line)
     return res, notes
 
-def _text_of(path):
-    try: return path.read_text(encoding='utf-8-sig')
-    except UnicodeDecodeError as e: raise DataError(f"{path.name} is not text in UTF-8: byte {e.start} is 0x{e.object[e.start]:02x}. Save it again as CSV in UTF-8.") from e
-
-def _segments(rows):
-    "(header, rows) of each part of a file; a header is a line whose first cell is no number."
-    res = []
-    for r in rows:
-        if not res or r[0].strip() == 'epoch' or [c.strip() for c in r] == res[0][0]: res.append(([c.strip() for c in r], []))
-        else: res[-1][1].append([c.strip() for c in r])
-    return res
-
 def _read_log(path):
     """([(header, rows), …] of text cells, one for each header in a CSV log; sentences on what was left out).
 
     Raises `NotFoundError`, and `DataError` for a file without header or one that is no text."""
     path = Path(path)
     if not path.is_file(): raise NotFoundError(f"There is no file {path}: fastai writes history.csv to learn.path with cbs=CSVLogger().")
-    lines, notes = _lines(_text_of(path))
-    parts = _segments([r for r in csv.reader(lines) if r])
+    try: text = path.read_text(encoding='utf-8-sig')
+    except UnicodeDecodeError as e: raise DataError(f"{path.name} is not text in UTF-8: byte {e.start} is 0x{e.object[e.start]:02x}. Save it again as CSV in UTF-8.") from e
+    (lines, notes), parts = _lines(text), []
+    for r in [[c.strip() for c in r] for r in csv.reader(lines) if r]:
+        if not parts or r[0] == 'epoch' or r == parts[0][0]: parts.append((r, [])) # a header
+        else: parts[-1][1].append(r)
     if not parts: raise DataError(f"{path.name} is empty: a header and a line for each epoch are needed.")
     if re.fullmatch(r'[-+.\d]*', parts[0][0][0]): raise DataError(f"{path.name} has no header: its first line is {lines[0][:60]!r}. Name the columns in the first line.")
     return parts, notes

@@ -160,8 +160,8 @@ def test_a_learner_trained_from_a_table_reads_files(tmp_path):
     learn = demo_learner("multilabel"); learn.export(tmp_path/"m.pkl")
     launcher = load_model(tmp_path/"m.pkl", trust=True)
     row = learn.dls.valid_ds.items.iloc[0]
-    from interp_kit.demo.pictures import collage_folder
-    x, picture = launcher.read(collage_folder()/row["file"])
+    from interp_kit.demo.pictures import _collage_folder
+    x, picture = launcher.read(_collage_folder()/row["file"])
     want = learn.dls.test_dl(learn.dls.valid_ds.items.iloc[:1]).one_batch()[0]
     torch.testing.assert_close(x, want[0].as_subclass(torch.Tensor).cpu()); assert picture.size == tuple(x.shape[:0:-1])
     got = launcher(x[None]); assert 0 <= got.min() and got.max() <= 1 and abs(float(got.sum()) - 1) > 1e-3, "each label by itself"

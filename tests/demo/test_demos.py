@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from sklearn.metrics import average_precision_score, f1_score, jaccard_score, r2_score
 from fastai.callback.core import Callback
-from interp_kit.demo import collage_folder, demo_detector, demo_learner, digit_folder, digit_scenes, scene_folder, turned_folder
+from interp_kit.demo import _collage_folder, demo_detector, demo_learner, digit_folder, digit_scenes, _scene_folder, _turned_folder
 from interp_kit.demo.cache import _cache_dir, _fits, _once, _one_thread, _trained_once
 from interp_kit.predictions.capture import capture
 
@@ -21,7 +21,7 @@ def states():
 @pytest.fixture
 def empty_cache(tmp_path, monkeypatch):
     "A cache of its own, that has the pictures but no weights."
-    pictures = [f() for f in (digit_folder, collage_folder, scene_folder, turned_folder)]
+    pictures = [f() for f in (digit_folder, _collage_folder, _scene_folder, _turned_folder)]
     for p in pictures: (tmp_path/p.name).symlink_to(p)
     monkeypatch.setenv("INTERP_KIT_CACHE", str(tmp_path))
     return tmp_path
@@ -72,11 +72,11 @@ def test_no_digit_of_validation_is_one_of_training():
 def test_pictures_are_what_the_files_say():
     from PIL import Image
     import pandas as pd
-    df = pd.read_csv(collage_folder()/"labels.csv", dtype={"labels": str}).query("is_valid").reset_index()
+    df = pd.read_csv(_collage_folder()/"labels.csv", dtype={"labels": str}).query("is_valid").reset_index()
     images, targets = digit_scenes(300, 1, size=48, grid=True, held_out=True)
     for i in (0, 7, 299):
         assert set(df.labels[i].split()) == {str(int(l)) for l in targets[i]["labels"]}
-        assert np.abs(np.asarray(Image.open(collage_folder()/df.file[i])).transpose(2, 0, 1)/255 - images[i].numpy()).max() <= 1/255
+        assert np.abs(np.asarray(Image.open(_collage_folder()/df.file[i])).transpose(2, 0, 1)/255 - images[i].numpy()).max() <= 1/255
     for t in targets: # each in its own cell
         middles = (t["boxes"][:, :2] + t["boxes"][:, 2:])/2
         cells = [(int(x >= 24), int(y >= 24)) for x, y in middles.tolist()]
@@ -129,7 +129,7 @@ def test_the_detector_again_gives_equal_weights(empty_cache, monkeypatch):
 
 
 def test_pictures_again_are_equal_files(tmp_path, monkeypatch):
-    makers = (collage_folder, scene_folder, turned_folder); first = [f() for f in makers]
+    makers = (_collage_folder, _scene_folder, _turned_folder); first = [f() for f in makers]
     monkeypatch.setenv("INTERP_KIT_CACHE", str(tmp_path))
     before = states(); again = [f() for f in makers]; assert states() == before
     for a, b in zip(first, again):
@@ -160,28 +160,28 @@ def test_interrupted_pictures_leave_nothing(tmp_path, monkeypatch):
         if len(saved) == 20: raise KeyboardInterrupt
         saved.append(file); save(self, file, *args, **kwargs)
     monkeypatch.setattr(Image.Image, "save", stop)
-    for make in (digit_folder, collage_folder, scene_folder, turned_folder):
+    for make in (digit_folder, _collage_folder, _scene_folder, _turned_folder):
         saved.clear()
         with pytest.raises(KeyboardInterrupt): make()
         assert len(saved) == 20 and list(tmp_path.iterdir()) == []
 
 
 def test_a_killed_process_leaves_nothing_that_counts(tmp_path):
-    code = "from interp_kit.demo import turned_folder\nfrom PIL import Image\nimport time\nsave = Image.Image.save\ndef slow(*a, **k): print('one', flush=True); save(*a, **k); time.sleep(.01)\nImage.Image.save = slow\nturned_folder()"
+    code = "from interp_kit.demo import _turned_folder\nfrom PIL import Image\nimport time\nsave = Image.Image.save\ndef slow(*a, **k): print('one', flush=True); save(*a, **k); time.sleep(.01)\nImage.Image.save = slow\nturned_folder()"
     p = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=dict(os.environ, INTERP_KIT_CACHE=str(tmp_path)), stdout=subprocess.PIPE)
     for _ in range(5): p.stdout.readline()
     p.send_signal(signal.SIGKILL); p.wait(); p.stdout.close()
     left = list(tmp_path.iterdir())
     assert len(left) == 1 and left[0].name.startswith(".part-")
     os.utime(left[0], (time.time() - 1e6,)*2)
-    code = "from interp_kit.demo import turned_folder; print(len(list(turned_folder().glob('*.png'))))"
+    code = "from interp_kit.demo import _turned_folder; print(len(list(_turned_folder().glob('*.png'))))"
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=dict(os.environ, INTERP_KIT_CACHE=str(tmp_path)), capture_output=True, text=True)
     assert out.stdout.strip() == "1797" and [f.name for f in tmp_path.iterdir()] == ["turned-digits-1"], out.stderr
 
 
 def test_two_processes_at_once_do_not_break_each_other(tmp_path):
-    code = ("from interp_kit.demo import collage_folder, demo_learner\nfrom interp_kit.demo.cache import _once\nimport sys, time\n"
-            "m = demo_learner('tabular_regression').model; n = len(list(collage_folder().glob('*.png')))\n"
+    code = ("from interp_kit.demo import _collage_folder, demo_learner\nfrom interp_kit.demo.cache import _once\nimport sys, time\n"
+            "m = demo_learner('tabular_regression').model; n = len(list(_collage_folder().glob('*.png')))\n"
             "def slow(path): path.mkdir(); (path/'a').write_text('x'); time.sleep(1); (path/'b').write_text('y')\n"
             "print(n, float(sum(p.double().abs().sum() for p in m.parameters())), sorted(f.name for f in _once('slow-1', slow).iterdir()))")
     run = lambda: subprocess.Popen([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, env=dict(os.environ, INTERP_KIT_CACHE=str(tmp_path)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
