@@ -8,7 +8,7 @@ from torch import nn
 from bench.measure import cpu, paired
 from interp_kit.internals.matrices import _weights_of
 from interp_kit.internals import noise
-from interp_kit.internals.noise import _LEVEL, _Spectrum, _find_spikes
+from interp_kit.internals.noise import _LEVEL, Spectrum, _find_spikes
 from interp_kit.internals.spectra import operator_norm, _singular_values
 from interp_kit.internals.weight_charts import plot_weights
 from interp_kit.internals.weight_findings import weight_findings
@@ -99,7 +99,7 @@ def pictures(before, net):
     plot_weights(tables, "spectral_norm"); plt.savefig(PICTURES/"weights_models.png", dpi=70); plt.close()
     _, axs = plt.subplots(1, 2, figsize=(12, 3.8), layout="constrained")
     for ax, m, when in zip(axs, (before, net), ("before", "after")):
-        _Spectrum.of(m.layer4[0].conv2.weight.detach().flatten(1), f"layer4.0.conv2 {when}").plot(ax)
+        Spectrum.of(m.layer4[0].conv2.weight.detach().flatten(1), f"layer4.0.conv2 {when}").plot(ax)
     plt.savefig(PICTURES/"weights_spectrum.png", dpi=70); plt.close()
 
 

@@ -11,7 +11,7 @@ import numpy as np, torch
 from torch import Tensor, nn
 from ..core import DataError
 from .matrices import _as_blocks, _weights_of
-from .noise import _Spectrum, _noise_of
+from .noise import Spectrum, _noise_of
 from .spectra import entropy_rank, _gini, operator_norm, _stable_rank
 
 # %% ../../nbs/internals/190_weights.ipynb #489d98a2
@@ -125,7 +125,7 @@ def _spectral(spectrum, blocks, draws, seed):
     s, law = spectrum.singular, spectrum.law
     unique, copies = _without_copies(blocks)
     alone = spectrum.rows*spectrum.blocks == 1 or spectrum.columns == 1 and spectrum.blocks == 1
-    one = spectrum if not copies else _Spectrum.of(unique)
+    one = spectrum if not copies else Spectrum.of(unique)
     noise = _noise_of(spectrum.rows, spectrum.columns, spectrum.blocks, draws, seed)
     said = '' if alone or not s.any() else _in_words(one, copies, noise.alpha_low)
     return dict(spectral_norm=spectrum.spectral_norm, stable_rank=_stable_rank(s), entropy_rank=entropy_rank(s), gini=_gini(spectrum.relative), alpha=law.alpha, xmin=law.xmin, D=law.D,
@@ -173,7 +173,7 @@ def _measure(w, draws, seed, max_side):
         g, p, n = blocks.shape
         row |= dict(reshape=f'{p}×{n}' if g == 1 else f'{g} blocks of {p}×{n}', blocks=g, channels=g*p, fan_in=n)
         if min(blocks.shape[1:]) > max_side: return row | dict(reason=bad) if bad else _large(row, w, blocks, max_side)
-        spectrum = _Spectrum.of(blocks, w.name)
+        spectrum = Spectrum.of(blocks, w.name)
         if not bad: row |= _spectral(spectrum, blocks, draws, seed)
         row |= _health(w, blocks, spectrum, moments, row['finite'], draws, seed)
     row['reason'] = bad or '; '.join(_reasons(row, w, spectrum))

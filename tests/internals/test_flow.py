@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from interp_kit.core import DataError, InterpKitError, as_learner
 from interp_kit.core import run_batches, watching
-from interp_kit.internals.flow import _FlowObserver, information_flow, _shuffled_loader
+from interp_kit.internals.flow import FlowObserver, information_flow, _shuffled_loader
 from interp_kit.internals.flow_findings import _flow_findings
 from interp_kit.internals.ranks import _StreamedCovariance, effective_rank
 
@@ -240,6 +240,6 @@ def test_only_the_calls_asked_for_and_no_silent_nothing():
     model = net()
     assert list(information_flow(model, images(8), layers=[nn.Conv2d]).table.layer) == ["a", "b"]
     with pytest.raises(InterpKitError, match="did you mean"): information_flow(model, images(8), layers=["relus"])
-    o = _FlowObserver()
+    o = FlowObserver()
     with pytest.raises(DataError, match="No call was seen"): o.result()
     assert _flow_findings(information_flow(model, images(8))) == []
