@@ -4,7 +4,8 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from sklearn.metrics import average_precision_score, f1_score, jaccard_score, r2_score
 from fastai.callback.core import Callback
-from interp_kit.demo import _collage_folder, demo_detector, demo_learner, digit_folder, digit_scenes, _scene_folder, _turned_folder
+from interp_kit.demo import demo_detector, demo_learner, digit_folder, digit_scenes
+from interp_kit.demo.pictures import _collage_folder, _scene_folder, _turned_folder
 from interp_kit.demo.cache import _cache_dir, _fits, _once, _one_thread, _trained_once
 from interp_kit.predictions.capture import capture
 
