@@ -168,20 +168,20 @@ def test_interrupted_pictures_leave_nothing(tmp_path, monkeypatch):
 
 
 def test_a_killed_process_leaves_nothing_that_counts(tmp_path):
-    code = "from interp_kit.demo import _turned_folder\nfrom PIL import Image\nimport time\nsave = Image.Image.save\ndef slow(*a, **k): print('one', flush=True); save(*a, **k); time.sleep(.01)\nImage.Image.save = slow\nturned_folder()"
+    code = "from interp_kit.demo.pictures import _turned_folder\nfrom PIL import Image\nimport time\nsave = Image.Image.save\ndef slow(*a, **k): print('one', flush=True); save(*a, **k); time.sleep(.01)\nImage.Image.save = slow\n_turned_folder()"
     p = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=dict(os.environ, INTERP_KIT_CACHE=str(tmp_path)), stdout=subprocess.PIPE)
     for _ in range(5): p.stdout.readline()
     p.send_signal(signal.SIGKILL); p.wait(); p.stdout.close()
     left = list(tmp_path.iterdir())
     assert len(left) == 1 and left[0].name.startswith(".part-")
     os.utime(left[0], (time.time() - 1e6,)*2)
-    code = "from interp_kit.demo import _turned_folder; print(len(list(_turned_folder().glob('*.png'))))"
+    code = "from interp_kit.demo.pictures import _turned_folder; print(len(list(_turned_folder().glob('*.png'))))"
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=dict(os.environ, INTERP_KIT_CACHE=str(tmp_path)), capture_output=True, text=True)
     assert out.stdout.strip() == "1797" and [f.name for f in tmp_path.iterdir()] == ["turned-digits-1"], out.stderr
 
 
 def test_two_processes_at_once_do_not_break_each_other(tmp_path):
-    code = ("from interp_kit.demo import _collage_folder, demo_learner\nfrom interp_kit.demo.cache import _once\nimport sys, time\n"
+    code = ("from interp_kit.demo import demo_learner\nfrom interp_kit.demo.pictures import _collage_folder\nfrom interp_kit.demo.cache import _once\nimport sys, time\n"
             "m = demo_learner('tabular_regression').model; n = len(list(_collage_folder().glob('*.png')))\n"
             "def slow(path): path.mkdir(); (path/'a').write_text('x'); time.sleep(1); (path/'b').write_text('y')\n"
             "print(n, float(sum(p.double().abs().sum() for p in m.parameters())), sorted(f.name for f in _once('slow-1', slow).iterdir()))")
