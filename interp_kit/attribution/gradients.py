@@ -181,7 +181,9 @@ def _integrate(probe, ends, bases, rows=None, *, n_steps=50, method='gausslegend
         b, e = (tuple(t[i:i+k] for t in ts) for ts in (bases, ends))
         grads = lambda stem: _Line(probe, stem, b, e, layout).mean_grads(rows[i:i+k], at, weights, n)
         try: got = grads(stem)
-        except _Elsewhere: stem = None; got = grads(None)
+        except _Elsewhere:
+            stem = None
+            got = grads(None)
         if got is None: break
         for r, g, hi, lo in zip(res, got, e, b): r[i:i+k] = _wide(g)*(_wide(hi) - _wide(lo))
     return res

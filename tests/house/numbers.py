@@ -53,7 +53,7 @@ LIMITS = { # what is more than shall be: lower a number with whatever is taken a
     "public names outside promises": 27,
     "private helpers used once": 440,
     "lines over 120 columns in interp_kit": 1740,
-    "joined statements in interp_kit": 248,
+    "joined statements in interp_kit": 247,
     "lines over 120 columns in tests": 1266,
     "joined statements in tests": 1476,
     "lines over 120 columns in bench": 361,
