@@ -73,12 +73,12 @@ def _rows(rng, n, classes):
 
 def coverage(classes, metric, n, n_repeats=5, sets=400):
     "How often the 95 % interval holds the importance on 300,000 rows; a, b matter, c is noise that the model minds."
-    from interp_kit.features.scores import pick_score
-    from interp_kit.features.shuffles import _DropIntervals as DropIntervals, draw_donors
+    from interp_kit.features.scores import _pick_score
+    from interp_kit.features.shuffles import _DropIntervals as DropIntervals, _draw_donors
     from interp_kit.features.tables import as_table
     model = Linear([1, .6, .15], classes)
     def measured(t, n_repeats, seed, n_boot):
-        d = draw_donors(len(t), n_repeats, seed); box = DropIntervals(t, pick_score(t, metric), n_repeats=n_repeats, n_boot=n_boot, seed=seed)
+        d = _draw_donors(len(t), n_repeats, seed); box = DropIntervals(t, _pick_score(t, metric), n_repeats=n_repeats, n_boot=n_boot, seed=seed)
         outs = t.answers([((c,), o) for c in t.names for o in d])
         return [box.of([next(outs) for _ in d], d) for _ in t.names]
     truth = [m[0].mean() for m in measured(as_table(model, _rows(np.random.RandomState(10**6), 300_000, classes)), 1, 0, 0)]

@@ -5,7 +5,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from interp_kit.core import as_learner
 from interp_kit.internals.check_model import check_model
 from interp_kit.internals.debug import ModelDebugger
-from interp_kit.internals.gradient_findings import freezing_findings
+from interp_kit.internals.gradient_findings import _freezing_findings
 
 
 def data(n=64, width=8, classes=4, seed=0, image=False):
@@ -158,9 +158,9 @@ def everything(learn): return [*ModelDebugger(learn).check_gradient_flow().findi
 def freezing(seed):
     "All states that fastai's own freezing goes through."
     learn, found = grouped(seed), []
-    for n in (1, 2, -1, 0): learn.freeze_to(n); found += freezing_findings(learn)
+    for n in (1, 2, -1, 0): learn.freeze_to(n); found += _freezing_findings(learn)
     learn.freeze(); found += [*flow(learn), *checks(learn)]
-    learn.create_opt(); found += freezing_findings(learn)
+    learn.create_opt(); found += _freezing_findings(learn)
     learn.unfreeze(); found += [*flow(learn), *checks(learn)]
     return found
 

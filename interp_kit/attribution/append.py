@@ -9,7 +9,7 @@ __all__ = ['AppendSaliency']
 from numbers import Number
 import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor, nn
-from .probe import _named_layer, _wide, _grads_of, probing
+from .probe import named_layer, _wide, grads_of, probing
 from .result import _scaled, upsample
 from .saliency import _reached
 from ..core import DataError, ModelError, TaskError, find_layer, get_model, hooked, tapped
@@ -34,9 +34,9 @@ def _feature_map(learn, x, feature_idx, *, layers=None):
         units = []
         with hooked([linear], before=lambda m, inputs: units.append(inputs[0])), tapped(layer) as box: probe.run(*(x.clone() for x in probe.xs))
         t = _reached(box, layer)
-        g = _wide(_grads_of(_reached(units, linear)[:, feature_idx], (t,))[0])
+        g = _wide(grads_of(_reached(units, linear)[:, feature_idx], (t,))[0])
         if t.ndim != 4:
-            raise ModelError(f"The layer {_named_layer(probe.model, layer)[0]} gives out {tuple(t.shape)}, no (B, C, H, W) maps: "
+            raise ModelError(f"The layer {named_layer(probe.model, layer)[0]} gives out {tuple(t.shape)}, no (B, C, H, W) maps: "
                              "this model's features have no place in the image.")
         found = (g.mean((2, 3), keepdim=True)*_wide(t.detach())).sum(1).clamp_min(0)
         maps = _scaled(upsample(found, probe.xs[0].shape[2:])).cpu()

@@ -12,7 +12,7 @@ import numpy as np, torch
 from torch import Tensor
 from .method import Method
 from .opticam import _as_masks, _opti_map, _stretch_of
-from .probe import _named_layer, _grads_of, probing
+from .probe import named_layer, grads_of, probing
 from .result import _scaled, upsample
 from .targets import in_region, of_output
 from ..core import ModelError, TaskError, block_rows, find_layer, get_model, grid_of, hooked, listing
@@ -142,7 +142,7 @@ class GradCAM(Method):
 
     def _given(self):
         each = self._asked if isinstance(self._asked, (list, tuple)) else [self._asked]
-        return [_named_layer(get_model(self.learn), o) for o in each]
+        return [named_layer(get_model(self.learn), o) for o in each]
 
     def _note(self, layers):
         "Keep what was asked for, or found, where people look for it; returns it."
@@ -157,7 +157,7 @@ class GradCAM(Method):
         key = id(probe.model), [x.shape[1:] for x in probe.xs]
         if self._found is None or key != self._found[0] or spec is not self._found[1]:
             target = None if spec is None else lambda out: probe.target(out, torch.zeros(1, dtype=torch.long))
-            self._found = key, spec, [_named_layer(probe.model, find_layer(probe.model, x=probe.xs, target=target))]
+            self._found = key, spec, [named_layer(probe.model, find_layer(probe.model, x=probe.xs, target=target))]
         return self._note(self._found[2])
 
     def _outputs(self, probe, size, graph):
@@ -177,7 +177,7 @@ class GradCAM(Method):
         by_gradient = _BY_GRADIENT.get(self.method)
         with torch.set_grad_enabled(by_gradient is not None): outs, scores = self._outputs(probe, size, by_gradient is not None)
         maps = [_as_maps(t, size) for t in outs]
-        if by_gradient is not None: return [by_gradient(a, _as_maps(g, size)) for a, g in zip(maps, _grads_of(scores, tuple(outs)))]
+        if by_gradient is not None: return [by_gradient(a, _as_maps(g, size)) for a, g in zip(maps, grads_of(scores, tuple(outs)))]
         if self.method == 'eigencam': return [_eigencam(m) for m in maps]
         if self.method == 'opticam': return [_opti_maps(m, probe, self.batch_size, self.n_steps, self.lr) for m in maps]
         return [torch.einsum('bk,bkhw->bhw', _score_weights(m, probe, self.batch_size), m) for m in maps]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from .result import Attribution
 from .rise import _image_batch, _mask_settings, _MaskedRuns
-from ..core import DataError, ModelError, TaskError, class_names, get_model, is_learner, untouched
+from ..core import DataError, ModelError, TaskError, class_names, error_text, get_model, is_learner, untouched
 
 # %% ../../nbs/attribution/130_drise.ipynb #75c2bfaa
 def _box_overlap(a, b, pixel=0.):
@@ -89,7 +89,7 @@ def _run(module, images):
     try: found = module(images)
     except (DataError, ModelError): raise
     except Exception as e:
-        raise ModelError(f"The detector does not run on a list of {len(images)} images of {tuple(images[0].shape)}: {type(e).__name__}: {e}. "
+        raise ModelError(f"The detector does not run on a list of {len(images)} images of {tuple(images[0].shape)}: {error_text(e)}. "
                          "A function of a list of (C, H, W) tensors is needed.") from e
     if isinstance(found, (list, tuple)) and len(found) == len(images): return [_as_detection(o) for o in found]
     kind = f'{len(found)} results' if isinstance(found, (list, tuple)) else type(found).__name__

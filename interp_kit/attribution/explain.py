@@ -12,7 +12,7 @@ from fastcore.meta import delegates
 from torch import Tensor, nn
 from .cam import CAM_METHODS, GradCAM
 from .curves import _image_scores
-from .deeplift import DeepLift
+from .deeplift import _DeepLift
 from .gradients import IntegratedGradients, _GradientTimesInput, _Saliency
 from .inputs import Inputs, as_inputs
 from .method import Method
@@ -103,7 +103,7 @@ def _stacked(made):
 # %% ../../nbs/attribution/140_explain.ipynb #8441093e
 METHODS = dict(
     **{m: GradCAM.door(method=m) for m in CAM_METHODS}, integrated_gradients=IntegratedGradients.door(), gradient_times_input=_GradientTimesInput.door(),
-    saliency=_Saliency.door(), deep_lift=DeepLift.door(), gradient_shap=_Seeded.door(method='gradient_shap'),
+    saliency=_Saliency.door(), deep_lift=_DeepLift.door(), gradient_shap=_Seeded.door(method='gradient_shap'),
     deep_lift_shap=_Seeded.door(method='deep_lift_shap'), rise=_Rise.door(), random=_random_map, centre=_centre_map,
 ) # name -> function (learn_or_model, x, target, **options) -> Attribution
 ALIASES = dict(ig='integrated_gradients', saliency_map='saliency') # other name -> name

@@ -12,7 +12,7 @@ import numpy as np, torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from .method import Method
-from .probe import _check_count, _grads_of, _wide
+from .probe import _check_count, grads_of, _wide
 from ..core import DataError, TaskError, block_rows, listing
 
 # %% ../../nbs/attribution/060_gradients.ipynb #fbdd6e7d
@@ -156,7 +156,7 @@ class _Line:
             part, t, w = (o[i[0]:i[-1]+1].to(rows.device) for o in (of, at, weights))
             points = self.points(part, t)
             scores = self.scores(points, rows[part])
-            got = [_weighted_sum(g, w, part, n) for g in _grads_of(scores, points)]
+            got = [_weighted_sum(g, w, part, n) for g in grads_of(scores, points)]
             if not scores.requires_grad: return None
             sums = got if sums is None else [s.add_(g) for s, g in zip(sums, got)]
             del scores, points, got

@@ -12,7 +12,8 @@ import numpy as np, torch
 from PIL import Image
 from torch import Tensor, nn
 from ..core import (
-    DataError, InterpKitError, NotFoundError, TaskError, shortened, get_model, is_learner, listing, model_device, split_batch)
+    DataError, InterpKitError, NotFoundError, TaskError, error_text, get_model, is_learner, listing, model_device,
+    shortened, split_batch)
 
 # %% ../../nbs/attribution/010_inputs.ipynb #198f5eb1
 def _loader_of(learn, items):
@@ -46,7 +47,7 @@ def _from_items(learn, items):
     except InterpKitError: raise
     except FileNotFoundError as e: raise NotFoundError(f"There is no file {e.filename or text}: pass the path of a picture, or a tensor.") from e
     except Exception as e:
-        raise DataError(f"{text} cannot be turned into an input by the Learner's transforms: {type(e).__name__}: {' '.join(str(e).split())}.") from e
+        raise DataError(f"{text} cannot be turned into an input by the Learner's transforms: {error_text(e)}.") from e
     _check_sizes([tuple(t.shape[1:] for t in b) for b in batches], len(items))
     back = np.argsort(order)
     return tuple(torch.cat([t.as_subclass(Tensor) for t in ts])[back] for ts in zip(*batches))

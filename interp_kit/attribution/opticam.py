@@ -8,7 +8,7 @@ __all__ = []
 # %% ../../nbs/attribution/070_opticam.ipynb #1f5d8914
 import torch
 from .result import upsample
-from .probe import _grads_of
+from .probe import grads_of
 
 # %% ../../nbs/attribution/070_opticam.ipynb #93454a19
 def _stretch_of(maps, size):
@@ -41,7 +41,7 @@ def _opti_weights(maps, image, score, *, n_steps=100, lr=.1):
         better = now > (top if top is not None else now - 1)
         best, top = torch.where(better[:, None], weights.detach(), best), now if top is None else torch.where(better, now, top)
         if step == n_steps: break
-        u.grad = -_grads_of(scores, (u,))[0]
+        u.grad = -grads_of(scores, (u,))[0]
         adam.step()
         if not scores.requires_grad: break
     return best

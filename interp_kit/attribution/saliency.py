@@ -18,7 +18,7 @@ from .deeplift import _error_of, _lift
 from .gradients import _ends, _path_steps, _point_grads
 from .inputs import as_inputs
 from .method import Method
-from .probe import _check_count, _named_layer, _wide, _grads_of
+from .probe import _check_count, named_layer, _wide, grads_of
 from .result import Attribution
 from ..core import DataError, ModelError, TaskError, find_layer, get_model, kept_rng, listing, map_nested, tapped
 
@@ -101,7 +101,7 @@ def _reached(box, layer):
 
 def _layer_of(probe, o):
     "(name, module): the layer asked for, or the last one with an extent."
-    return _named_layer(probe.model, find_layer(probe.model, x=probe.xs) if o.layer is None else o.layer)
+    return named_layer(probe.model, find_layer(probe.model, x=probe.xs) if o.layer is None else o.layer)
 
 def _at_layer(probe, layer, points, rows, **kwargs):
     "(the layer's output in the graph, gradients of the scores there) at points."
@@ -109,7 +109,7 @@ def _at_layer(probe, layer, points, rows, **kwargs):
     t = _reached(box, layer)
     if not t.is_floating_point() or len(t) != len(rows):
         raise ModelError(f"The layer {type(layer).__name__} gives out {str(t.dtype)[6:]} {tuple(t.shape)}: floats with one row an input are needed.")
-    return t, _grads_of(scores, (t,), **kwargs)[0].detach()
+    return t, grads_of(scores, (t,), **kwargs)[0].detach()
 
 def _layer_conductance(probe, o):
     name, layer = _layer_of(probe, o)
@@ -159,7 +159,7 @@ def _through(probe, layer, neuron):
         points = tuple(p.requires_grad_() for p in points)
         t, g = _at_layer(probe, layer, points, rows, retain_graph=True)
         some = (slice(None), *neuron)
-        return tuple(map(_wide, _grads_of((t[some]*g[some]).reshape(len(rows), -1).sum(1), points)))
+        return tuple(map(_wide, grads_of((t[some]*g[some]).reshape(len(rows), -1).sum(1), points)))
     return gradients
 
 def _neuron_conductance(probe, o):

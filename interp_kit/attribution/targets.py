@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from numbers import Integral
 import numpy as np, torch
 from torch import Tensor
-from ..core import DataError, LabelError, ModelError, TaskError, first_output
+from ..core import DataError, LabelError, ModelError, TaskError, error_text, first_output
 
 # %% ../../nbs/attribution/020_targets.ipynb #eba37271
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def _of_function(output, func):
     n, name = len(first_output(output)), getattr(func, '__name__', type(func).__name__)
     def scores(o, rows=None):
         try: s = func(o)
-        except Exception as e: raise TaskError(f"The target function {name} fails on the model's output ({_outputs(o)}): {type(e).__name__}: {e}.") from e
+        except Exception as e: raise TaskError(f"The target function {name} fails on the model's output ({_outputs(o)}): {error_text(e)}.") from e
         if not isinstance(s, Tensor) or s.shape != (len(first_output(o)),):
             said = f'{tuple(s.shape)} values' if isinstance(s, Tensor) else type(s).__name__
             raise TaskError(f"The target function {name} must return one number a row, a tensor of shape ({len(first_output(o))},); it returned {said}.")

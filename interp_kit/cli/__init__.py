@@ -46,8 +46,8 @@ def main(
     except Exception as e:
         if args.debug: raise
         from interp_kit import __version__
-        from interp_kit.core import InterpKitError
-        ours, line = isinstance(e, (InterpKitError, OSError)), ' '.join(str(e).split())
-        internal = f'interp-kit {__version__}: internal error: {type(e).__name__}: {line} (--debug shows where)'
-        print(f'interp-kit: {line}' if ours else internal, file=sys.stderr)
+        from interp_kit.core import InterpKitError, error_text
+        ours = isinstance(e, (InterpKitError, OSError))
+        internal = f'interp-kit {__version__}: internal error: {error_text(e)} (--debug shows where)'
+        print(f"interp-kit: {' '.join(str(e).split())}" if ours else internal, file=sys.stderr)
         raise SystemExit(2 if ours else 3)

@@ -185,6 +185,24 @@ class Call:
     channel_dim:int # dimension of the channels: 1 in (B, C, …), -1 in (B, …, C)
     module:nn.Module = field(compare=False, repr=False, default=None) # the module itself
 
+    def samples_first(self,
+        x:Tensor, # output of the call
+        n:int, # samples in the batch
+    ) -> 'Tensor|None': # (k·n, …), k consecutive rows a sample
+        "The output with its samples first; None if it cannot be told which rows are whose."
+        second = getattr(self.module, 'batch_first', True) is False or len(x) != n and self.channel_dim == -1
+        if second and x.ndim >= 3 and x.shape[1] == n: return x.transpose(0, 1)
+        return x if n and len(x) % n == 0 else None
+
+    def channel_means(self,
+        x:Tensor, # output of the call, rows first
+    ) -> Tensor: # (rows, channels)
+        "The means of the channels over all positions."
+        if x.ndim < 3: return x.reshape(len(x), -1).clone()
+        if self.channel_dim == -1: return x.reshape(len(x), -1, x.shape[-1]).mean(1)
+        v = x.reshape(len(x)*x.shape[1], -1)
+        return (v.mean(1) if v.shape[1] >= 64 else (v @ v.new_ones(v.shape[1]))/v.shape[1]).reshape(len(x), x.shape[1])
+
 # %% ../../nbs/core/40_layers.ipynb #a672f2fe
 _MOVING = (nn.Identity, nn.Flatten, nn.Unflatten, nn.Upsample, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle,
            nn.modules.dropout._DropoutNd, nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd,

@@ -10,7 +10,7 @@ import numpy as np, pandas as pd
 from torch import Tensor
 from ..core import DataError, TaskError, is_learner, listing
 from .importance import _importance_table
-from .shuffles import column_groups, seeded
+from .shuffles import _column_groups, _seeded
 from .tables import _EstimatorTable, TableModel, as_table
 
 # %% ../../nbs/features/70_forest.ipynb #4ad46a30
@@ -28,7 +28,7 @@ def rfpimp_importance(
     groups = {'\n'.join(f): list(f) for f in features or () if isinstance(f, (list, tuple))}
     r = _importance_table(table, n_repeats=1, random_state=random_state, metric=metric, groups=groups, n_boot=0)
     res = pd.DataFrame(dict(Importance=r.importance.to_numpy()), index=pd.Index(r.feature, name='Feature'))
-    wanted = ['\n'.join(f) if isinstance(f, (list, tuple)) else f for f in features] if features is not None else list(column_groups(table, groups))
+    wanted = ['\n'.join(f) if isinstance(f, (list, tuple)) else f for f in features] if features is not None else list(_column_groups(table, groups))
     odd = [c for c in wanted if c not in res.index]
     if odd: raise DataError(f"There is no column {odd[0]!r} to permute; there are {listing(res.index, 12)}.")
     res = res.loc[[c for c in res.index if c in wanted] if sort else wanted]
@@ -98,11 +98,11 @@ def oob_score_importance(
     a forest without bootstrap."""
     if dl is None and is_learner(learn): dl = learn.dls.train
     if n_repeats < 1: raise DataError(f"n_repeats={n_repeats}: at least one permutation is needed.")
-    table, rs = as_table(learn, dl), seeded(random_state)
+    table, rs = as_table(learn, dl), _seeded(random_state)
     marks = 'estimators_', 'estimators_samples_', 'bootstrap' # of a forest
     own = isinstance(table, _EstimatorTable) and all(hasattr(table.estimator, a) for a in marks)
     bag = _own_rows(table) if own else _imitation(table, n_trees, max_rows, rs)
-    base, cols = bag.score(), column_groups(table, groups)
+    base, cols = bag.score(), _column_groups(table, groups)
     at = {k: [table.names.index(c) for c in cs] for k, cs in cols.items()}
     drops = {k: [bag.drop(ks, rs, per_tree, base) for _ in range(n_repeats)] for k, ks in at.items()}
     res = pd.DataFrame([dict(Feature=k, Importance=np.mean(d), std=np.std(d), fidelity=1. if own else base) for k, d in drops.items()]).set_index('Feature').sort_values('Importance', ascending=False, kind='stable')

@@ -10,9 +10,9 @@ import numpy as np, pandas as pd
 from ..core import DataError
 from ..findings import Findings, plain
 from ..plots import NEUTRAL, PALETTE, as_label, font_family, new_axes
-from .importance_findings import importance_findings
-from .scores import pick_score
-from .shuffles import _DropIntervals, column_groups, _donors_within, draw_donors, _leaves_of, seeded
+from .importance_findings import _importance_findings
+from .scores import _pick_score
+from .shuffles import _DropIntervals, _Shuffles, _column_groups
 from .tables import as_table
 
 # %% ../../nbs/features/40_importance.ipynb #a6796233
@@ -20,24 +20,16 @@ def _importance_table(table, *, n_repeats=5, random_state=None, metric=None, gro
                       level=0.95, join_na=True, n_boot=1000, leaf_rows=30):
     "Permutation importance as a table; `FeatureImportance` wraps it."
     _check(len(table), n_repeats, level, n_boot, leaf_rows)
-    score, cols, rs = pick_score(table, metric), column_groups(table, groups, join_na), seeded(random_state)
+    score, cols = _pick_score(table, metric), _column_groups(table, groups, join_na)
     base = score.of(table, table.base)
-    donors = None if conditional else draw_donors(len(table), n_repeats, rs)
-    box = _DropIntervals(table, score, n_repeats=n_repeats, level=level, n_boot=n_boot, seed=int(rs.randint(2**31 - 1)))
-    with table.running(): res = {k: box.of(*o) for k, *o in _changed(table, cols, donors, n_repeats, rs, leaf_rows)}
+    shuffles = _Shuffles(table, n_repeats, random_state, conditional=conditional, leaf_rows=leaf_rows)
+    box = _DropIntervals(table, score, n_repeats=n_repeats, level=level, n_boot=n_boot, seed=shuffles.seed)
+    with table.running(): res = {k: box.of(*o) for k, *o in shuffles.answers(cols)}
     rows = [dict(feature=k, importance=d.mean(), std=d.std(), low=lo, high=hi, se=se, n=len(table),
                  **{f'repeat_{i}': o for i, o in enumerate(d)}) for k, (d, se, lo, hi) in res.items()]
     frame = pd.DataFrame(rows).sort_values('importance', ascending=False, kind='stable', ignore_index=True)
     frame.attrs = dict(metric=score.name, base_score=base, n_repeats=n_repeats, level=level, conditional=conditional, groups={k: list(v) for k, v in cols.items()})
     return frame
-
-def _changed(table, cols, donors, n_repeats, rs, leaf_rows):
-    "Yields (name, R outputs, donors) for each column or group."
-    if donors is not None: outs = table.answers([(cs, d) for cs in cols.values() for d in donors]) # several columns in a batch
-    for k, cs in cols.items():
-        own = donors if donors is not None else _donors_within(_leaves_of(table, cs, leaf_rows=leaf_rows), n_repeats, rs)
-        it = outs if donors is not None else table.answers([(cs, d) for d in own])
-        yield k, [next(it) for _ in own], own
 
 def _check(n, n_repeats, level, n_boot, leaf_rows):
     if n < 2: raise DataError(f"The table has {n} row: nothing can be permuted.")
@@ -62,7 +54,7 @@ class FeatureImportance:
         n_repeats:int=5, # permutations of each column
         random_state:'int|np.random.RandomState|None'=None, # seed; None takes fresh entropy
         *,
-        metric:'str|Callable|None'=None, # None: accuracy, R² of a regression; 'loss'; a name or scorer of scikit-learn; a metric of fastai; a function (targets, predictions) -> number, more is better: see `pick_score`
+        metric:'str|Callable|None'=None, # None: accuracy, R² of a regression; 'loss'; a name or scorer of scikit-learn; a metric of fastai; a function (targets, predictions) -> number, more is better: see `_pick_score`
         groups:'dict|list|None'=None, # name -> columns to permute together, or lists of columns; `correlated_groups(learn)` finds those that go together
         conditional:bool=False, # permute within the leaves of a tree of the other columns (Strobl 2008; Molnar 2023): what the column adds to them
         level:float=.95, # coverage of `low` to `high`
@@ -93,9 +85,9 @@ class FeatureImportance:
         return _plot_importance_table(self.needed(), max_vars, figsize, ax=ax)
 
     def findings(self) -> Findings:
-        "A column that leaks the target, useless columns, harmful columns: see `importance_findings`."
+        "A column that leaks the target, useless columns, harmful columns."
         r = self.needed()
-        return importance_findings(self.table, r, metric=self.metric)
+        return _importance_findings(self.table, r, metric=self.metric)
 
     def to_dict(self) -> dict:
         "The last result, valid as strict JSON."

@@ -86,11 +86,7 @@ def _stack(copies): return tuple(_join(parts) for parts in zip(*copies))
 # %% ../../nbs/features/10_tables.ipynb #ee22d393
 class _LearnerTable(TableModel):
     "The processed table of a Learner: categorical codes and numbers as the model gets them. Callbacks do not run; the model is in eval mode."
-    def __init__(self,
-        learn:'Learner', # a tabular Learner, or what `as_learner` makes of a PyTorch model and a loader of matrices
-        dl:'DataLoader|pd.DataFrame|None'=None, # labelled rows; a frame is processed like the training data; None takes the validation set
-        names:'list|None'=None, # names of the columns of a plain loader; None counts them
-    ):
+    def __init__(self, learn:'Learner', dl:'DataLoader|pd.DataFrame|None'=None, names:'list|None'=None):
         self.learn, self.dl = learn, _labelled(learn, dl)
         with kept_rng(), kept_order(self.dl): batches = [_plain(b) for b in _batches(self.dl)]
         n_inp = _n_inputs(learn, self.dl, batches[0])
@@ -122,9 +118,7 @@ class _LearnerTable(TableModel):
             self.learn.model.eval()
             yield self
 
-    def run(self,
-        inputs:tuple, # of (B, k) Tensors
-    ) -> Tensor: # (B, …) raw outputs
+    def run(self, inputs:tuple) -> Tensor:
         "The model's raw outputs."
         out = logits_of(run_model(self.learn.model, inputs))
         if not isinstance(out, Tensor): raise TaskError(f"The model has {len(out)} outputs: importance needs one. Wrap it to return the one you ask about.")
@@ -159,17 +153,13 @@ class _LearnerTable(TableModel):
         n = 1 if self.targs.ndim == 1 else self.targs.shape[1]
         return [str(c) for c in to.y_names] if to is not None and len(to.y_names) == n else ['prediction'] if n == 1 else [f'target {i}' for i in range(n)]
 
-    def preds(self,
-        out:Tensor, # (B, …) raw outputs
-    ) -> np.ndarray: # (B, C) probabilities, or (B,) or (B, T) numbers
+    def preds(self, out:Tensor) -> np.ndarray:
         "Predictions: outputs after the loss's activation, a single probability as two columns."
         p = pick_activation(self.learn.loss_func, self.task, self.base)[1](out).float().cpu().numpy().astype(np.float64)
         if self.task == 'classification' and (p.ndim == 1 or p.shape[1] == 1): p = p.reshape(-1); return np.stack([1 - p, p], 1)
         return p[:, 0] if self.task == 'regression' and p.ndim == 2 and p.shape[1] == 1 else p
 
-    def losses(self,
-        out:Tensor, # (N, …) raw outputs of all rows
-    ) -> np.ndarray: # (N,)
+    def losses(self, out:Tensor) -> np.ndarray:
         "The Learner's loss for each row."
         y = self.raw_targs.to(out.device)
         if not y.is_floating_point(): y = y.long() # fastai shrinks them to a byte
@@ -232,12 +222,8 @@ def _n_inputs(learn, dl, batch):
 # %% ../../nbs/features/10_tables.ipynb #4185cd43
 class _EstimatorTable(TableModel):
     "A fitted scikit-learn estimator with rows `X` and targets `y`."
-    def __init__(self,
-        estimator:'BaseEstimator', # fitted classifier or regressor
-        X:'DataFrame|np.ndarray', # (N, K) rows, as `predict` takes them
-        y:'np.ndarray|list', # (N,) targets, or (N, T) of a regression
-        names:'list|None'=None, # of the columns; None takes those of the frame
-    ):
+    def __init__(self, estimator:'BaseEstimator', X:'DataFrame|np.ndarray', y:'np.ndarray|list',
+                 names:'list|None'=None):
         from sklearn.base import BaseEstimator, is_classifier
         self.estimator, frame = estimator, isinstance(X, pd.DataFrame)
         X = X if frame else np.asarray(X)
@@ -264,9 +250,7 @@ class _EstimatorTable(TableModel):
         "Nothing to guard: an estimator does not change when it predicts."
         yield self
 
-    def run(self,
-        inputs:tuple, # (X,)
-    ) -> np.ndarray: # (B, C) probabilities, one-hot decisions where the estimator has none, or numbers
+    def run(self, inputs:tuple) -> np.ndarray:
         "What the estimator answers."
         if self.task == 'regression': return np.asarray(self.estimator.predict(inputs[0]), dtype=np.float64)
         if hasattr(self.estimator, 'predict_proba'): return self.estimator.predict_proba(inputs[0])
@@ -277,15 +261,11 @@ class _EstimatorTable(TableModel):
         "Answers for the rows as they are."
         return next(self.answers([((), None)]))
 
-    def preds(self,
-        out:np.ndarray, # answers
-    ) -> np.ndarray:
+    def preds(self, out:np.ndarray) -> np.ndarray:
         "The answers themselves."
         return out
 
-    def losses(self,
-        out:np.ndarray, # (N, C) or (N,) answers for all rows
-    ) -> np.ndarray: # (N,)
+    def losses(self, out:np.ndarray) -> np.ndarray:
         "Log loss, or the squared error."
         if self.task == 'classification': return -np.log(np.clip(out[np.arange(len(out)), self.targs], 1e-15, 1))
         return ((out - self.targs)**2).reshape(len(out), -1).mean(1)

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..core import DataError, TaskError, get_model, hooked, watching
 from ..findings import Findings
 from .activation_charts import _draw_hists, _plot_layers, _wide_scale
-from .activation_findings import _LEVEL, activation_findings
+from .activation_findings import _LEVEL, _activation_findings
 from .activation_sums import ActivationSums, _HIST_BINS, _count_values
 from ..plots import as_label, name_ticks, new_grid
 
@@ -132,8 +132,8 @@ class ActivationStats(Callback):
     def findings(self,
         level:float=_LEVEL, # of the test on dead channels
     ) -> Findings:
-        "What is wrong with these activations, see `activation_findings`."
-        return activation_findings(self.table, level)
+        "What is wrong with these activations."
+        return _activation_findings(self.table, level)
 
     def to_dict(self) -> dict:
         "The table, valid as strict JSON."

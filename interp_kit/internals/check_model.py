@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from torch import nn
-from ..core import DataError, ModelError, TaskError, count_rows
+from ..core import DataError, ModelError, TaskError, count_rows, error_text
 from ..findings import Finding, Findings, plain, rank_findings
 from .batch_checks import _BATCH_CHECKS, _Case, _verdict, Check
-from .gradient_findings import freezing_findings
-from .gradient_flow import gradient_flow
+from .gradient_findings import _freezing_findings
+from .gradient_flow import _gradient_flow
 from .trial import loss_of, trial
 from ..plots import NEUTRAL, PALETTE, RIGHT, WRONG, bare, font_family, new_axes
 
@@ -101,7 +101,7 @@ class _Batches(list):
         self.n_inp = len(case.xs)
 
 def _check_gradients(case):
-    flow = gradient_flow(case.learn, _Batches(case), 1)
+    flow = _gradient_flow(case.learn, _Batches(case), 1)
     t, found = flow.table, [f for f in flow.findings() if f.type != 'frozen_by_mistake' and f.severity != 'info']
     n = int((t.trainable & t.grad_norm.gt(0)).sum())
     if not found:
@@ -113,7 +113,7 @@ def _check_gradients(case):
 
 def _check_frozen(case):
     ps = list(case.learn.model.parameters())
-    frozen, found = sum(not p.requires_grad for p in ps), freezing_findings(case.learn)
+    frozen, found = sum(not p.requires_grad for p in ps), _freezing_findings(case.learn)
     if ps and frozen == len(ps):
         return _verdict('warn', f"All {len(ps)} parameters are frozen: nothing can be trained.",
                         "Call learn.unfreeze().", frozen=frozen)
@@ -241,7 +241,7 @@ def _run(name, check, case):
         status, remedy = ('fail' if name in ('outputs', 'shapes', 'loss') else 'skip',
                           'Mend this first: other checks need it.')
         return Check(name, status, str(e)[:400], remedy if name in ('outputs', 'loss') else '')
-    except Exception as e: return Check(name, 'warn', f"Could not be run: {type(e).__name__}: {e}"[:400])
+    except Exception as e: return Check(name, 'warn', f"Could not be run: {error_text(e, 380)}")
 
 def check_model(
     learn:'Learner', # model, loss and data

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..core import (
     DataError, count_rows, get_model, input_batches, map_nested, moved_to, run_model, untouched, watching)
 from ..findings import Findings, plain
-from .flow import _per_sample, _pooled, _shuffled_loader, _square_sum
+from .flow import _shuffled_loader, _square_sum
 from .ranks import _CONSTANT
 from ..plots import elide, plot_matrix
 
@@ -77,9 +77,9 @@ class _Side:
 
     def see(self, call, x):
         self.times[call.layer] = self.times.get(call.layer, 0) + 1
-        y = None if x.is_meta else _per_sample(x.detach(), call, self.n)
+        y = None if x.is_meta else call.samples_first(x.detach(), self.n)
         if y is None or not y.numel(): self.why.setdefault(call.layer, 'it holds no values' if x.is_meta or not x.numel() else f'{len(x)} rows for {self.n} samples'); return
-        if self.features == 'pooled': y = _pooled(y, call.channel_dim)
+        if self.features == 'pooled': y = call.channel_means(y)
         y = y.reshape(self.n, -1)
         self.now[call.layer] = [_centred(_gram(p)).reshape(-1) for p in y.tensor_split(-(-self.n//_PART))]
 

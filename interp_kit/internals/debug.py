@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import numpy as np, pandas as pd
 from fastcore.basics import patch
 from torch import Tensor, nn
-from ..core import DataError, InterpKitError, TaskError, get_model, kept_rng
+from ..core import DataError, InterpKitError, TaskError, error_text, get_model, kept_rng
 from ..findings import Findings, plain, rank_findings
 from .activation_charts import _plot_layers, dead_chart
-from .activation_findings import _dead_units, activation_findings
+from .activation_findings import _dead_units, _activation_findings
 from .activation_sums import ActivationSums
 from .check_model import ModelCheck, check_model
-from .gradient_flow import GradientFlow, gradient_flow
+from .gradient_flow import GradientFlow, _gradient_flow
 from .sizes import ModelSummary, _example_inputs, summary
 from .weight_charts import plot_weights
 from .weight_findings import weight_findings
@@ -37,8 +37,8 @@ class ModelDebugger:
         dl:'DataLoader|Iterable|None'=None, # batches of inputs and targets; None: the training set
         n_batches:int=1, # how many of them
     ) -> GradientFlow:
-        "Sizes of the gradients of all parameters, and what is frozen; see `gradient_flow`."
-        return gradient_flow(self.learn, dl, n_batches)
+        "Sizes of the gradients of all parameters, and what is frozen."
+        return _gradient_flow(self.learn, dl, n_batches)
 
     def check(self,
         lr:float=1e-3, # learning rate that training would use
@@ -80,7 +80,7 @@ def _as_batch(learn, x):
     except InterpKitError: raise
     except Exception as e:
         raise DataError(f"{str(x)[:80]!r} cannot be turned into an input by the Learner's transforms: "
-                        f"{type(e).__name__}: {e}") from e
+                        f"{error_text(e)}") from e
 
 class _Batches(list):
     "Batches, and how many inputs each begins with."
@@ -106,8 +106,8 @@ class LayerOutputs(_TableResult):
     table:pd.DataFrame # layer, type, shape, rows, mean, std, min, max, zero, not_finite, row_spread, reason (why a number is NaN)
 
     def findings(self) -> Findings:
-        "Values that are not finite or explode, layers that are dead, saturated or the same for all rows; see `activation_findings`."
-        return activation_findings(self.sums.table)
+        "Values that are not finite or explode, layers that are dead, saturated or the same for all rows."
+        return _activation_findings(self.sums.table)
 
     def plot(self,
         figsize:tuple=(15, 5), # inches

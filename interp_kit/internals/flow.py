@@ -20,24 +20,11 @@ from .ranks import _StreamedCovariance
 from ..plots import color_for, name_ticks, new_grid
 
 # %% ../../nbs/internals/230_flow.ipynb #d9e7cadc
-def _per_sample(x, call, n):
-    "`x` with its `n` samples first, or with k consecutive rows a sample; None if it cannot be told."
-    second = getattr(call.module, 'batch_first', True) is False or len(x) != n and call.channel_dim == -1
-    if second and x.ndim >= 3 and x.shape[1] == n: return x.transpose(0, 1)
-    return x if n and len(x) % n == 0 else None
-
-def _pooled(x, channel_dim):
-    "The means of a call's channels over all positions."
-    if x.ndim < 3: return x.reshape(len(x), -1).clone()
-    if channel_dim == -1: return x.reshape(len(x), -1, x.shape[-1]).mean(1)
-    v = x.reshape(len(x)*x.shape[1], -1)
-    return (v.mean(1) if v.shape[1] >= 64 else (v @ v.new_ones(v.shape[1]))/v.shape[1]).reshape(len(x), x.shape[1])
-
 def _rank_rows(x, call, n, rank, shift=0.):
     "The rows whose rank is asked for; computed around `shift`, in float64 if that is not 0."
     if rank == 'channels': return x.reshape(-1, x.shape[-1]) if call.channel_dim == -1 or x.ndim < 3 else x.movedim(1, -1).reshape(-1, x.shape[1])
     if rank == 'flattened': return x.reshape(n, -1)
-    f = _pooled(x - shift, call.channel_dim).double() + shift if shift else _pooled(x, call.channel_dim)
+    f = call.channel_means(x - shift).double() + shift if shift else call.channel_means(x)
     return f.reshape(n, -1, f.shape[1]).mean(1) if len(f) != n else f
 
 # %% ../../nbs/internals/230_flow.ipynb #f352723f
@@ -109,7 +96,7 @@ class _Layer:
         if x.dtype not in (torch.float32, torch.float64): x = x.float()
         self.sums.add(x)
         if not x.numel(): return
-        y = _per_sample(x, call, n)
+        y = call.samples_first(x, n)
         if y is None: return self.note(f'{len(x)} rows for {n} samples: no rank')
         self._to_rows(self.rows.add, _rank_rows(y, call, n, self.rank, self.sums.shift))
 

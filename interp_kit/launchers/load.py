@@ -14,11 +14,11 @@ import numpy as np, torch
 from torch import Tensor, nn
 from ..attribution.inputs import as_inputs
 from ..core import (
-    ACTIVATIONS, DataError, InterpKitError, ModelError, NotFoundError, TaskError, class_names, is_learner, listing, map_nested,
-    model_device, pick_activation)
+    ACTIVATIONS, DataError, InterpKitError, ModelError, NotFoundError, TaskError, class_names, error_text, is_learner,
+    listing, map_nested, model_device, pick_activation)
 from .answers import _as_answer, _is_boxes
 from .pictures import _as_size, _Preparation, _read_picture
-from .references import _called, _needs_arguments, _said, find_function, is_reference
+from .references import _called, _find_function, _needs_arguments, is_reference
 from .registry import known_models, named_models
 from .weights import _file_format, _model_in
 
@@ -58,14 +58,14 @@ class Launcher:
             raise DataError(f"{self.source} takes pictures of {_by(self.fixed_size)}, not of {_by(batch.shape[2:])}. Leave out --size, or give {_by(self.fixed_size)}.")
         try: return self.run(batch)
         except InterpKitError: raise
-        except Exception as e: raise ModelError(f"{self.source} does not run on an input of {tuple(batch.shape)}: {_said(e)}. Give the --size it was trained with, if this is not it.") from e
+        except Exception as e: raise ModelError(f"{self.source} does not run on an input of {tuple(batch.shape)}: {error_text(e, 300)}. Give the --size it was trained with, if this is not it.") from e
 
     def _interpret(self, batch, outputs):
         try: return self.interpreter(batch if not isinstance(_first_leaf(outputs), np.ndarray) else batch.numpy(), outputs)
         except InterpKitError: raise
         except Exception as e:
             at = traceback.extract_tb(e.__traceback__)[-1]
-            raise ModelError(f"The interpreter {self.options.get('interpreter', '')} failed: {_said(e)} ({Path(at.filename).name}, line {at.lineno}).") from e
+            raise ModelError(f"The interpreter {self.options.get('interpreter', '')} failed: {error_text(e, 300)} ({Path(at.filename).name}, line {at.lineno}).") from e
 
     def _activated(self, scores):
         loss = getattr(self.model, 'loss_func', None)
@@ -170,7 +170,7 @@ class _OnnxModel:
         options = ort.SessionOptions()
         options.log_severity_level, options.intra_op_num_threads = 4, torch.get_num_threads()
         try: self.session = ort.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
-        except Exception as e: raise ModelError(f"{path} cannot be opened by onnxruntime: {_said(e)[:200]}") from e
+        except Exception as e: raise ModelError(f"{path} cannot be opened by onnxruntime: {error_text(e, 200)}") from e
         inputs = self.session.get_inputs()
         if len(inputs) != 1 or len(inputs[0].shape) != 4: raise TaskError(f"{path} takes {', '.join(f'{i.name} {i.shape}' for i in inputs)}: one input of pictures with 4 dimensions is needed.")
         self.name, self.shape, self.type = inputs[0].name, [d if isinstance(d, int) and d > 0 else None for d in inputs[0].shape], inputs[0].type
@@ -255,14 +255,14 @@ def _from_torch(path, given):
         model.model.float()
         return _of_learner(model, given, 'fastai export', path)
     if pickled: return _of_module(model.float(), given, 'pickled module', path)
-    if is_reference(given['arch']): said = _own_words(find_function(given['arch'], given['search']))
+    if is_reference(given['arch']): said = _own_words(_find_function(given['arch'], given['search']))
     return _of_module(model, given, f"state dict of {given['arch']}", path, {'size': None if given['native'] else (224, 224), **said})
 
 def _from_torchscript(path, given):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         try: model = torch.jit.load(str(path), map_location=given['device']).eval()
-        except Exception as e: raise ModelError(f"{path} cannot be opened as TorchScript: {_said(e)[:200]}") from e
+        except Exception as e: raise ModelError(f"{path} cannot be opened as TorchScript: {error_text(e, 200)}") from e
     return _of_module(model, given, 'TorchScript', path, dict(size=None if given['native'] else (224, 224)))
 
 def _from_onnx(path, given):
@@ -274,7 +274,7 @@ def _from_onnx(path, given):
     return _plain(model, given, 'ONNX', path, said, None, model.channels, model.size)
 
 def _from_reference(reference, given):
-    f = find_function(reference, given['search'])
+    f = _find_function(reference, given['search'])
     said = _own_words(f)
     if not isinstance(f, nn.Module) and callable(f) and not _needs_arguments(f): f = _called(f, reference)
     if isinstance(f, nn.Module): return _of_module(f, given, 'module:function', reference, said)
@@ -284,7 +284,7 @@ def _from_reference(reference, given):
 
 def _device(name):
     try: device = torch.device(name or ('cuda' if torch.cuda.is_available() else 'cpu')); torch.zeros(1, device=device)
-    except Exception as e: raise DataError(f"The device {name!r} cannot be used here: {_said(e)[:160]} Leave out --device for the CPU.") from e
+    except Exception as e: raise DataError(f"The device {name!r} cannot be used here: {error_text(e, 160)} Leave out --device for the CPU.") from e
     return device
 
 def _as_classes(said):
@@ -294,7 +294,7 @@ def _as_classes(said):
     if said is None or isinstance(said, (list, tuple)): return None if said is None else [str(s) for s in said]
     if os.path.isfile(said):
         try: text = Path(said).read_text(encoding='utf-8-sig')
-        except (OSError, UnicodeDecodeError) as e: raise DataError(f"The classes in {said} cannot be read: {_said(e)}.") from e
+        except (OSError, UnicodeDecodeError) as e: raise DataError(f"The classes in {said} cannot be read: {error_text(e, 300)}.") from e
         try: names = json.loads(text) if text.lstrip().startswith('[') else [l.strip() for l in text.splitlines() if l.strip()]
         except ValueError as e: raise DataError(f"{said} holds no JSON list of names: {e}.") from e
     elif str(said).lower().endswith(('.txt', '.json')): raise NotFoundError(f"There is no file of classes {said}.")
@@ -343,7 +343,7 @@ def _finished(launcher, given, name):
     launcher.classes = _as_classes(given['classes']) or launcher.classes
     launcher.activation = given['activation']
     f = given['interpreter']
-    launcher.interpreter = find_function(f, given['search']) if isinstance(f, str) else f
+    launcher.interpreter = _find_function(f, given['search']) if isinstance(f, str) else f
     if f is not None and not callable(launcher.interpreter): raise ModelError(f"{f} is {type(launcher.interpreter).__name__}, not a function process_outputs(inputs, outputs).")
     shown = dict(name=name, arch=given['arch'], interpreter=f if isinstance(f, str) or f is None else getattr(f, '__name__', str(f)), device=str(given['device']))
     launcher.options = {k: v for k, v in shown.items() if v is not None}

@@ -11,8 +11,8 @@ from collections import OrderedDict
 from pathlib import Path
 import numpy as np, torch
 from torch import Tensor, nn
-from ..core import InterpKitError, ModelError, NotFoundError, is_learner, listing
-from .references import _built, _said, _search, is_reference
+from ..core import InterpKitError, ModelError, NotFoundError, error_text, is_learner, listing
+from .references import _built, _search, is_reference
 
 # %% ../../nbs/launchers/50_weights.ipynb #7ae11261
 def _file_format(path):
@@ -44,10 +44,10 @@ def _load_torch(path, trust, search):
         with torch.serialization.safe_globals(_harmless()): return load(True)
     except pickle.UnpicklingError as e:
         if not trust: raise ModelError(f"{path} {_RISK}.") from e
-    except Exception as e: raise ModelError(f"{path} is damaged, or not a file of torch: {_said(e)[:160]}.") from e
+    except Exception as e: raise ModelError(f"{path} is damaged, or not a file of torch: {error_text(e, 160)}.") from e
     _search(search)
     try: return load(False)
-    except Exception as e: raise ModelError(f"{path} cannot be opened: {_said(e)}. A pickle finds its functions by their module: run from a folder, or with an environment, that has them.") from e
+    except Exception as e: raise ModelError(f"{path} cannot be opened: {error_text(e, 300)}. A pickle finds its functions by their module: run from a folder, or with an environment, that has them.") from e
 
 _STATE_KEYS = ('model', 'model_state', 'state_dict', 'model_state_dict')
 _PREFIXES = ('module.', '_orig_mod.')
@@ -128,7 +128,7 @@ def _build(state, arch, path, search):
     of_fastai = {str(k).split('.')[0] for k in state} == {'0', '1'} # a body and a head
     try: return _fit((_by_fastai if of_fastai else _torchvision)(arch, state), state, path, arch)
     except InterpKitError: raise
-    except Exception as e: raise ModelError(f"{arch} cannot be built for the weights in {path}: {_said(e)}.") from e
+    except Exception as e: raise ModelError(f"{arch} cannot be built for the weights in {path}: {error_text(e, 300)}.") from e
 
 def _torchvision_says(arch, state):
     "How torchvision prepares pictures for its weights of `arch`, and their classes if there are as many in `state`."

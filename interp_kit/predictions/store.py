@@ -105,10 +105,7 @@ def _flat(names, dtype=None):
 
 class _LazyRows:
     "Names of rows that are read when first asked for; picklable, unlike a lambda."
-    def __init__(self,
-        source:'Callable', # gives the names of all rows
-        rows:'slice|np.ndarray|None'=None, # which of them; None for all
-    ):
+    def __init__(self, source:'Callable', rows:'slice|np.ndarray|None'=None):
         self.source, self.rows = source, rows
     def __call__(self):
         names = _flat(self.source(), object)

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 import numpy as np, torch
 from fastai.callback.core import Callback
-from ..core import DataError, TaskError, is_fastai, items_of, kept_rng
+from ..core import DataError, TaskError, error_text, is_fastai, items_of, kept_rng
 from ..predictions.source import Source
 from ..files import storage_errors, write_atomic
 from ..findings import Findings, rank_findings
 from ..interpret.base import Interpretation
 from ..interpret.verbs import INTERPRETATIONS
 from ..plots import one_font_warning
-from .batch_rows import BatchRows
-from .cartography import _plot_aum, cartography, plot_cartography
+from .batch_rows import _BatchRows
+from .cartography import _plot_aum, _cartography, plot_cartography
 from .cartography_findings import _check_forgotten, _check_mislabelled
 from .passes import _Pass, _WAIT
 
@@ -43,7 +43,7 @@ class _Watch:
     def take(self, p):
         "Take over a pass, which waits if it may."
         try: p.end()
-        except Exception as e: return self.stop(p.on, f'{type(e).__name__}: {e}') # whatever a model returns: the training goes on
+        except Exception as e: return self.stop(p.on, error_text(e)) # whatever a model returns: the training goes on
         self.waiting.append(p)
         if not p.may_wait or sum(q.size for q in self.waiting) >= _WAIT: self.finish()
 
@@ -57,7 +57,7 @@ class _Watch:
             try: self._keep(now.finish(before[-1] if before else None))
             except Exception as e: # whatever a loss raises: the training goes on
                 self.waiting = [q for q in self.waiting if q.on != p.on]
-                self.stop(p.on, f'{type(e).__name__}: {e}')
+                self.stop(p.on, error_text(e))
             except BaseException: # an interrupt
                 if (small or not p.blocks) and (not before or before[-1].epoch != p.epoch): self.waiting.insert(0, p)
                 raise
@@ -86,7 +86,6 @@ class _Watch:
         self.stopped[on] = why
         warnings.warn(f"InterpretationCallback no longer watches the {on} rows: {why}", stacklevel=2)
 
-def _mixer(learn): return next((type(c).__name__ for c in learn.cbs if any(k.__name__ == 'MixHandler' for k in type(c).__mro__)), '')
 def _is_kernel():
     "Whether this runs in a notebook that shows pictures."
     import sys
@@ -186,9 +185,12 @@ class InterpretationCallback(Callback):
         if w.fresh: w.epoch, w.fresh = w.epoch + 1, False
         if on not in self.watched or on in w.stopped: return
         dl = self.learn.dl
-        if on not in w.notes or w.notes[on].dl is not dl: w.notes[on] = BatchRows(dl)
+        if on not in w.notes or w.notes[on].dl is not dl: w.notes[on] = _BatchRows(dl)
         w.notes[on].listen()
-        w.current = _Pass(Source.of(self.learn, dl), w.notes[on], on, w.epoch, k=self.k if on == 'train' and self._due() else 0, mixed=_mixer(self.learn) if on == 'train' else '', before=next(iter(w.finished[on][-1:]), None))
+        mixers = (type(c).__name__ for c in self.learn.cbs if any(k.__name__ == 'MixHandler' for k in type(c).__mro__))
+        training = on == 'train'
+        w.current = _Pass(Source.of(self.learn, dl), w.notes[on], on, w.epoch, k=self.k if training and self._due() else 0,
+                          mixed=next(mixers, '') if training else '', before=next(iter(w.finished[on][-1:]), None))
 
     # batches
 
@@ -203,7 +205,7 @@ class InterpretationCallback(Callback):
         if yb is None: return
         if not len(yb): return w.stop(w.current.on, 'its batches have no targets')
         try: w.current.add(learn.iter, learn.xb, learn.pred, yb)
-        except Exception as e: w.stop(w.current.on, f'{type(e).__name__}: {e}') # whatever a model or a loss raises: the training goes on
+        except Exception as e: w.stop(w.current.on, error_text(e)) # whatever a model or a loss raises: the training goes on
 
     # ends of passes
 
@@ -247,7 +249,7 @@ class InterpretationCallback(Callback):
             if not last or last[0].epoch != self.watch.epoch or on in self.watch.stopped: continue
             try:
                 with nullcontext() if _is_kernel() else rc_context({'interactive': False}), kept_rng(): self._show_one(on, last[0]) # a notebook's first figure must be made with showing on
-            except Exception as e: warnings.warn(f"The {on} rows of epoch {self.watch.epoch} are not drawn: {type(e).__name__}: {e}", stacklevel=2)
+            except Exception as e: warnings.warn(f"The {on} rows of epoch {self.watch.epoch} are not drawn: {error_text(e)}", stacklevel=2)
 
     def _show_one(self, on, p):
         name = f'epoch_{p.epoch:03d}_{p.on}'
@@ -357,12 +359,12 @@ class InterpretationCallback(Callback):
     def cartography(self,
         on:str='train', # 'train' or 'valid'
     ) -> 'DataFrame':
-        """How each row was learned, see `training.cartography.cartography`. The model is not run.
+        """How each row was learned, from its passes (Swayamdipta et al., 2020; Toneva et al., 2019; Pleiss et al., 2020). The model is not run.
 
         Area under the margin is of training rows only. Raises `DataError` if the rows were not watched or cannot be told apart, `TaskError` if the task is no classification."""
         passes = self._known(on)
         n = self._rows(passes)
-        return cartography(*(self._spread(passes, k, n) for k in ('right', 'prob')), self._spread(passes, 'margin', n) if on == 'train' else None,
+        return _cartography(*(self._spread(passes, k, n) for k in ('right', 'prob')), self._spread(passes, 'margin', n) if on == 'train' else None,
                            items=items_of(passes[-1].dl, np.arange(n)), labels=self._labels(passes, n), epochs=[p.epoch for p in passes])
 
     def plot_cartography(self,

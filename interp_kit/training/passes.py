@@ -21,7 +21,7 @@ from ..predictions.losses import PerSampleLoss, is_as_written, is_pixelwise
 from ..predictions.masks import map_facts
 from ..predictions.source import Source, now
 from ..predictions.store import Predictions, concat_rows, each, n_rows, to_cpu
-from .batch_rows import BatchRows
+from .batch_rows import _BatchRows
 
 # %% ../../nbs/training/080_passes.ipynb #aced5d02
 if TYPE_CHECKING: from pandas import DataFrame
@@ -54,16 +54,10 @@ def _row_facts(task, out, a):
 # %% ../../nbs/training/080_passes.ipynb #998eb85c
 class _TopInputs:
     "The inputs of the `k` rows with the largest losses so far, as the model saw them."
-    def __init__(self,
-        k:int, # rows to hold; 0 holds none
-    ):
+    def __init__(self, k:int):
         self.k, self.held = k, {} # row -> (loss, inputs)
 
-    def add(self,
-        rows:np.ndarray, # (n,) rows of a batch
-        losses:Tensor, # (n,) their losses
-        xb:tuple, # the batch's inputs
-    ):
+    def add(self, rows:np.ndarray, losses:Tensor, xb:tuple):
         "Take over what belongs to the largest losses; a row that comes again replaces itself, NaN counts as largest."
         if not self.k: return
         for r in rows.tolist(): self.held.pop(r, None)
@@ -73,9 +67,7 @@ class _TopInputs:
             self.held[int(rows[i])] = float(size[i]), map_nested(row, tuple(xb))
         for r in sorted(self.held, key=lambda r: -self.held[r][0])[self.k:]: del self.held[r]
 
-    def stacked(self,
-        rows:np.ndarray, # rows asked for
-    ) -> 'tuple|None':
+    def stacked(self, rows:np.ndarray) -> 'tuple|None':
         "The inputs of these rows as a batch; None where some are not held or differ in shape."
         parts = [self.held[int(r)][1] for r in rows if int(r) in self.held]
         if len(parts) < len(rows) or not all(isinstance(t, Tensor) for p in parts for t in p): return None
@@ -123,16 +115,8 @@ class _Pass:
     """What one pass said of each row. Feed it with `add`, then call `finish` once.
 
     `add` only keeps what the model said, until that is much; `finish` may come later, when nobody waits. `size` tells how many numbers were kept so far."""
-    def __init__(self,
-        source:Source, # facts of the Learner and the loader, whose loss is that of the rows
-        notes:BatchRows, # who knows the rows of each batch
-        on:str, # 'train' or 'valid'
-        epoch:int, # number of the epoch
-        *,
-        k:int=0, # inputs of so many rows with the largest losses are held
-        mixed:str='', # name of the callback that mixes inputs
-        before:'_Pass|None'=None, # the pass before over the same loader, which decided how outputs become predictions
-    ):
+    def __init__(self, source:Source, notes:_BatchRows, on:str, epoch:int, *, k:int=0, mixed:str='',
+                 before:'_Pass|None'=None):
         self.source, self.dl, self.notes, self.on, self.epoch, self.mixed = source, source.dl, notes, on, epoch, mixed
         self.watched_loss = source.loss_func
         self.as_written = is_as_written(source.loss_func) # its own attributes alone decide what it says of a row

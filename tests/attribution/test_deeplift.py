@@ -4,7 +4,7 @@ import captum.attr as ca, pytest, torch
 import torch.nn.functional as F
 from torch import nn
 from torchvision.models import resnet18
-from interp_kit.attribution.deeplift import DeepLift, _Rescaled as Rescaled
+from interp_kit.attribution.deeplift import _DeepLift, _Rescaled as Rescaled
 from interp_kit.attribution.probe import probing
 from interp_kit.attribution.saliency import SaliencyMap, _baseline_pool
 from interp_kit.core import DataError
@@ -17,7 +17,7 @@ def relative(net, x, base=None, target=None):
     "Completeness error, the largest part of a row's change."
     with torch.no_grad(): change = net.eval()(x) - net(torch.zeros_like(x) if base is None else base)
     target = 1 if target is None else target
-    values, delta = DeepLift(net, base).attribute(x, target, return_convergence_delta=True)
+    values, delta = _DeepLift(net, base).attribute(x, target, return_convergence_delta=True)
     assert torch.allclose(values.double().flatten(1).sum(1) - change[:, target].double(), delta, atol=1e-5)
     return float((delta/change[:, target]).abs().max())
 
@@ -43,7 +43,7 @@ def test_equals_captum(layer):
     for base in (b, None):
         want, delta = ca.DeepLift(net).attribute(x, base, target=2, return_convergence_delta=True)
         assert delta.abs().max() < 1e-9 # Captum is right here
-        assert torch.allclose(DeepLift(net, base).attribute(x, 2), want, rtol=1e-6, atol=1e-6*float(want.abs().max()))
+        assert torch.allclose(_DeepLift(net, base).attribute(x, 2), want, rtol=1e-6, atol=1e-6*float(want.abs().max()))
 
 
 def test_shap_equals_captum():
@@ -59,13 +59,13 @@ def test_one_dimensional_pools():
     net = nn.Sequential(nn.Conv1d(3, 4, 3), nn.MaxPool1d(2), nn.Conv1d(4, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(4*5, 3)).double()
     x, b = torch.randn(2, 3, 16).double(), torch.randn(2, 3, 16).double()
     want = ca.DeepLift(net).attribute(x, b, target=1)
-    assert torch.allclose(DeepLift(net, b).attribute((x,), 1), want, rtol=1e-6, atol=1e-9)
+    assert torch.allclose(_DeepLift(net, b).attribute((x,), 1), want, rtol=1e-6, atol=1e-9)
 
 
 def test_softmax_equals_captum_for_one_input_and_does_not_mix_inputs():
     net, (x, b) = net2d(nn.ReLU()), pair()
     net = nn.Sequential(*net, nn.Softmax(1))
-    got = DeepLift(net, b).attribute(x, 1)
+    got = _DeepLift(net, b).attribute(x, 1)
     for i in range(3):
         want = ca.DeepLift(net).attribute(x[i:i+1], b[i:i+1], target=1)
         assert torch.allclose(got[i:i+1], want, rtol=1e-6, atol=1e-6*float(want.abs().max()))
@@ -134,18 +134,18 @@ def test_hand_computed_multipliers():
     x, b = torch.tensor([[2., 1.]]).double(), torch.tensor([[-1., 0.]]).double()
     # the first ReLU goes from -1 to 1: multiplier (1 - 0)/2; the second from 1 to -1: (0 - 1)/-2
     want = torch.tensor([[3*.5, 1*(-.5) + 1*(-2*.5)]]).double()
-    assert torch.allclose(DeepLift(Hand(), b).attribute((x,), 0), want)
+    assert torch.allclose(_DeepLift(Hand(), b).attribute((x,), 0), want)
 
 
 def test_equal_inputs_take_the_gradient_and_give_zero():
     net, (x, _) = net2d(nn.ReLU()), pair()
-    assert (DeepLift(net, x).attribute(x, 1) == 0).all()
+    assert (_DeepLift(net, x).attribute(x, 1) == 0).all()
 
 
 def test_rows_do_not_depend_on_their_batch():
     net, (x, b) = net2d(nn.ReLU(), nn.MaxPool2d(3, 2), nn.Softplus()), pair(5)
-    whole = DeepLift(net, b).attribute(x, [0, 1, 2, 3, 0])
-    for size in (1, 2): assert torch.allclose(DeepLift(net, b).attribute(x, [0, 1, 2, 3, 0], internal_batch_size=size), whole)
+    whole = _DeepLift(net, b).attribute(x, [0, 1, 2, 3, 0])
+    for size in (1, 2): assert torch.allclose(_DeepLift(net, b).attribute(x, [0, 1, 2, 3, 0], internal_batch_size=size), whole)
 
 
 def test_says_where_it_does_not_add_up():
@@ -153,7 +153,7 @@ def test_says_where_it_does_not_add_up():
         def __init__(self): super().__init__(); self.a, self.b = nn.LayerNorm(6), nn.Linear(6, 2)
         def forward(self, x): return self.b(self.a(x).relu())
     torch.manual_seed(0)
-    with pytest.warns(UserWarning, match="does not add up"): a = DeepLift(Norm()).explain(torch.randn(2, 6))
+    with pytest.warns(UserWarning, match="does not add up"): a = _DeepLift(Norm()).explain(torch.randn(2, 6))
     assert a.delta.abs().max() > .01
 
 
@@ -162,28 +162,28 @@ def test_the_model_is_left_alone():
     net = resnet18(num_classes=4).train()
     before = {k: v.clone() for k, v in net.state_dict().items()}
     x = torch.randn(2, 3, 48, 48)
-    want = DeepLift(net).attribute(x, 1)
-    with torch.no_grad(): assert torch.equal(DeepLift(net).attribute(x, 1), want)
-    with torch.inference_mode(): assert torch.equal(DeepLift(net).attribute(x, 1), want)
+    want = _DeepLift(net).attribute(x, 1)
+    with torch.no_grad(): assert torch.equal(_DeepLift(net).attribute(x, 1), want)
+    with torch.inference_mode(): assert torch.equal(_DeepLift(net).attribute(x, 1), want)
     assert net.training and all(torch.equal(v, net.state_dict()[k]) for k, v in before.items()) and all(p.requires_grad and p.grad is None for p in net.parameters())
     assert all(not m._forward_hooks and not m._forward_pre_hooks and not m._backward_hooks for m in net.modules())
-    assert DeepLift(net).attribute(x[0], 1).shape == (3, 48, 48)
+    assert _DeepLift(net).attribute(x[0], 1).shape == (3, 48, 48)
 
 
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16))
 def test_half_precision_models(dtype):
     torch.manual_seed(0)
     net, x = Functional(), torch.randn(2, 3, 14, 14)
-    want = DeepLift(net).attribute(x, 1)
-    got = DeepLift(net.to(dtype)).attribute(x, 1)
+    want = _DeepLift(net).attribute(x, 1)
+    got = _DeepLift(net.to(dtype)).attribute(x, 1)
     assert got.dtype == torch.float32 and float(torch.corrcoef(torch.stack([got.flatten(), want.flatten()]))[0, 1]) > .98
 
 
 def test_tables_and_texts():
     wine, words = demo_learner("tabular"), demo_learner("text")
-    a = DeepLift(wine).explain(wine.dls.valid.items.iloc[:3])
+    a = _DeepLift(wine).explain(wine.dls.valid.items.iloc[:3])
     assert (a.delta.abs() <= 1e-4*torch.tensor(a.meta["change"]).abs() + 1e-5).all() and [v.shape for v in a.values] == [x.shape for x in a.inputs]
-    assert DeepLift(words).attribute(torch.randint(2, 30, (2, 12))).shape == (2, 12)
+    assert _DeepLift(words).attribute(torch.randint(2, 30, (2, 12))).shape == (2, 12)
 
 
 def test_default_baselines_of_shap_are_seeded():

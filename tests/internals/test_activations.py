@@ -16,7 +16,7 @@ from interp_kit.internals.activations import ActivationStats
 from interp_kit.core import Call, input_batches, kept_order, run_model
 from interp_kit.core.layers import _first_float
 from interp_kit.internals.channel_sums import ChannelSums
-from interp_kit.internals.flow import _per_sample, _pooled, _square_sum
+from interp_kit.internals.flow import _square_sum
 from interp_kit.predictions import Features, capture
 from interp_kit.predictions.folder import _pack_state, _unpack_state
 
@@ -377,9 +377,12 @@ def test_pieces_below():
 def test_what_other_notebooks_share():
     x = torch.randn(6, 4, 5)
     call = lambda module, dim: Call("m", "m", "M", 0, dim, module)
-    assert _per_sample(x, call(nn.ReLU(), 1), 6) is x and _per_sample(x, call(nn.ReLU(), 1), 3) is x # two rows a sample
-    assert torch.equal(_per_sample(x, call(nn.LSTM(2, 2), -1), 4), x.transpose(0, 1)) and _per_sample(x, call(nn.ReLU(), 1), 5) is None
-    assert torch.allclose(_pooled(x, 1), x.mean(2)) and torch.allclose(_pooled(x, -1), x.mean(1))
+    assert call(nn.ReLU(), 1).samples_first(x, 6) is x
+    assert call(nn.ReLU(), 1).samples_first(x, 3) is x # two rows a sample
+    assert torch.equal(call(nn.LSTM(2, 2), -1).samples_first(x, 4), x.transpose(0, 1))
+    assert call(nn.ReLU(), 1).samples_first(x, 5) is None
+    assert torch.allclose(call(nn.ReLU(), 1).channel_means(x), x.mean(2))
+    assert torch.allclose(call(nn.ReLU(), -1).channel_means(x), x.mean(1))
     v = torch.randn(5001)
     assert _square_sum(v) == pytest.approx(float((v.double()**2).sum()), rel=1e-6) and _square_sum(v[:0]) == 0
     dl = demo_learner().dls.train; state, rng = dl.rng.getstate(), dl.rng

@@ -9,8 +9,8 @@ from interp_kit.demo import demo_learner
 from interp_kit.internals.cka import cka
 from interp_kit.internals.debug import ModelDebugger
 from interp_kit.internals.flow import information_flow, _shuffled_loader
-from interp_kit.internals.gradient_findings import freezing_findings
-from interp_kit.internals.gradient_flow import gradient_flow
+from interp_kit.internals.gradient_findings import _freezing_findings
+from interp_kit.internals.gradient_flow import _gradient_flow
 
 checks = importlib.import_module("interp_kit.internals.check_model") # the room has a function of this name
 check_model = partial(checks.check_model, seconds=600) # the machine may be busy
@@ -147,7 +147,7 @@ def test_branches_that_start_near_zero_are_no_fault(model):
     from fastai.vision.models import xresnet
     torch.manual_seed(0)
     net = xresnet.xresnet18(n_out=3) if model == "xresnet18" else torchvision.models.convnext_tiny(num_classes=3)
-    flow = gradient_flow(learner(net, torch.randn(4, 3, 32, 32)))
+    flow = _gradient_flow(learner(net, torch.randn(4, 3, 32, 32)))
     assert flow.findings() == []
     assert ("waiting" in set(flow.table.state)) == (model == "xresnet18")
 
@@ -157,12 +157,12 @@ def test_vision_learner_that_fastai_froze(tmp_path):
     learn = vision_learner(demo_learner().dls, resnet18, pretrained=False)
     for change in (learn.freeze, lambda: learn.freeze_to(1), learn.unfreeze, learn.freeze):
         change()
-        assert freezing_findings(learn) == []
-    assert gradient_flow(learn).findings() == []
+        assert _freezing_findings(learn) == []
+    assert _gradient_flow(learn).findings() == []
     learn.path = tmp_path; learn.export("frozen.pkl") # makes the optimiser anew
-    assert {f.severity for f in freezing_findings(learn)} <= {"info"}
+    assert {f.severity for f in _freezing_findings(learn)} <= {"info"}
     learn.unfreeze(); learn.model[0][5][0].conv1.weight.requires_grad_(False)
-    assert [(f.severity, f.classes) for f in freezing_findings(learn)] == [("high", ("0.5.0.conv1.weight",))]
+    assert [(f.severity, f.classes) for f in _freezing_findings(learn)] == [("high", ("0.5.0.conv1.weight",))]
 
 
 def test_signal_at_a_call_is_the_gradient_there():
@@ -172,7 +172,7 @@ def test_signal_at_a_call_is_the_gradient_there():
     x, y = next(iter(learn.dls[0]))
     a = model[0](x); h = a.clone().relu(); out = model[2](h)
     want = torch.autograd.grad(nn.functional.cross_entropy(out, y), [a, h, out])
-    got = gradient_flow(learn)
+    got = _gradient_flow(learn)
     np.testing.assert_allclose(got.calls.signal, [float(g.norm()) for g in want], rtol=1e-6)
     assert got.calls.relative.iloc[-1] == 1
 
@@ -181,8 +181,8 @@ def test_gradients_of_several_batches_are_their_root_mean_square():
     model = nn.Sequential(nn.Linear(4, 3)); learn = learner(model)
     norms = []
     for x, y in learn.dls[0]: norms.append(float(torch.autograd.grad(nn.functional.cross_entropy(model(x), y), [model[0].weight])[0].norm()))
-    assert gradient_flow(learn, n_batches=3).table.grad_norm.iloc[0] == pytest.approx(np.sqrt(np.mean(np.square(norms))))
-    assert gradient_flow(learn, n_batches=3).n_batches == 3
+    assert _gradient_flow(learn, n_batches=3).table.grad_norm.iloc[0] == pytest.approx(np.sqrt(np.mean(np.square(norms))))
+    assert _gradient_flow(learn, n_batches=3).n_batches == 3
 
 
 class TwoIn(nn.Module):
@@ -197,7 +197,7 @@ class TwoIn(nn.Module):
 @pytest.mark.filterwarnings("ignore")
 def test_several_inputs_shared_layers_and_tuples():
     learn = learner(TwoIn(), (torch.randn(16, 5, 4), torch.randn(16, 6)), loss=lambda out, y: nn.functional.cross_entropy(out[0], y))
-    flow = gradient_flow(learn)
+    flow = _gradient_flow(learn)
     assert flow.findings() == [] and {"act", "act:2", "rnn", "att"} <= set(flow.calls.layer)
     result = check_model(learn)
     assert result["loss"].status == "pass" and result["overfit"].status == "pass", result
@@ -217,10 +217,10 @@ def test_a_layer_with_nan_is_named_and_the_others_are_measured():
     learn = learner(model)
     outputs = ModelDebugger(learn).analyze_layer_outputs(torch.randn(5, 4))
     assert np.isfinite(outputs.table["mean"][:2]).all() and [f.evidence["layer"] for f in outputs.findings() if f.type == "not_finite_activations"] == ["2"]
-    assert [f.type for f in gradient_flow(learn).findings()] == ["exploding_gradients"]
+    assert [f.type for f in _gradient_flow(learn).findings()] == ["exploding_gradients"]
     result = check_model(learn)
     assert result["weights"].status == result["loss"].status == "fail" and result["frozen"].status == "pass"
-    json.dumps(result.to_dict(), allow_nan=False); json.dumps(gradient_flow(learn).to_dict(), allow_nan=False)
+    json.dumps(result.to_dict(), allow_nan=False); json.dumps(_gradient_flow(learn).to_dict(), allow_nan=False)
 
 
 @pytest.mark.parametrize("kind", ["half", "bfloat16", "weight_norm", "tied", "empty", "sparse", "scalar", "complex"])
@@ -240,7 +240,7 @@ def test_odd_parameters(kind):
             def forward(self, x): return self.out((x.to(torch.complex64) @ self.w).abs())
         model = Complex()
     learn = learner(model, x)
-    flow = gradient_flow(learn)
+    flow = _gradient_flow(learn)
     assert set(flow.table.parameter) == {n for n, _ in model.named_parameters()}
     assert {f.type for f in flow.findings()} == ({"zero_gradient"} if kind == "scalar" else set())
     if kind == "empty": assert flow.table.set_index("parameter").reason["nothing"] == "empty"
@@ -252,12 +252,12 @@ def test_odd_parameters(kind):
 
 def test_models_that_cannot_be_trained_say_so():
     frozen = learner(nn.Sequential(nn.Linear(4, 3)).requires_grad_(False))
-    with pytest.raises(ModelError, match="nothing in Sequential is trainable"): gradient_flow(frozen)
+    with pytest.raises(ModelError, match="nothing in Sequential is trainable"): _gradient_flow(frozen)
     assert check_model(frozen)["frozen"].status == "warn"
     class Argmax(nn.Module):
         def __init__(self): super().__init__(); self.a = nn.Linear(4, 3)
         def forward(self, x): return self.a(x).detach()
-    with pytest.raises(ModelError, match="detached"): gradient_flow(learner(Argmax()))
+    with pytest.raises(ModelError, match="detached"): _gradient_flow(learner(Argmax()))
     quantised = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(4, 3)), {nn.Linear})
     assert check_model(learner(quantised))["overfit"].status == "skip"
     with pytest.raises(TaskError, match="as_learner"): ModelDebugger(nn.Linear(4, 3)).check_gradient_flow()
@@ -314,7 +314,7 @@ def test_a_loss_with_parameters_is_left_alone_too():
         def __init__(self): super().__init__(); self.log_scale = nn.Parameter(torch.zeros(1))
         def forward(self, out, y): return nn.functional.cross_entropy(out*self.log_scale.exp(), y)
     loss = Weighted(); learn = learner(nn.Sequential(nn.Linear(4, 3)), loss=loss)
-    check_model(learn); gradient_flow(learn)
+    check_model(learn); _gradient_flow(learn)
     assert loss.log_scale.grad is None and float(loss.log_scale.detach()) == 0
 
 

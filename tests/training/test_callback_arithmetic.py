@@ -1,7 +1,7 @@
 "Forgetting, areas under the margin and the map against slow, literal versions, on random histories."
 import math
 import numpy as np, pytest
-from interp_kit.training.cartography import _forgetting_events, _learned_classes, _mean, cartography
+from interp_kit.training.cartography import _forgetting_events, _learned_classes, _mean, _cartography
 
 
 def slow(right, probs, margins):
@@ -29,7 +29,7 @@ def test_random_histories(seed):
     right, probs, margins = (rng.random((E, N)) < rng.random(N)).astype(np.float32), rng.random((E, N)).astype(np.float32), rng.normal(0, 5, (E, N)).astype(np.float32)
     for a in (right, probs, margins): a[gone] = np.nan
     want = slow(right, probs, margins)
-    table = cartography(list(right), list(probs), list(margins), block=int(rng.integers(1, 70)))
+    table = _cartography(list(right), list(probs), list(margins), block=int(rng.integers(1, 70)))
     np.testing.assert_allclose(table[["confidence", "variability", "correctness", "forgetting", "learned_at", "aum", "n_epochs"]].to_numpy(dtype=float), want, atol=1e-6)
     np.testing.assert_allclose(_mean(margins), want[:, 5], atol=1e-6)
     events, first = _forgetting_events(right)

@@ -59,10 +59,7 @@ class _Middles:
     first_bad:int|None # the first row with one, or None
 
     @classmethod
-    def of(cls,
-        a:Tensor, # (N, K) predictions
-        b:Tensor, # (N, K) targets
-    ) -> '_Middles':
+    def of(cls, a:Tensor, b:Tensor) -> '_Middles':
         "One sweep over all rows."
         sums, zeros, bad, first, lo, ends = 0., 0, 0, None, 0, []
         for p, t in _chunks(a, b):
