@@ -177,7 +177,7 @@ def _integrate(probe, ends, bases, rows=None, *, n_steps=50, method='gausslegend
     rows, n = probe.rows if rows is None else rows, chunk or _pass_rows(probe, ends)
     res = tuple(torch.zeros_like(_wide(e), memory_format=torch.contiguous_format) for e in ends)
     layout = probe.layout if n > 1 else torch.contiguous_format # one row at a time is slower in channels last
-    for i in range(0, len(rows), k := max(1, n//n_steps)):
+    for i in range(0, len(rows), k := block_rows(n_steps, n)):
         b, e = (tuple(t[i:i+k] for t in ts) for ts in (bases, ends))
         grads = lambda stem: _Line(probe, stem, b, e, layout).mean_grads(rows[i:i+k], at, weights, n)
         try: got = grads(stem)

@@ -12,13 +12,13 @@ import numpy as np, torch
 from PIL import Image
 from torch import Tensor, nn
 from ..core import (
-    DataError, InterpKitError, NotFoundError, TaskError, error_text, get_model, is_learner, listing, model_device,
-    shortened, split_batch)
+    DataError, InterpKitError, NotFoundError, TaskError, error_text, get_model, is_learner, listing, loaders_of,
+    model_device, shortened, split_batch)
 
 # %% ../../nbs/attribution/010_inputs.ipynb #198f5eb1
 def _loader_of(learn, items):
     "A loader of `items` through the validation transforms of the Learner."
-    dls = getattr(learn, 'dls', None)
+    dls = loaders_of(learn)
     if dls is None or not hasattr(dls[0], 'after_batch'):
         raise TaskError(f"A {type(items[0]).__name__} was given, but {'a plain model' if dls is None else 'a Learner over a PyTorch DataLoader'} has no "
                         "transforms that would make an input of it. Pass a tensor, transformed as in training.")

@@ -17,7 +17,7 @@ from .inputs import Inputs, _image_input, as_inputs
 from .targets import of_output, resolve
 from ..core import (
     ACTIVATIONS, DataError, InterpKitError, ModelError, TaskError, class_names, error_text, first_output, get_model,
-    infer_task, is_learner, listing, logits_of, map_nested, pick_activation, untouched)
+    infer_task, is_learner, listing, logits_of, map_nested, pick_activation, token_names, untouched)
 
 # %% ../../nbs/attribution/030_probe.ipynb #ad640a27
 class _Lookups(TorchFunctionMode):
@@ -215,10 +215,9 @@ def grads_of(
 
 def _padding_of(learn_or_model, xs):
     "The number that fills up shorter texts, where `xs` is a batch of texts of a Learner that knows its words; else None."
-    vocab = getattr(getattr(learn_or_model, 'dls', None), 'vocab', None)
-    if len(xs) != 1 or xs[0].ndim != 2 or xs[0].is_floating_point() or vocab is None or not len(vocab): return None
-    words = vocab[0]
-    return words.index('xxpad') if hasattr(words, 'index') and not isinstance(words, str) and 'xxpad' in words else None
+    if len(xs) != 1 or xs[0].ndim != 2 or xs[0].is_floating_point(): return None
+    words = token_names(learn_or_model)
+    return words.index('xxpad') if hasattr(words, 'index') and 'xxpad' in words else None
 
 @contextmanager
 def probing(

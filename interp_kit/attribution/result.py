@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor
-from ..core import DataError, NotFoundError, StorageError, TaskError, map_nested
+from ..core import (
+    DataError, NotFoundError, StorageError, TaskError, loaders_of, map_nested, n_more, token_names)
 from ..files import storage_errors, write_atomic
 from ..plots import (
     NEUTRAL, PALETTE, as_label, bare, font_family, ink_on, name_ticks, new_axes, _room, show_image)
@@ -202,7 +203,7 @@ def _show_columns(one, sign, ax, title, max_n=20):
     ax = new_axes(ax, (5.5, 1.2 + .26*len(top)))
     ax.barh(range(len(top)), w, color=[PALETTE[1] if o > 0 else PALETTE[0] for o in w])
     name_ticks(ax, [names[j] for j in top], axis='y', width=wide); ax.invert_yaxis(); ax.axvline(0, color=NEUTRAL, lw=.8); ax.tick_params(labelsize=size); ax.locator_params(axis='x', nbins=5)
-    ax.set_xlabel(('against ← 0 → for' if given else 'attribution (against ← 0 → for the target)') + (f'; {more} more' if more else ''), fontsize=size); ax.set_title(title, fontsize=9, family=font_family())
+    ax.set_xlabel(('against ← 0 → for' if given else 'attribution (against ← 0 → for the target)') + (f'; {n_more(more)}' if more else ''), fontsize=size); ax.set_title(title, fontsize=9, family=font_family())
     return ax
 
 def _show_tokens(one, cmap, sign, ax, title):
@@ -228,7 +229,7 @@ def _show_tokens(one, cmap, sign, ax, title):
 # %% ../../nbs/attribution/040_result.ipynb #270d1621
 def _pictures_of(learn, xs):
     "The images among inputs as they were before the batch transforms, or None."
-    tfms = getattr(getattr(learn, 'dls', None), 'after_batch', None)
+    tfms = getattr(loaders_of(learn), 'after_batch', None)
     found = [x for x in xs if x.ndim == 4 and x.is_floating_point()]
     if tfms is None or not found: return None
     from fastai.torch_core import TensorImage
@@ -238,13 +239,13 @@ def _pictures_of(learn, xs):
 
 def _names_of(learn, xs):
     "Names of a table's columns, or the tokens of each text."
-    dl = getattr(learn, 'dls', None)
-    if dl is None: return None
-    data = getattr(dl[0], 'dataset', None)
+    dls = loaders_of(learn)
+    if dls is None: return None
+    data = getattr(dls[0], 'dataset', None)
     if hasattr(data, 'cat_names') and hasattr(data, 'cont_names'): return [*data.cat_names, *data.cont_names]
-    vocab, ids = getattr(dl, 'vocab', None), xs[0]
-    if ids.is_floating_point() or ids.ndim != 2 or vocab is None or not hasattr(vocab[0], '__len__'): return None
-    return [[str(vocab[0][t]) for t in row] for row in ids.tolist()]
+    words, ids = token_names(learn), xs[0]
+    if ids.is_floating_point() or ids.ndim != 2 or words is None: return None
+    return [[str(words[t]) for t in row] for row in ids.tolist()]
 
 def _attribution_of(probe, method, values, *, delta=None, scores=None, meta=None):
     "An Attribution with everything that the probe knows: inputs, target, scores (of the raw output, if none are given), names and pictures."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['InterpKitError', 'DataError', 'LabelError', 'TaskError', 'ModelError', 'StorageError', 'NotFoundError', 'map_nested',
-           'kept_rng', 'get_model', 'untouched', 'block_rows']
+           'kept_rng', 'get_model', 'untouched', 'kept_attributes', 'block_rows']
 
 # %% ../../nbs/core/10_base.ipynb #b2e7a611
 import copy, random
@@ -146,6 +146,26 @@ def untouched(
         try: yield learn_or_model
         finally:
             for restore in keeps: restore()
+
+# %% ../../nbs/core/10_base.ipynb #77e782ce
+def _plain_attrs(m):
+    "Attributes of a module other than what `untouched` restores."
+    own = '_parameters', '_buffers', '_modules', 'training'
+    return {k: v for k, v in vars(m).items() if k not in own and '_hooks' not in k}
+
+@contextmanager
+def kept_attributes(
+    model:nn.Module, # that is about to run in training mode
+):
+    "Beyond `untouched`: other attributes of modules are after the block what they were; lists among them keep what they held."
+    saved = [(m, attrs := _plain_attrs(m), {k: list(v) for k, v in attrs.items() if isinstance(v, list)})
+             for m in model.modules()]
+    try: yield
+    finally:
+        for m, attrs, lists in saved:
+            for k in set(_plain_attrs(m)) - set(attrs): del vars(m)[k]
+            vars(m).update(attrs)
+            for k, v in lists.items(): attrs[k][:] = v
 
 # %% ../../nbs/core/10_base.ipynb #c06a98fa
 def block_rows(

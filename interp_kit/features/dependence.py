@@ -8,7 +8,7 @@ __all__ = ['partial_dependence', 'plot_partial_dependence']
 # %% ../../nbs/features/60_dependence.ipynb #e49169c9
 import numpy as np, pandas as pd, torch
 from torch import Tensor
-from ..core import DataError, listing
+from ..core import DataError, listing, n_more
 from ..plots import NEUTRAL, as_label, color_for, font_family, name_ticks, new_axes
 from .shuffles import _is_categorical
 from .tables import TableModel, as_table, _processing_step, _table_of
@@ -170,7 +170,7 @@ def _dress(ax, frame, outs, mean, chosen):
     what = 'mean probability' if a['task'] != 'regression' else 'mean prediction'
     if len(outs) == 1 and outs[0] != 'prediction': what += f' of {as_label(outs[0], 30)}'
     ax.set_ylabel(what, family=font_family()); ax.grid(alpha=.3)
-    if len(outs) > 1: ax.legend(frameon=False, prop=dict(family=font_family(), size=8), title=f'{left} others move less' if left else None)
+    if len(outs) > 1: ax.legend(frameon=False, prop=dict(family=font_family(), size=8), title=f"{n_more(left, 'others')} move less" if left else None)
     ax.set_title(f"Partial dependence over {a['n_rows']:,} rows", fontsize=10)
 
 def _map(frame, out, ax):

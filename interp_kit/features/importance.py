@@ -7,7 +7,7 @@ __all__ = ['FeatureImportance']
 
 # %% ../../nbs/features/40_importance.ipynb #a22b9c0d
 import numpy as np, pandas as pd
-from ..core import DataError
+from ..core import DataError, n_more
 from ..findings import Findings, plain
 from ..plots import NEUTRAL, PALETTE, as_label, font_family, new_axes
 from .importance_findings import _importance_findings
@@ -107,7 +107,7 @@ def _plot_importance_table(frame, max_vars=20, figsize=(8, 6), *, ax=None):
     ax.plot(top[repeats].to_numpy().ravel(), np.repeat(at, len(repeats)) + np.tile(np.linspace(-.2, .2, len(repeats)) if len(repeats) > 1 else [0.], len(top)), 'o', ms=2.6, color=PALETTE[1], alpha=.8, zorder=3)
     names = [as_label(c, 34) for c in top.feature]
     if len(rest):
-        names.append(f'{len(rest)} others'); ax.plot(rest.importance, np.full(len(rest), len(top)), '|', ms=9, color=NEUTRAL, zorder=3)
+        names.append(n_more(len(rest), 'others')); ax.plot(rest.importance, np.full(len(rest), len(top)), '|', ms=9, color=NEUTRAL, zorder=3)
     ax.set_yticks(range(len(names)), names, fontsize=size, family=font_family()); ax.set_ylim(len(names) - .4, -.6)
     ax.axvline(0, color='black', lw=.8, zorder=5)
     _say(ax, frame, sure, len(repeats))

@@ -7,7 +7,7 @@ __all__ = ['correlated_groups']
 
 # %% ../../nbs/features/30_shuffles.ipynb #5f7e0904
 import numpy as np, pandas as pd
-from ..core import DataError, quantile_interval
+from ..core import DataError, half_width, quantile_interval
 from .scores import _spread_of
 from .tables import _LearnerTable, TableModel, as_table
 from ..predictions.metrics.resampling import group_sums
@@ -206,12 +206,11 @@ class _DropIntervals:
 
     def _whole(self, drops, preds, donors):
         "(standard error, low, high) of the mean drop, from leaving out groups of rows in both roles."
-        from scipy.stats import t
         k = int(self.left_out.max()) + 1
         moved = np.array([[(self._without(g, d, p) - o)*(1 - 2/k) for p, d, o in zip(preds, donors, drops)] for g in range(k)]) # (k, R)
         noise = moved.var(1, ddof=1).mean()/len(drops) if len(drops) > 1 else 0.
         se = float(np.sqrt(k*max(0, moved.mean(1).var(ddof=1) - noise/2)))
-        half = t.ppf((1 + self.level)/2, k - 1)*se
+        half = half_width(se, self.level, k - 1)
         return se, drops.mean() - half, drops.mean() + half
 
     def _without(self, g, donors, p):

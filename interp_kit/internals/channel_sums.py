@@ -7,7 +7,7 @@ __all__ = ['ChannelSums']
 
 # %% ../../nbs/internals/110_channel_sums.ipynb #38d320fe
 import numpy as np, torch
-from ..core import DataError, Moments
+from ..core import DataError, Moments, block_rows
 
 # %% ../../nbs/internals/110_channel_sums.ipynb #75a2cf88
 def _by_channel(t, reduce):
@@ -76,7 +76,7 @@ class ChannelSums(Moments):
 
     def _start(self, x):
         "Begin with zeros; values far from 0 compared with their spread are shifted by the first rows' mean."
-        x = x[:max(1, len(x)*2**14//max(x.numel(), 1))].double()
+        x = x[:block_rows(x.numel()//max(1, len(x)), 2**14)].double()
         ok = x.isfinite()
         n = ok.sum((0, 2)).clamp_min(1)
         mean = torch.where(ok, x, 0.).sum((0, 2))/n

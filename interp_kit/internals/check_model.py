@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from torch import nn
-from ..core import DataError, ModelError, TaskError, count_rows, error_text
+from ..core import DataError, ModelError, TaskError, count_rows, error_text, is_learner
 from ..findings import Finding, Findings, plain, rank_findings
 from .batch_checks import _BATCH_CHECKS, _Case, _verdict, Check
 from .gradient_findings import _freezing_findings
@@ -253,7 +253,7 @@ def check_model(
     """Check shapes, loss, gradients, freezing, learning and use of a model on one training batch.
 
     All is left as found, whatever fails. Raises `TaskError` for a plain module, `DataError` where there is no batch with targets."""
-    if isinstance(learn, nn.Module) or not hasattr(learn, 'dls'):
+    if not is_learner(learn):
         raise TaskError(f"check_model takes a Learner, got {type(learn).__name__}: wrap a module with "
                         f"as_learner(model, dl, loss_func).")
     if not lr > 0: raise DataError(f"lr is a learning rate above 0, got {lr}.")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np, pandas as pd
 from fastcore.basics import patch
 from torch import Tensor, nn
-from ..core import DataError, InterpKitError, TaskError, error_text, get_model, kept_rng
+from ..core import DataError, InterpKitError, TaskError, error_text, get_model, kept_rng, loaders_of
 from ..findings import Findings, plain, rank_findings
 from .activation_charts import _plot_layers, dead_chart
 from .activation_findings import _dead_units, _activation_findings
@@ -66,7 +66,7 @@ def _as_batch(learn, x):
     "`x` as `input_batches` takes it: tensors as they are, items through the Learner's transforms."
     if isinstance(x, (Tensor, np.ndarray)): return _with_batch(learn, (x,))[0]
     if isinstance(x, dict): return x
-    dls = getattr(learn, 'dls', None)
+    dls = loaders_of(learn)
     transforms = dls is not None and hasattr(dls, 'test_dl') and hasattr(dls[0], 'after_batch')
     several = isinstance(x, tuple if transforms else (tuple, list)) and len(x)
     if several and all(isinstance(t, (Tensor, np.ndarray)) for t in x): return _with_batch(learn, tuple(x))

@@ -12,7 +12,8 @@ import numpy as np, torch
 from torch import Tensor
 from fastcore.basics import patch
 from ..core import (
-    Call, DataError, Moments, clone_loader, count_rows, get_model, hooked, is_fastai, kept_rng, run_batches, watching)
+    Call, DataError, Moments, clone_loader, count_rows, get_model, hooked, is_fastai, kept_rng, loaders_of,
+    run_batches, watching)
 from ..findings import Findings, plain, rank_findings
 from .activation_charts import _plot_by_type, _type_colors
 from .flow_findings import _flow_findings
@@ -238,7 +239,7 @@ def _shuffled_loader(learn, seed=0):
 
     A loader as it is if its order cannot be changed, None for a module."""
     import random
-    dls = getattr(learn, 'dls', None)
+    dls = loaders_of(learn)
     if dls is None or len(getattr(dls, 'loaders', ())) < 2: return None
     dl = dls[1]
     if isinstance(dl, torch.utils.data.DataLoader):

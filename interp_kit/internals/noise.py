@@ -40,7 +40,7 @@ def _noise_bound(rows, columns, blocks=1, level=_LEVEL):
 # %% ../../nbs/internals/180_noise.ipynb #a2d10db3
 def _left_over(s2, k, p, n, blocks):
     "The mean square of what `k` directions leave."
-    freedom = blocks*p*n - k*(p + n - max(1, k//blocks))
+    freedom = blocks*p*n - k*(p + n - max(k//blocks, 1))
     return float(s2[k:].sum())/freedom if freedom > 0 else math.nan
 
 def _find_spikes(singular, rows, columns, blocks=1):

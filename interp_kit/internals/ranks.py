@@ -8,7 +8,7 @@ __all__ = ['effective_rank']
 # %% ../../nbs/internals/220_ranks.ipynb #86cf2ef2
 import numpy as np, torch
 from torch import Tensor
-from ..core import DataError
+from ..core import DataError, block_rows
 from .spectra import entropy_rank
 
 # %% ../../nbs/internals/220_ranks.ipynb #f2620d15
@@ -24,11 +24,11 @@ def _centred_spectrum(x):
     n, D = x.shape
     gram, energy = torch.zeros((min(n, D),)*2, dtype=torch.float64), 0.
     if n <= D:
-        for b in x.split(max(1, _BLOCK//n), 1):
+        for b in x.split(block_rows(n, _BLOCK), 1):
             b = b.double(); energy += float(b.square().sum())
             b = b - b.mean(0); gram.addmm_(b, b.T)
     else:
-        blocks = x.split(max(1, _BLOCK//D))
+        blocks = x.split(block_rows(D, _BLOCK))
         mean = sum(b.double().sum(0) for b in blocks)/n
         for b in blocks:
             b = b.double(); energy += float(b.square().sum())
@@ -124,7 +124,7 @@ class _StreamedCovariance:
     def _sum_up(self, x):
         "Add rows to the scatter matrix, by blocks in double precision."
         if self.scatter is None: self._start(x.double().mean(0))
-        for b in x.split(max(1, _BLOCK//self.dim)):
+        for b in x.split(block_rows(self.dim, _BLOCK)):
             b = b.double() - self.center
             self.scatter.addmm_(b.T, b); self.total += b.sum(0)
         self.rows, self.held = [], 0

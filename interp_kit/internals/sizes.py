@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from torch import Tensor, nn
-from interp_kit.core import (
-    DataError, ModelError, get_model, input_batches, loss_name, map_nested, model_device, run_model, untouched,
-    watching)
+from ..core import (
+    DataError, ModelError, get_model, input_batches, loaders_of, loss_name, map_nested, model_device, run_model,
+    untouched, watching)
 from ..findings import plain
 from ..plots import PALETTE, name_ticks, new_grid
 
@@ -81,7 +81,7 @@ def model_sizes(
         model.eval()
         with watching(model, see, 'all'): run_model(model, xs)
     table = pd.DataFrame(rows + list(_rest(model, seen)), columns=['layer', 'type', 'shape', 'uses', 'parameters', 'trainable', 'parameter_bytes', 'activation_bytes', 'reason'])
-    dls = getattr(learn, 'dls', None)
+    dls = loaders_of(learn)
     dl = dls[0] if dls is not None and len(getattr(dls, 'loaders', ())) else None
     bs = next((n for n in (getattr(dl, k, None) for k in ('bs', 'batch_size')) if isinstance(n, int)), np.nan)
     table.insert(8, 'batch_bytes', table.activation_bytes.astype(float)*bs)

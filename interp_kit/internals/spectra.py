@@ -9,7 +9,7 @@ __all__ = ['entropy_rank', 'operator_norm']
 import itertools, math
 import numpy as np, torch
 from torch import Tensor, nn
-from ..core import DataError, TaskError
+from ..core import DataError, TaskError, block_rows
 
 # %% ../../nbs/internals/170_spectra.ipynb #d7c16d7a
 def _power_of_two(w):
@@ -24,7 +24,7 @@ def _large_block(block, scale, chunk=2**21):
     from scipy.linalg import eigvalsh
     from scipy.linalg.blas import dsyrk
     tall, k = block.shape[0] > block.shape[1], min(block.shape)
-    step, total = max(1, chunk//k), np.zeros((k, k), order='F')
+    step, total = block_rows(k, chunk), np.zeros((k, k), order='F')
     for i in range(0, max(block.shape), step):
         part = (block[i:i+step] if tall else block[:, i:i+step]).to(torch.float64).div(scale).contiguous().numpy()
         total = dsyrk(1., part.T, beta=1., c=total, trans=0 if tall else 1, lower=1, overwrite_c=1)
@@ -90,7 +90,7 @@ def _conv_norm(taps, at, size, stride, chunk=2**22):
     folded = itertools.product(*map(range, coarse)) # onto each of these the stride folds (s^d, d) frequencies
     freqs = (np.array(f) + shifts*np.array(coarse) for f in folded)
     freqs = list(freqs if taps.is_complex() else _half(freqs, size))
-    step = max(1, chunk//(taps.shape[0]*taps.shape[1]*math.prod(stride)))
+    step = block_rows(taps.shape[0]*taps.shape[1]*math.prod(stride), chunk)
     best = max(float(_norm_at(taps, at, np.stack(freqs[i:i+step]), size).max()) for i in range(0, len(freqs), step))
     return math.sqrt(max(best, 0.))
 

@@ -10,26 +10,10 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 from ..core import (
-    DataError, ModelError, TaskError, get_model, kept_order, logits_of, loss_name, map_nested, model_device, moved_to,
-    run_model, shapes_of, split_batch, untouched)
+    DataError, ModelError, TaskError, get_model, has_names, kept_attributes, kept_order, logits_of, loss_name,
+    map_nested, model_device, moved_to, run_model, shapes_of, split_batch, untouched)
 
 # %% ../../nbs/internals/260_trial.ipynb #7f617d15
-def _plain_attrs(m):
-    "Attributes of a module other than what `untouched` restores."
-    own = '_parameters', '_buffers', '_modules', 'training'
-    return {k: v for k, v in vars(m).items() if k not in own and '_hooks' not in k}
-
-@contextmanager
-def _kept_attributes(model):
-    "Attributes of modules are after the block what they were; lists among them keep what they held."
-    saved = [(m, attrs := _plain_attrs(m), {k: list(v) for k, v in attrs.items() if isinstance(v, list)}) for m in model.modules()]
-    try: yield
-    finally:
-        for m, attrs, lists in saved:
-            for k in set(_plain_attrs(m)) - set(attrs): del vars(m)[k]
-            vars(m).update(attrs)
-            for k, v in lists.items(): attrs[k][:] = v
-
 @contextmanager
 def trial(
     learn:'Learner|nn.Module', # model or Learner to try
@@ -42,7 +26,7 @@ def trial(
     with ExitStack() as stack:
         stack.enter_context(untouched(learn))
         if isinstance(loss, nn.Module): stack.enter_context(untouched(loss))
-        stack.enter_context(_kept_attributes(model))
+        stack.enter_context(kept_attributes(model))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         for p in model.parameters() if change else ():
@@ -74,7 +58,7 @@ def _outputs_of(learn, xs, ys=()):
     "Run the model on a batch, and the callbacks that change its output (inside `trial`, which restores what they change)."
     out = run_model(get_model(learn), xs)
     cbs = [cb for cb in learn.cbs.sorted('order') if hasattr(type(cb), 'after_pred')]
-    if not cbs: return logits_of(out) if isinstance(out, dict) or hasattr(out, 'logits') else out
+    if not cbs: return logits_of(out) if has_names(out) else out
     learn.xb, learn.yb, learn.pred = xs, ys, out
     for cb in cbs: cb('after_pred')
     return learn.pred

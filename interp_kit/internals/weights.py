@@ -9,7 +9,7 @@ __all__ = ['weight_table', 'critical_weights']
 import math, numbers
 import numpy as np, torch
 from torch import Tensor, nn
-from ..core import DataError
+from ..core import DataError, block_rows
 from .matrices import _as_blocks, _weights_of
 from .noise import Spectrum, _noise_of
 from .spectra import entropy_rank, _gini, operator_norm, _stable_rank
@@ -107,7 +107,7 @@ def _without_copies(blocks):
     "The rows of one matrix without those that repeat an earlier one exactly, and how many did."
     if blocks.shape[0] > 1 or blocks.shape[1] < 2 or blocks.is_complex(): return blocks, 0
     probe = torch.cos(torch.arange(1, blocks.shape[2] + 1, dtype=torch.float64))
-    sums = torch.cat([(r.double()*probe).sum(1) for r in blocks[0].split(max(1, 2**20//max(1, blocks.shape[2])))]).numpy()
+    sums = torch.cat([(r.double()*probe).sum(1) for r in blocks[0].split(block_rows(blocks.shape[2], 2**20))]).numpy()
     order = np.argsort(sums, kind='stable')
     twin = np.isclose(np.diff(sums[order]), 0, atol=1e-14*max(np.abs(sums).max(), 1e-300), rtol=0)
     copy = [b for a, b in zip(order[:-1][twin], order[1:][twin]) if torch.equal(blocks[0, a], blocks[0, b]) and bool(blocks[0, a].any())]
@@ -268,9 +268,9 @@ def _weight_quantiles(model, q=(.01, .05, .25, .5, .75, .95, .99), *, layer_type
     import pandas as pd
     if not all(isinstance(p, numbers.Real) and 0 <= p <= 1 for p in q): raise DataError(f"Quantiles lie in [0, 1], got {q}.")
     found, rows = _of_types(_weights_of(model), layer_types), []
-    for i, w in enumerate(found):
+    for depth, w in zip(np.linspace(0, 1, len(found)), found):
         v = w.weight
         ok = v is not None and v.numel() and not v.is_complex() and bool(torch.isfinite(v).all()) and bool(v.any())
         rms = _weight_moments(v)['rms'] if ok else math.nan
-        rows.append([i/max(1, len(found) - 1), math.log10(rms) if ok else math.nan, *(np.quantile(v.double().numpy(), q)/rms if ok else [math.nan]*len(q))])
+        rows.append([depth, math.log10(rms) if ok else math.nan, *(np.quantile(v.double().numpy(), q)/rms if ok else [math.nan]*len(q))])
     return pd.DataFrame(rows, index=[w.name for w in found], columns=['depth', 'log10_rms', *(f'q{p:g}' for p in q)])

@@ -9,7 +9,7 @@ __all__ = ['ClassificationInterpretation']
 from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
-from ..core import DataError
+from ..core import DataError, n_more
 from .base import Interpretation
 from .classification_findings import classification_findings
 from ..plots import NEUTRAL, as_label, color_for, elide, font_family, new_axes, plot_matrix
@@ -38,7 +38,7 @@ def _fold_classes(cm, names, top=None): # (folded counts, names): at most top + 
     group = np.full(C, top); group[keep] = np.arange(top)
     folded = np.zeros((top + 1, top + 1), dtype=cm.dtype)
     np.add.at(folded, (group[:, None], group[None]), cm)
-    return folded, [names[i] for i in keep] + [f'{C - top} others']
+    return folded, [names[i] for i in keep] + [n_more(C - top, 'others')]
 
 def _plot_confusion(interp, ax, normalize, title, norm_dec, top, fmt, side=None, **kwargs):
     "Draw an interpretation's confusion matrix; `side` tells inches by names."

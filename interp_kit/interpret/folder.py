@@ -9,7 +9,7 @@ __all__ = ['PICTURES', 'TABLES', 'HEADLINE', 'write_folder']
 import json, os, shutil, tempfile
 from pathlib import Path
 import numpy as np
-from ..core import DataError, InterpKitError
+from ..core import DataError, InterpKitError, n_more
 from ..findings import plain
 from .base import Interpretation
 from ..plots import RIGHT, elide, new_axes, one_font_warning
@@ -130,8 +130,8 @@ def _as_html(file, text, frame, most_rows=40, most_columns=14):
     "What the page shows of a table."
     from pandas.api.types import is_bool_dtype, is_numeric_dtype
     some, left = frame.iloc[:most_rows, :most_columns], []
-    if len(frame) > most_rows: left.append(f'{len(frame) - most_rows:,} more rows')
-    if frame.shape[1] > most_columns: left.append(f'{frame.shape[1] - most_columns:,} more columns')
+    if len(frame) > most_rows: left.append(n_more(len(frame) - most_rows, 'more rows'))
+    if frame.shape[1] > most_columns: left.append(n_more(frame.shape[1] - most_columns, 'more columns'))
     columns = [dict(name=str(c), number=is_numeric_dtype(some[c]) and not is_bool_dtype(some[c])) for c in some]
     return dict(file=file, text=text, columns=columns, rows=[[_cell(v) for v in r] for r in some.itertuples(index=False)], more=' and '.join(left) + ' in' if left else '')
 

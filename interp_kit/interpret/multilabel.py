@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from fastcore.meta import delegates
 from torch import Tensor
-from ..core import DataError, LabelError, listing
+from ..core import DataError, LabelError, listing, n_more
 from .base import Interpretation
 from .classification import ClassificationInterpretation, _most_confused
 from .multilabel_findings import multilabel_findings
@@ -35,7 +35,7 @@ def _say_labels(names, marked, mark, *, width=36): # '(none)' for no names
     parts = [f'{mark} {elide(n, 16)}' for n in marked] + [elide(n, 16) for n in rest]
     def line(k):
         left, hidden = len(parts) - k, max(len(marked) - k, 0)
-        return ', '.join(parts[:k] + [f'… {left} more' + f' ({hidden} {mark})'*(hidden > 0)]*(left > 0))
+        return ', '.join(parts[:k] + [f'… {n_more(left)}' + f' ({hidden} {mark})'*(hidden > 0)]*(left > 0))
     fits = [k for k in range(1, len(parts[:width]) + 1) if len(line(k)) <= width]
     return line(max(fits, default=1)) if parts else '(none)'
 

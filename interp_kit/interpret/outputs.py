@@ -9,7 +9,7 @@ __all__ = ['MultiOutputInterpretation']
 from dataclasses import replace
 from typing import TYPE_CHECKING
 import numpy as np
-from ..core import ALPHA, DataError, TaskError
+from ..core import ALPHA, DataError, TaskError, vocab_of
 from .base import Interpretation
 from .classification import ClassificationInterpretation
 from .regression import RegressionInterpretation, _loader_target_names
@@ -48,7 +48,7 @@ class MultiOutputInterpretation(Interpretation):
         "The interpretation of each output, for the same rows; raises `DataError` where outputs and targets do not pair up."
         if self._outputs is None:
             parts = [self.predictions.output(i) for i in range(n_outputs(self.predictions))]
-            v = getattr(self.dl, 'vocab', None)
+            v = vocab_of(self.dl)
             v = [] if v is None else v
             nested = all(not isinstance(o, str) and hasattr(o, '__len__') for o in v) # a vocabulary for each target
             vocabs = _hand_out([list(o) for o in v] if nested else [list(v)], [p.n_classes if p.vocab is None else None for p in parts])

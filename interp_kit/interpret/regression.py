@@ -9,7 +9,7 @@ __all__ = ['RegressionInterpretation']
 from typing import TYPE_CHECKING
 import numpy as np
 from fastcore.basics import patch
-from ..core import DataError, listing
+from ..core import DataError, listing, n_more
 from .base import Interpretation
 from .regression_findings import regression_findings
 from ..plots import NEUTRAL, PALETTE, RIGHT, WRONG, as_label, font_family, new_axes, new_grid
@@ -95,7 +95,7 @@ def _value_lines(names, pred, targ, scale, most=3): # of str
     off = np.abs(pred - targ)/np.where(scale > 0, scale, 1)
     keep = np.sort(np.argsort(-np.nan_to_num(off, nan=np.inf), kind='stable')[:most])
     lines = [f'{as_label(names[k], 14)}: {pred[k]:.4g} / {targ[k]:.4g}' for k in keep]
-    return lines + ([f'… {len(names) - most} more'] if len(names) > most else [])
+    return lines + ([f'… {n_more(len(names) - most)}'] if len(names) > most else [])
 
 # %% ../../nbs/interpret/100_regression.ipynb #34539863
 def _loader_target_names(dl, k): # k names, or None where the loader does not say

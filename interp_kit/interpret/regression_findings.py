@@ -213,7 +213,7 @@ def _tail_gap(size):
     gap in a regular tail."""
     from scipy.stats import f
     n = len(size)
-    J = min(max(1, n//50), 50)
+    J = int(np.clip(n//50, 1, 50))
     k = min(max(10, n//10), 2000)
     if n < J + k + 2: return 0, 1.
     top = np.sort(np.partition(size, n - J - k - 1)[n - J - k - 1:])[::-1]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np, torch
 from torch import Tensor
 from fastcore.meta import delegates
-from ..core import DataError, class_names, loss_chain
+from ..core import DataError, class_names, loss_chain, n_more
 from .base import Interpretation, _at_least_one, decoded_samples
 from .classification import _most_confused, _plot_confusion
 from .segmentation_findings import segmentation_findings
@@ -71,7 +71,7 @@ def _legend(ax, shown, most, names, void, per_line):
     from matplotlib.patches import Patch
     colors = class_colors(len(names))
     patches = [Patch(color=colors[c], label=as_label(names[c])) for c in sorted(shown[:most])]
-    if len(shown) > most: patches.append(Patch(color='white', label=f'and {len(shown) - most} more'))
+    if len(shown) > most: patches.append(Patch(color='white', label=f'and {n_more(len(shown) - most)}'))
     patches.append(Patch(color=np.array(_GREY)/255, label='right'))
     if void: patches.append(Patch(facecolor='white', edgecolor='#bbbbbb', hatch='////', label='not labelled'))
     ax.set_axis_off()

@@ -12,6 +12,7 @@ from fastai.interpret import plot_top_losses as _fastai_plot_top_losses
 from fastai.learner import Learner
 from fastcore.basics import patch
 from fastcore.meta import delegates
+from ..core import is_learner
 from ..attribution.result import Attribution
 from ..attribution.explain import explain
 from .base import Interpretation
@@ -126,7 +127,7 @@ def show_results(
 ): # ndarray of Axes, or what fastai's function returns
     "Draw results of a Learner on a data set (the model runs over the rows shown); with `(x, y, samples, outs, …)` fastai's own `show_results`."
     if isinstance(learn, Interpretation): return learn.show_results(*args, **kwargs)
-    return (_show_learner_results if isinstance(learn, Learner) else _fastai_show_results)(learn, *args, **kwargs)
+    return (_show_learner_results if is_learner(learn) else _fastai_show_results)(learn, *args, **kwargs)
 
 @delegates(Interpretation.plot_top_losses)
 def plot_top_losses(

@@ -7,7 +7,6 @@ __all__ = ['Launcher', 'load_model']
 
 # %% ../../nbs/launchers/60_load.ipynb #30db9d30
 import ast, json, os, traceback, warnings
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np, torch
@@ -15,10 +14,10 @@ from torch import Tensor, nn
 from ..attribution.inputs import as_inputs
 from ..core import (
     ACTIVATIONS, DataError, InterpKitError, ModelError, NotFoundError, TaskError, class_names, error_text, is_learner,
-    listing, map_nested, model_device, pick_activation)
+    listing, map_nested, model_device, pick_activation, untouched)
 from .answers import _as_answer, _is_boxes
-from .pictures import _as_size, _Preparation, _read_picture
-from .references import _called, _find_function, _needs_arguments, is_reference
+from .pictures import _Preparation, _as_size, _read_picture
+from .references import _called, _find_function, is_reference, _needs_arguments
 from .registry import known_models, named_models
 from .weights import _file_format, _model_in
 
@@ -142,22 +141,12 @@ def _seen(learn, x):
     shown = to_image((x/255 if x.max() > 1.5 else x).clamp(0, 1))
     return Image.fromarray((shown*255).round().astype(np.uint8)).convert('RGB')
 
-@contextmanager
-def _evaluating(module):
-    "In eval mode without gradients; training flags are as before afterwards."
-    modes = [(m, m.training) for m in module.modules()] if module.training else []
-    with torch.inference_mode(False), torch.no_grad():
-        module.eval()
-        try: yield
-        finally:
-            for m, mode in modes: m.training = mode
-
 def _runner(module):
     "A function from a batch to the outputs of a module, on the CPU."
     def run(batch):
         batch = batch.clone() # a model may change its input in place
         p = next((p for p in module.parameters() if p.is_floating_point()), None)
-        with _evaluating(module): out = module(batch.to(model_device(module), p.dtype if p is not None else None))
+        with untouched(module), torch.inference_mode(False), torch.no_grad(): out = module.eval()(batch.to(model_device(module), p.dtype if p is not None else None))
         return map_nested(lambda t: t.detach().cpu() if isinstance(t, Tensor) else t, dict(out) if isinstance(out, dict) else out)
     return run
 

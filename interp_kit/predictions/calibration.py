@@ -11,7 +11,7 @@ __all__ = ['Reliability', 'reliability', 'label_reliability', 'ece', 'adaptive_e
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 import numpy as np, torch
-from ..core import DataError, block_rows
+from ..core import DataError, block_rows, half_width
 from ..findings import plain
 from .scores import as_predictions, _check_finite, row_scores
 from .store import Predictions
@@ -377,7 +377,7 @@ def plot_reliability(
     ax, ok = new_axes(ax, figsize), r.count > 0
     conf, acc = r.confidence[ok], r.accuracy[ok]
     ax.plot([0, 1], [0, 1], color=NEUTRAL, lw=1, ls='--', label='calibrated')
-    ax.errorbar(conf, conf, yerr=1.96*r.spread[ok], fmt='none', ecolor=NEUTRAL, elinewidth=6, alpha=.35, label='95 % by chance')
+    ax.errorbar(conf, conf, yerr=half_width(r.spread[ok]), fmt='none', ecolor=NEUTRAL, elinewidth=6, alpha=.35, label='95 % by chance')
     ax.vlines(conf, conf, acc, color=WRONG, lw=2, label='gap')
     ax.plot(conf, acc, 'o-', color=RIGHT, ms=5, lw=1.2, label='model')
     ax.bar((r.edges[:-1] + r.edges[1:])/2, .18*r.count/r.count.max(), width=np.diff(r.edges)*.92, color=RIGHT, alpha=.25, label=unit, zorder=0)

@@ -7,7 +7,7 @@ __all__ = ['capture']
 
 # %% ../../nbs/predictions/50_capture.ipynb #82672ba0
 import torch
-from ..core import ModelError, TaskError, kept_order, untouched
+from ..core import ModelError, TaskError, is_learner, kept_order, untouched
 from .cache import assemble, _final_losses
 from .fingerprint import _data_fingerprint, _model_hash
 from .loaders import not_augmented, pick_loader
@@ -19,7 +19,7 @@ from .store import Predictions
 # %% ../../nbs/predictions/50_capture.ipynb #d0c0f669
 def _check_door(learn, path, probabilities):
     "Raise `TaskError` for no Learner or for what cannot be written to disk, `ModelError` inside a distributed world."
-    if not hasattr(learn, 'get_preds'):
+    if not is_learner(learn):
         raise TaskError(f"capture takes a Learner, got {type(learn).__name__}. Wrap a plain model with "
                         "as_learner(model, dl).")
     if path is not None and probabilities:

@@ -9,7 +9,7 @@ __all__ = []
 import datetime, functools, hashlib, os, random, re, types
 import numpy as np, torch
 from torch import Tensor
-from ..core import kept_rng, loss_name, map_nested
+from ..core import is_learner, kept_rng, loss_name, map_nested
 from .loaders import not_augmented, take_rows
 
 # %% ../../nbs/predictions/43_fingerprint.ipynb #1ecce45c
@@ -135,7 +135,7 @@ def _parts_of(o):
                 ('closure', cells)]
     is_builtin = callable(getattr(o, '__self__', None)) or isinstance(o, types.BuiltinFunctionType)
     if isinstance(o, type) or is_builtin: return [('name', getattr(o, '__qualname__', ''))]
-    if hasattr(o, 'dls') and hasattr(o, 'get_preds'): return [] # a Learner has fingerprints of its own
+    if is_learner(o): return [] # a Learner has fingerprints of its own
     return [(k, v) for k, v in sorted(getattr(o, '__dict__', {}).items()) if k != 'training' and 'hooks' not in k]
 
 def _described(o, names=None):

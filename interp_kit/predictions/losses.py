@@ -63,7 +63,7 @@ def is_as_written(
     if isinstance(loss, FunctionType): return getattr(F, loss.__name__, None) is loss
     if not _METHODS.isdisjoint(vars(loss)): return False
     if isinstance(loss, nn.Module) and (loss._modules or loss._forward_hooks or loss._forward_pre_hooks): return False
-    return type(loss).__module__ in ('torch.nn.modules.loss', 'fastai.losses') and (not hasattr(loss, 'func') or is_as_written(loss.func))
+    return type(loss).__module__ in ('torch.nn.modules.loss', 'fastai.losses') and all(o is loss or is_as_written(o) for o in loss_chain(loss))
 
 def is_pixelwise(
     loss:'Callable', # any loss

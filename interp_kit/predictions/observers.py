@@ -6,9 +6,10 @@
 __all__ = ['Observer', 'Features']
 
 # %% ../../nbs/predictions/22_observers.ipynb #0ba4a0f4
+from contextlib import ExitStack
 import numpy as np, torch
 from torch import Tensor, nn
-from ..core import ModelError, get_model
+from ..core import ModelError, get_model, hooked
 
 # %% ../../nbs/predictions/22_observers.ipynb #93d69d8a
 class Observer:
@@ -56,7 +57,8 @@ class Features(Observer):
         layers = [self.layer] if self.layer is not None else [m for m in model.modules() if isinstance(m, nn.Linear)]
         if not layers: raise ModelError(f"{type(model).__name__} has no nn.Linear whose input could serve as features. Pass Features(layer=…).")
         if self.layer is not None and all(m is not self.layer for m in model.modules()): raise ModelError("The layer given to Features is not part of this model.")
-        self.handles = [m.register_forward_pre_hook(self._see) for m in layers]
+        self.handles = [ExitStack()]
+        self.handles[0].enter_context(hooked(layers, before=self._see))
 
     def _see(self, module, args): self.last = args[0]
 
@@ -67,7 +69,7 @@ class Features(Observer):
         self.last = None
 
     def detach(self):
-        for h in self.handles: h.remove()
+        for h in self.handles: h.close()
         self.handles = []
 
     def from_columns(self,

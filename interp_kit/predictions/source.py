@@ -13,7 +13,7 @@ from typing import Callable
 import numpy as np, torch
 from fastcore.basics import patch
 from torch import nn
-from ..core import class_names as core_names, items_of, kept_order
+from ..core import class_names as core_names, items_of, kept_order, vocab_of
 from .loaders import RowSource
 
 # %% ../../nbs/predictions/24_source.ipynb #8ea74bc5
@@ -50,7 +50,7 @@ class Source:
     @property
     def vocab(self) -> object:
         "The vocabulary of the loader, or of the Learner, as it is: of text also that of the words."
-        return getattr(self.dl, 'vocab', getattr(self.dls, 'vocab', None))
+        return vocab_of(self.dl, self.dls)
 
 # %% ../../nbs/predictions/24_source.ipynb #8eb79478
 @patch

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 import numpy as np, torch
 from fastai.callback.core import Callback
-from ..core import DataError, TaskError, error_text, is_fastai, items_of, kept_rng
+from ..core import DataError, TaskError, error_text, is_fastai, items_of, kept_rng, n_more
 from ..predictions.source import Source
 from ..files import storage_errors, write_atomic
 from ..findings import Findings, rank_findings
@@ -399,4 +399,5 @@ def _contradiction(before, now):
     _, i, j = np.intersect1d(before.rows, now.rows, assume_unique=True, return_indices=True) if before.rows is not now.rows else (None, slice(None), slice(None))
     bad = np.flatnonzero(before.fields['label'][i] != now.fields['label'][j])
     if not len(bad): return ''
-    return f'row {int(now.rows[j][bad[0]])} and {len(bad) - 1} others have another label in epoch {now.epoch} than in epoch {before.epoch}, so the loader does not give the rows that it announces, or labels were changed'
+    return (f"row {int(now.rows[j][bad[0]])} and {n_more(len(bad) - 1, 'others')} have another label in epoch {now.epoch} than "
+            f'in epoch {before.epoch}, so the loader does not give the rows that it announces, or labels were changed')

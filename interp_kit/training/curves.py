@@ -10,7 +10,7 @@ import math, os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 import numpy as np
-from ..core import DataError, InterpKitError
+from ..core import DataError, InterpKitError, is_learner, n_more
 from ..findings import Findings, plain, rank_findings
 from ..plots import NEUTRAL, PALETTE, as_label, class_colors, color_for, elide, font_family, new_axes, new_grid
 from .dynamics import _NUMBERS, _draw_epochs, _smooth, dynamics
@@ -150,7 +150,7 @@ def plot_metrics(
 
 # %% ../../nbs/training/060_curves.ipynb #7238e9a3
 def _is_history(o):
-    known = isinstance(o, (TrainingHistory, str, os.PathLike)) or hasattr(o, 'recorder')
+    known = isinstance(o, (TrainingHistory, str, os.PathLike)) or is_learner(o)
     return known or isinstance(getattr(o, 'history', None), dict)
 
 def _of_history(h, which):
@@ -239,7 +239,7 @@ def _draw_runs(ax, names, series, smoothing=1, log=None, legend=True):
     beside = dict(loc='center left', bbox_to_anchor=(1.01, .5)) if len(shown) > 8 else dict(loc='best')
     ax.legend(handles=shown, prop=dict(family=font_family(), size=8 if len(shown) > 8 else 9), title_fontsize=8,
               **beside,
-              title=f'12 lowest at the end; {n - len(shown)} others grey' if len(shown) < n else None)
+              title=f"12 lowest at the end; {n_more(n - len(shown), 'others')} grey" if len(shown) < n else None)
     return ax
 
 # %% ../../nbs/training/060_curves.ipynb #c828c00c

@@ -404,4 +404,4 @@ def _as_history(o):
     "The training history that `o` is or holds: a history, a trained learner, a dict, a Keras History, the path of a CSV."
     if isinstance(o, TrainingHistory): return o
     if isinstance(o, (str, Path)): return TrainingHistory.from_csv(o)
-    return TrainingHistory.from_learner(o) if is_learner(o) or hasattr(o, 'recorder') else TrainingHistory.from_dict(o)
+    return TrainingHistory.from_learner(o) if is_learner(o) else TrainingHistory.from_dict(o)

@@ -106,8 +106,7 @@ def _as_now(loss):
     "A copy of one of torch's losses that later changes do not reach."
     if isinstance(loss, FunctionType): return loss
     new = type(loss).__new__(type(loss)) # copy.copy is much slower
-    vars(new).update({k: _attribute_now(v) for k, v in vars(loss).items()})
-    if hasattr(new, 'func'): new.func = _as_now(new.func)
+    vars(new).update({k: _as_now(v) if k == 'func' else _attribute_now(v) for k, v in vars(loss).items()})
     return new
 
 # %% ../../nbs/training/080_passes.ipynb #c347335e

@@ -28,28 +28,19 @@ ONE_PLACE = [ # what it is, how one sees it in a line, and the files where it ma
     ("unwrap an output", r"['\"]logits['\"]|\.logits\b", CORE),
     ("tell a loss by its name", r"['\"](crossentropy|nll|bce|mse|withlogits|binary\w*|multilabel\w*)['\"]( not)? in |"
                                 r"in \(['\"](nll|bce|mse|gaussian|poisson)['\"]", CORE),
-    ("follow loss.func", r"(has|get)attr\(\w+, ['\"]func['\"]", CORE),
+    ("follow loss.func", r"(has|get)attr\((?!metric)\w+, ['\"]func['\"]", CORE),
     ("is it a Learner", r"isinstance\(\w+, Learner\)|hasattr\(\w+, ['\"](dls|get_preds|recorder|cbs)['\"]\)|"
                         r"getattr\(\w+, ['\"]dls['\"], None\)", CORE),
     ("register hooks", r"\.register_(forward|full_backward|module)\w*\(", CORE),
     ("say how many more", r"\{[^{}]+\} (more|others)\b", CORE),
     ("work out a chunk", r"\b(2\*\*\d+|\d+_000|_[A-Z]+|budget)//|max\(1, \w+//", CORE),
     ("work out an interval", r"def _?(wilson|student\w*|mean_interval)\(|NormalDist|\bt\.ppf\(|\b1\.96\b", CORE),
-    ("keep and restore state", r"getstate\(|get_rng_state|\.training = |requires_grad_\(False\)|"
-                               r"def _kept_attributes", CORE)]
+    ("keep and restore state", r"getstate\(|get_rng_state|\.training = (?!False)|"
+                               r"def _?kept_attributes", CORE),
+    ("word an error", r"type\(e\)\.__name__", CORE)]
 
 LIMITS = { # what is more than shall be: lower a number with whatever is taken away, never raise one
-    "places that read a vocabulary": 4,
-    "places that split a batch": 1,
-    "places that unwrap an output": 1,
-    "places that follow loss.func": 3,
-    "places that is it a Learner": 13,
-    "places that register hooks": 1,
-    "places that say how many more": 11,
-    "places that work out a chunk": 10,
-    "places that work out an interval": 2,
-    "places that keep and restore state": 4,
-    "private helpers used once": 440,
+    "private helpers used once": 438,
     "lines over 120 columns in interp_kit": 1732,
     "joined statements in interp_kit": 246,
     "lines over 120 columns in tests": 1265,
@@ -57,7 +48,7 @@ LIMITS = { # what is more than shall be: lower a number with whatever is taken a
     "lines over 120 columns in bench": 361,
     "joined statements in bench": 289,
     "exported cells over 40 lines": 127,
-    "conditions of more than three terms": 37,
+    "conditions of more than three terms": 35,
     "ternaries in ternaries": 49,
 }
 
