@@ -53,13 +53,17 @@ def _integrated_gradients(probe, o):
     return dict(values=probe.to_inputs(values), delta=delta, meta=dict(n_steps=o.n_steps))
 
 def _noise_tunnel(probe, o):
-    from captum.attr import NoiseTunnel
-    bases = probe.baseline(o.baseline)
-    n = _ends(probe, bases, o.chunk).chunk
-    ig = _captum('IntegratedGradients', probe, _of_scores(probe, n))
-    values = NoiseTunnel(ig).attribute(probe.leaves, nt_samples=o.n_samples, stdevs=_stdevs(probe, o), baselines=bases, n_steps=o.n_steps,
-                                       additional_forward_args=probe.rows, internal_batch_size=max(n, probe.n*o.n_samples))
-    return dict(values=probe.to_inputs(values), meta=dict(n_steps=o.n_steps, n_samples=o.n_samples))
+    k, bases = o.n_samples, probe.baseline(o.baseline)
+    chunk = _ends(probe, bases, o.chunk).chunk
+    noise = lambda l, s: torch.normal(0, torch.tensor(s, device=l.device).repeat((len(l)*k, *l.shape[1:])))
+    noisy = tuple(l.repeat_interleave(k, 0) + noise(l, s).to(l.dtype) for l, s in zip(probe.leaves, _stdevs(probe, o)))
+    ig, parts = _captum('IntegratedGradients', probe, _of_scores(probe, chunk)), []
+    for i in range(probe.n): # row by row: Captum's own tunnel holds the copies of all rows several times
+        copies, base = tuple(p[i*k:(i+1)*k] for p in noisy), tuple(b[i:i+1].expand(k, *b.shape[1:]) for b in bases)
+        values = ig.attribute(copies, base, additional_forward_args=probe.rows[i:i+1].expand(k), n_steps=o.n_steps,
+                              internal_batch_size=max(chunk, k))
+        parts.append([v.mean(0, keepdim=True) for v in values])
+    return dict(values=probe.to_inputs(tuple(map(torch.cat, zip(*parts)))), meta=dict(n_steps=o.n_steps, n_samples=k))
 
 # %% ../../nbs/attribution/100_saliency.ipynb #c05fefa7
 def _baseline_pool(probe, baselines=None, *, stdevs=(1e-4,), seed=0):
