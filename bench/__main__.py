@@ -8,9 +8,16 @@ NAMES = ("imports", "notebooks", "speed", "segmentation", "silence", "coverage",
 HERE = Path(__file__).parent
 
 
+def commit_name():
+    "The commit that is measured, marked where something but results has changed since."
+    git = lambda *args: subprocess.run(["git", *args], capture_output=True, text=True, cwd=HERE.parent).stdout.strip()
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!bench/results")
+    return git("describe", "--always") + ("-dirty" if changed else "")
+
+
 def main(names):
     torch.set_num_threads(1)
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=HERE).stdout.strip()
+    commit = commit_name()
     for name in names or NAMES:
         rows = importlib.import_module(f"bench.{name}").run()
         facts = dict(command=f"python -m bench {name}", commit=commit, python=platform.python_version(), torch=torch.__version__,

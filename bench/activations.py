@@ -32,7 +32,7 @@ def thousand():
     s, ours, bare = ActivationSums(), [], []
     def watched(b):
         from interp_kit.core import watching
-        with torch.no_grad(), watching(net, s.see): net(b)
+        with torch.no_grad(), watching(net, s._see): net(b)
     def plain(b):
         with torch.no_grad(): net(b)
     plain(batches[0])

@@ -52,6 +52,7 @@ def _integrated_gradients(probe, o):
     ends.warn(delta, torch.full((probe.n,), o.n_steps))
     return dict(values=probe.to_inputs(values), delta=delta, meta=dict(n_steps=o.n_steps))
 
+# %% ../../nbs/attribution/100_saliency.ipynb #e52d15f4
 def _noise_tunnel(probe, o):
     k, bases = o.n_samples, probe.baseline(o.baseline)
     chunk = _ends(probe, bases, o.chunk).chunk
