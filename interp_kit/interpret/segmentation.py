@@ -11,19 +11,19 @@ from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING
 import numpy as np, torch
-from torch import Tensor
 from fastcore.meta import delegates
-from ..core import DataError, class_names, loss_chain, n_more
+from torch import Tensor
+from ..core import DataError, class_names, loss_setting, n_more
 from .base import Interpretation, _at_least_one, decoded_samples
 from .classification import _most_confused, _plot_confusion
 from .segmentation_findings import segmentation_findings
 from ..plots import (
     NEUTRAL, RIGHT, as_label, bare, class_colors, font_family, name_ticks, new_axes, short_count, show_image)
+from ..predictions.masks import counts_of
 from ..predictions.metrics.counts import average_defined
 from ..predictions.metrics.segmentation import (
     boundary_counts, image_ious, iou_intervals, mask_margins, mask_rates, mean_image_ious, per_class_iou,
     pixel_confusion, resampled_masks, segmentation_interval, segmentation_metrics)
-from ..predictions.masks import counts_of
 from ..predictions.store import row_index, void_mask
 
 # %% ../../nbs/interpret/080_segmentation.ipynb #1ff6de66
@@ -141,9 +141,7 @@ class SegmentationInterpretation(Interpretation):
         **kwargs
     ):
         super().__init__(dl, *args, **kwargs)
-        if ignore_index is None:
-            known = (getattr(o, 'ignore_index', None) for o in loss_chain(getattr(self.learn, 'loss_func', None)))
-            ignore_index = next((i for i in known if isinstance(i, int)), None)
+        if ignore_index is None: ignore_index = loss_setting(getattr(self.learn, 'loss_func', None), 'ignore_index')
         if ignore_index is not None: self.predictions.meta['ignore_index'] = ignore_index
         if self.predictions.vocab is None: self.predictions.vocab = class_names(dl=dl)
 

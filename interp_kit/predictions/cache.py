@@ -18,22 +18,12 @@ from ..files import digest_file, locked, read_json, storage_errors, sync_folder,
 from ..findings import plain
 from .arrays import _new_array
 from .folder import _Folder, _RowNames, _new_plan
-from .losses import _scaled_losses
+from .losses import _final_losses
 from .scores import _derived_columns
 from .store import _LazyRows, Predictions, each
 
 # %% ../../nbs/predictions/42_cache.ipynb #fcaf1534
 _OF_DECISION = ('activation', 'task', 'n_classes', 'ignore_index', 'tasks', 'vocabs') # what of it stands in `meta`
-
-def _final_losses(arrays, facts):
-    """Losses of all rows; those of a weighted loss scaled as the mean over the whole set would, if that is what the
-    loss does."""
-    misfit, ways = np.sum([f['misfit'] for f in facts], 0), sorted({f['how'] for f in facts})
-    name = facts[0]['name']
-    said = f"{name}, {' and '.join(ways)}" if any(ways) else name
-    if 'fixed' not in arrays or misfit[0] <= misfit[1]: return arrays['losses'], said
-    losses = _scaled_losses(arrays['losses'], arrays['fixed'], arrays['weights'], ways == ['row by row'])
-    return losses, f'{said}, class weights scaled by N/Σw'
 
 def assemble(
     arrays:dict, # name -> Tensor or tuple: preds, targs, decoded, losses and columns named 'col-…'

@@ -8,8 +8,9 @@ __all__ = ['capture']
 # %% ../../nbs/predictions/50_capture.ipynb #82672ba0
 import torch
 from ..core import ModelError, TaskError, is_learner, kept_order, untouched
-from .cache import assemble, _final_losses
-from .fingerprint import _data_fingerprint, _model_hash
+from .cache import assemble
+from .losses import _final_losses
+from .fingerprint import _model_hash, _source_fingerprint
 from .loaders import not_augmented, pick_loader
 from .one_pass import _run_shard
 from .resume import _capture_to_disk
@@ -53,6 +54,6 @@ def capture(
     with kept_order(source.dl), untouched(learn), not_augmented(source.dl):
         shard = _run_shard(source, observers=observers, keep=probabilities, progress=progress)
     losses, how = _final_losses(shard.arrays, [shard.loss])
-    data = _data_fingerprint(source.dl, shard.rows, shard.decision.vocab)
-    meta = dict(source.facts(), loss=how, created=now(), model_hash=_model_hash(source.model), dataset_fingerprint=data)
+    meta = dict(source.facts(), loss=how, created=now(), model_hash=_model_hash(source.model),
+                dataset_fingerprint=_source_fingerprint(source))
     return assemble(shard.arrays, vars(shard.decision), losses, meta, rows=shard.rows, items=source.items(shard.rows))

@@ -175,12 +175,15 @@ def _tensors(batch):
 # %% ../../nbs/predictions/43_fingerprint.ipynb #3c2b012f
 def _names(model): return {id(m): k for k, m in [*model.named_modules(), *model.named_parameters(), *model.named_buffers()]}
 
+def _source_fingerprint(source):
+    "What the rows are: their sources, which of them are selected, and the vocabulary."
+    return _data_fingerprint(source.dl, source.rows.table, None if source.vocab is None else list(source.vocab))
+
 def _fingerprints(source):
     "What predictions are predictions of: model, its structure, loss, data, transforms and activation."
     model, dl, rows = source.model, source.dl, source.rows.table
-    vocab = None if source.vocab is None else list(source.vocab)
     return dict(model=_model_hash(model), architecture=_architecture_hash(model), loss=_loss_fingerprint(source.loss_func),
-                data=_data_fingerprint(dl, rows, vocab), transforms=_transforms_fingerprint(dl, rows),
+                data=_source_fingerprint(source), transforms=_transforms_fingerprint(dl, rows),
                 activation='' if source.act is None else _described(source.act, _names(model)))
 
 def _observer_name(observer, model):

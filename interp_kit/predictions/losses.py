@@ -93,6 +93,15 @@ def _scaled_losses(losses, fixed, weights, row_by_row=False):
     part = losses*weights if row_by_row else losses - fixed
     return fixed + part*(len(weights)/weights.sum(dtype=torch.float64)).float()
 
+def _final_losses(arrays, facts):
+    """Losses of all rows; those of a weighted loss scaled as the mean over the whole set would, if that is what the
+    loss does."""
+    misfit, ways = np.sum([f['misfit'] for f in facts], 0), sorted({f['how'] for f in facts})
+    said = f"{facts[0]['name']}, {' and '.join(ways)}" if any(ways) else facts[0]['name']
+    if arrays.get('fixed') is None or misfit[0] <= misfit[1]: return arrays['losses'], said
+    losses = _scaled_losses(arrays['losses'], arrays['fixed'], arrays['weights'], ways == ['row by row'])
+    return losses, f'{said}, class weights scaled by N/Σw'
+
 # %% ../../nbs/predictions/21_losses.ipynb #15786fcf
 class PerSampleLoss:
     "Stands in for a loss during the pass: returns (B,) losses and remembers what it takes to scale weighted ones."
@@ -147,10 +156,13 @@ def finish(self:PerSampleLoss,
     losses:Tensor, # (N,) what the calls returned, in order
 ) -> tuple: # (N,) losses whose mean is the loss of the whole set; a sentence on what was done
     "Scale weighted losses as the mean over the whole set would, where that is what this loss does."
-    name = loss_name(self.loss_func)
-    pieces = self.pieces()
-    if pieces is None or self.misfit[0] <= self.misfit[1]: return losses, f"{name}, {self.how}"
-    return _scaled_losses(losses, *pieces, self.how == 'row by row'), f"{name}, {self.how}, class weights scaled by N/Σw"
+    fixed, weights = self.pieces() or (None, None)
+    return _final_losses(dict(losses=losses, fixed=fixed, weights=weights), [self.facts()])
+
+@patch
+def facts(self:PerSampleLoss) -> dict: # name, how, misfit of plain and of weighted means
+    "What was done, for `meta['loss']`, and how far plain and weighted means of the batches miss the loss's own."
+    return dict(name=loss_name(self.loss_func), how=self.how, misfit=[float(x) for x in self.misfit])
 
 @patch
 def pieces(self:PerSampleLoss) -> tuple|None: # ((N,), (N,)) float32

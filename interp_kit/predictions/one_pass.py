@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 import numpy as np, torch
 from torch import Tensor
-from ..core import DataError, ModelError, logits_of, loss_name
+from ..core import DataError, ModelError, logits_of
 from .decide import _Decision, Keeper
 from .losses import PerSampleLoss
 from .store import each, n_rows, to_cpu
@@ -105,8 +105,7 @@ def _in_order(rows, arrays, decision, loss):
     if not (np.diff(rows) > 0).all():
         order = np.argsort(rows, kind='stable')
         rows, arrays = rows[order], {k: each(lambda t: t[order], v) for k, v in arrays.items()}
-    facts = dict(name=loss_name(loss.loss_func), how=loss.how, misfit=[float(x) for x in loss.misfit])
-    return _Shard(rows, arrays, decision, facts)
+    return _Shard(rows, arrays, decision, loss.facts())
 
 # %% ../../nbs/predictions/31_one_pass.ipynb #45181fca
 def _listen(source, loader, watch, loss, progress):

@@ -1,7 +1,9 @@
 "Segmentation from fastai's blocks and from plain torch: one pass, right pixels, drawn whatever the images are."
 import warnings
+from functools import partial
 import numpy as np, pytest, torch
 import torch.nn.functional as F
+from fastai.losses import CrossEntropyLossFlat
 from torch import nn
 from interp_kit.core import as_learner
 from interp_kit.interpret import SegmentationInterpretation, interpret
@@ -129,3 +131,19 @@ def test_one_output_means_two_classes():
     with learn.no_bar(): interp = SegmentationInterpretation.from_learner(learn)
     d = (net(x) > 0).long()[:, 0]; yy = y[:, 0].long(); assert torch.equal(interp.confusion_matrix(), torch.bincount((yy*2 + d).flatten(), minlength=4).view(2, 2))
     assert interp.plot_top_losses(2).shape == (2, 4)
+
+
+@pytest.mark.parametrize("loss", [partial(F.cross_entropy, ignore_index=255), CrossEntropyLossFlat(axis=1, ignore_index=255)], ids=["partial", "wrapped"])
+def test_void_pixels_of_fastais_own_arguments(loss):
+    "Made as fastai makes its own: what the loss leaves out is read from the loss that acts, not from a wrapper's copy."
+    if hasattr(loss, "func") and isinstance(loss.func, nn.Module): loss.ignore_index = 1
+    y = torch.from_numpy(masks(3, 12, 12)).long()
+    x = torch.from_numpy(pictures(y.numpy(), 3))
+    torch.manual_seed(0)
+    net = nn.Conv2d(3, 4, 1)
+    dl = torch.utils.data.DataLoader(list(zip(x, y)), batch_size=3)
+    learn = as_learner(net, dl, loss, vocab=CODES)
+    preds = net(x).softmax(1).detach()
+    interp = SegmentationInterpretation(dl, None, preds, y, preds.argmax(1), torch.zeros(3), learn=learn)
+    assert interp.predictions.ignore_index == 255
+    assert int(interp.confusion_matrix().sum()) == int((y != 255).sum())
