@@ -76,22 +76,22 @@ def _blocked_groups(table):
 def _blocked_findings(flow):
     "One finding for each run of layers that no gradient reaches."
     t = flow.table[flow.table.trainable]
-    if (t.state == 'not finite').any(): return [] # NaN times 0 says nothing
+    if (t.state == 'not finite').any(): return # NaN times 0 says nothing
     if len(t) and (t.grad_norm.fillna(0) == 0).all():
         fine = abs(flow.loss) < 1e-6
-        return [_finding('zero_gradient', 'fitted' if fine else 'saturated',
-                         f"The gradient is 0 everywhere, at a loss of {flow.loss:.3g}", 'info' if fine else 'high',
-                         dict(loss=flow.loss, batches=flow.n_batches))]
-    return [_blocked_finding(rows, after, flow) for rows, after in _blocked_groups(flow.table)]
-
-def _blocked_finding(rows, after, flow):
-    names, unused = list(rows.layer.unique()), rows.reason == 'not used by the loss'
-    n = int(sum(np.prod(s) for s in rows['shape'][rows.state == 'zero']))
-    numbers = dict(layers=len(names), parameters=n, not_in_graph=int(unused.sum()), first=names[0], last=names[-1],
-                   after=after, batches=flow.n_batches)
-    res = _finding('zero_gradient', 'unused' if unused.all() else 'blocked',
-                   f"No gradient reaches {_layers_text(names)} ({n:,} parameters)", 'high', numbers, names)
-    return replace(res, interpretation=f"{res.interpretation} The next layer, '{after}', does get one.") if after else res
+        yield _finding('zero_gradient', 'fitted' if fine else 'saturated',
+                       f"The gradient is 0 everywhere, at a loss of {flow.loss:.3g}", 'info' if fine else 'high',
+                       dict(loss=flow.loss, batches=flow.n_batches))
+        return
+    for rows, after in _blocked_groups(flow.table):
+        names, unused = list(rows.layer.unique()), rows.reason == 'not used by the loss'
+        n = int(sum(np.prod(s) for s in rows['shape'][rows.state == 'zero']))
+        numbers = dict(layers=len(names), parameters=n, not_in_graph=int(unused.sum()), first=names[0], last=names[-1],
+                       after=after, batches=flow.n_batches)
+        res = _finding('zero_gradient', 'unused' if unused.all() else 'blocked',
+                       f"No gradient reaches {_layers_text(names)} ({n:,} parameters)", 'high', numbers, names)
+        said = f"{res.interpretation} The next layer, '{after}', does get one."
+        yield replace(res, interpretation=said) if after else res
 
 def _vanishing_findings(flow):
     t = flow.table[flow.table.state == 'vanishing']

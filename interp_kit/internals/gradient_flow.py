@@ -82,23 +82,24 @@ def _state_of(p, sums, name):
     if sums.params[name] == 0: return 'zero', 'exactly 0'
     return 'ok' if math.isfinite(sums.params[name]) else 'not finite', ''
 
-def _param_row(name, p, sums):
-    state, reason = _state_of(p, sums, name)
-    known = state != 'unmeasured'
-    gradient = math.sqrt(sums.params.get(name, 0.)/len(sums.loss)) if known and p.requires_grad else math.nan
-    weight = float(torch.linalg.vector_norm((p.abs() if p.is_complex() else p).detach().float())) if known else math.nan
-    shape = () if isinstance(p, nn.parameter.UninitializedParameter) else tuple(p.shape)
-    return dict(parameter=name, layer=name.rpartition('.')[0], shape=shape, matrix=known and sum(n > 1 for n in shape) > 1,
-                trainable=p.requires_grad, grad_norm=gradient, weight_norm=weight,
-                ratio=gradient/weight if weight else math.nan, relative=math.nan, state=state, reason=reason)
-
 _COLUMNS = ['parameter', 'layer', 'type', 'order', 'shape', 'matrix', 'trainable', 'grad_norm', 'weight_norm', 'ratio', 'relative',
             'state', 'reason']
 
 def _param_table(model, sums, waiting):
     "A row for each parameter, in the order of the pass."
-    types, order = {n: type(m).__name__ for n, m in model.named_modules()}, _orders(model, sums.calls)
-    t = pd.DataFrame([_param_row(n, p, sums) for n, p in model.named_parameters()], columns=_COLUMNS)
+    types, order, rows = {n: type(m).__name__ for n, m in model.named_modules()}, _orders(model, sums.calls), []
+    for name, p in model.named_parameters():
+        state, reason = _state_of(p, sums, name)
+        known = state != 'unmeasured'
+        gradient = math.sqrt(sums.params.get(name, 0.)/len(sums.loss)) if known and p.requires_grad else math.nan
+        size = (p.abs() if p.is_complex() else p).detach().float() if known else None
+        weight = float(torch.linalg.vector_norm(size)) if known else math.nan
+        shape = () if isinstance(p, nn.parameter.UninitializedParameter) else tuple(p.shape)
+        rows.append(dict(parameter=name, layer=name.rpartition('.')[0], shape=shape,
+                         matrix=known and sum(n > 1 for n in shape) > 1, trainable=p.requires_grad,
+                         grad_norm=gradient, weight_norm=weight, ratio=gradient/weight if weight else math.nan,
+                         relative=math.nan, state=state, reason=reason))
+    t = pd.DataFrame(rows, columns=_COLUMNS)
     t['type'], t['order'] = t.layer.map(types).fillna(''), t.parameter.map(order)
     t.loc[t.parameter.isin(waiting), ['state', 'reason']] = 'waiting', 'until a weight that starts at 0 has moved'
     return t.sort_values('order', kind='stable', ignore_index=True)
