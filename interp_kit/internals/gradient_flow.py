@@ -104,13 +104,6 @@ def _param_table(model, sums, waiting):
     t.loc[t.parameter.isin(waiting), ['state', 'reason']] = 'waiting', 'until a weight that starts at 0 has moved'
     return t.sort_values('order', kind='stable', ignore_index=True)
 
-def _call_table(sums):
-    rows = [dict(layer=c.layer, type=c.type, order=c.order, signal=math.sqrt(sums.signal[c.layer]/len(sums.loss)))
-            for c in sums.calls.values() if c.layer in sums.signal]
-    t = pd.DataFrame(rows, columns=['layer', 'type', 'order', 'signal'])
-    last = t.signal.iloc[-1] if len(t) else math.nan
-    return t.assign(relative=t.signal/last if last > 0 else math.nan)
-
 def _judged(t, calls):
     "The table with relative gradients, and the states 'vanishing' and 'exploding'."
     weights = t[t.matrix & t.trainable & np.isfinite(t.ratio.astype(float))]
@@ -149,6 +142,7 @@ class GradientFlow:
         head = f"<p>Loss {self.loss:.4g} over {plural(self.n_batches, 'batch', 'batches')}.</p>"
         return head + self.findings()._repr_html_() + self.table.to_html(max_rows=30, float_format='{:.3g}'.format)
 
+# %% ../../nbs/internals/270_gradient_flow.ipynb #a4e09c17
 def _gradient_flow(learn:'Learner', dl:'DataLoader|Iterable|None'=None, n_batches:int=1) -> GradientFlow:
     """Gradients of the loss in training mode, of each parameter and at each call; the model is left as found.
 
@@ -158,7 +152,12 @@ def _gradient_flow(learn:'Learner', dl:'DataLoader|Iterable|None'=None, n_batche
         batches = list(_labelled_batches(learn, dl, n_batches))
         sums = _Gradients(learn, model, batches)
         waiting = _woken(learn, model, batches, sums)
-    calls, order = _call_table(sums), {c.name: c.order for c in reversed(sums.calls.values())}
+    rows = [dict(layer=c.layer, type=c.type, order=c.order, signal=math.sqrt(sums.signal[c.layer]/len(sums.loss)))
+            for c in sums.calls.values() if c.layer in sums.signal]
+    calls = pd.DataFrame(rows, columns=['layer', 'type', 'order', 'signal'])
+    last = calls.signal.iloc[-1] if len(calls) else math.nan
+    calls['relative'] = calls.signal/last if last > 0 else math.nan
+    order = {c.name: c.order for c in reversed(sums.calls.values())}
     table = _judged(_param_table(model, sums, waiting), calls)
     return GradientFlow(table, calls, float(np.mean(sums.loss)), len(sums.loss), _freezing_findings(learn, order))
 
