@@ -72,6 +72,29 @@ def _wide_scale(ax, values):
     v = v[v > 0]
     if len(v) and v.max() > 100*np.median(v): ax.set_yscale('symlog', linthresh=float(np.median(v)))
 
+# %% ../../nbs/internals/140_activation_charts.ipynb #5d1c07b4
+def _draw_bars(ax, t):
+    "Up to 30 bars lie, each with its count; more stand, and the highest is named."
+    at, colors = np.arange(len(t)), [WRONG if f >= .5 else RIGHT for f in t.dead_fraction]
+    counts = [f'{round(r.dead_fraction*r.channels)} of {r.channels}' for r in t.itertuples()]
+    if len(t) <= 30:
+        ax.barh(at, t.dead_fraction, color=colors)
+        for i, (share, count) in enumerate(zip(t.dead_fraction, counts)):
+            x, ha, color = (share - .01, 'right', 'white') if share > .85 else (share + .01, 'left', 'black')
+            ax.text(x, i, count, va='center', ha=ha, fontsize=8, color=color)
+        name_ticks(ax, list(t.layer), axis='y', max_n=30)
+        ax.set(xlim=(0, 1), ylim=(max(len(t), 3) - .5, -.5), xlabel='share of channels dead')
+        ax.grid(axis='x', alpha=.25)
+        return
+    ax.bar(at, t.dead_fraction, width=.9, color=colors)
+    name_ticks(ax, list(t.layer), max_n=25, width=22)
+    i, top = int(np.argmax(t.dead_fraction)), float(t.dead_fraction.max())
+    ax.set(ylim=(0, min(1.12, max(.1, top*1.3))), xlim=(-.7, len(t) - .3), ylabel='share of channels dead')
+    ax.grid(axis='y', alpha=.25)
+    if top > 0:
+        ax.annotate(f'{as_label(t.layer.iloc[i])}: {counts[i]}', (i, top), xytext=(0, 4), textcoords='offset points',
+                    ha='left' if i < len(t)/2 else 'right', fontsize=8)
+
 # %% ../../nbs/internals/140_activation_charts.ipynb #36865c46
 def dead_chart(
     activs:'ActivationStats|ActivationSums|dict', # statistics, or name -> (B, C, …) array
@@ -88,30 +111,9 @@ def dead_chart(
         ax.text(.5, .5, 'No rectifier among the calls seen. What is called as a\nfunction (F.relu) is no layer; ModelDebugger(learn).detect_dead_neurons()\nsees it.', ha='center', va='center', transform=ax.transAxes); ax.set_axis_off()
         return ax
     if sort: t = t.sort_values('dead_fraction', ascending=False, kind='stable')
-    (_few_bars if len(t) <= 30 else _many_bars)(ax, t)
+    _draw_bars(ax, t)
     ax.set_title(f"Channels never positive on {int(t.rows.max()):,} rows", fontsize=10)
     return ax
-
-def _bar_colors(t): return [WRONG if f >= .5 else RIGHT for f in t.dead_fraction]
-def _counts(r): return f'{round(r.dead_fraction*r.channels)} of {r.channels}'
-
-def _few_bars(ax, t):
-    at = np.arange(len(t))
-    ax.barh(at, t.dead_fraction, color=_bar_colors(t))
-    for i, r in enumerate(t.itertuples()):
-        inside = r.dead_fraction > .85
-        ax.text(r.dead_fraction + (-.01 if inside else .01), i, _counts(r), va='center', ha='right' if inside else 'left', fontsize=8, color='white' if inside else 'black')
-    name_ticks(ax, list(t.layer), axis='y', max_n=30)
-    ax.set(xlim=(0, 1), ylim=(max(len(t), 3) - .5, -.5), xlabel='share of channels dead'); ax.grid(axis='x', alpha=.25)
-
-def _many_bars(ax, t):
-    ax.bar(np.arange(len(t)), t.dead_fraction, width=.9, color=_bar_colors(t))
-    name_ticks(ax, list(t.layer), max_n=25, width=22)
-    top = float(t.dead_fraction.max())
-    ax.set(ylim=(0, min(1.12, max(.1, top*1.3))), xlim=(-.7, len(t) - .3), ylabel='share of channels dead'); ax.grid(axis='y', alpha=.25)
-    for i in np.argsort(-t.dead_fraction.to_numpy(), kind='stable')[:1]:
-        r = t.iloc[i]
-        if r.dead_fraction > 0: ax.annotate(f'{as_label(r.layer)}: {_counts(r)}', (i, r.dead_fraction), xytext=(0, 4), textcoords='offset points', ha='left' if i < len(t)/2 else 'right', fontsize=8)
 
 # %% ../../nbs/internals/140_activation_charts.ipynb #b5bc1a43
 def _draw_hists(counts, ax=None, *, title='', figsize=(10, 5), label='share of values'):

@@ -54,13 +54,6 @@ def _count_values(x, n=2**15):
 # %% ../../nbs/internals/120_activation_sums.ipynb #efa14614
 _SAMPLE = 256 # values a row that are compared between rows
 
-def _row_sample(x):
-    "(B, about 256) values of each row, in float64; what is not finite is 0."
-    x = x.movedim(1, -1) if x.ndim > 2 and not x.is_contiguous() and x.movedim(1, -1).is_contiguous() else x
-    x = x.reshape(len(x), -1)
-    x = x[:, ::max(1, x.shape[1]//_SAMPLE) | 1][:, :_SAMPLE].double()
-    return torch.where(x.isfinite(), x, 0.).cpu()
-
 def _same_dims(a, b): return a if a is None or a == b else tuple(i if i == j else -1 for i, j in zip(a, b)) if len(a) == len(b) else ()
 
 class CallStats(Accumulator):
@@ -94,7 +87,7 @@ class CallStats(Accumulator):
         self.shape = shape if self.shape is None else _same_dims(self.shape, shape)
         if self.bounds is not None: self._add_saturation(x, channel_dim)
         if self.with_hist: self.hist += _count_values(x).double().cpu()
-        if x.numel(): self._compare(_row_sample(x))
+        if x.numel(): self._compare(x)
 
     def _add_saturation(self, x, channel_dim):
         lo, hi = self.bounds
@@ -103,6 +96,10 @@ class CallStats(Accumulator):
 
     def _compare(self, x):
         "Compare rows with the first one; rows of another length count as neither equal nor different."
+        x = x.movedim(1, -1) if x.ndim > 2 and not x.is_contiguous() and x.movedim(1, -1).is_contiguous() else x
+        x = x.reshape(len(x), -1)
+        x = x[:, ::max(1, x.shape[1]//_SAMPLE) | 1][:, :_SAMPLE].double()
+        x = torch.where(x.isfinite(), x, 0.).cpu()
         if self.first is None: self.first = x[0]
         if x.shape[1:] != self.first.shape: return
         d = x - self.first

@@ -256,12 +256,15 @@ class ActivationStats(Callback):
 
     def _plot_training(self, figsize):
         "Calls downwards, training batches to the right."
-        from matplotlib.colors import LogNorm
+        from matplotlib.colors import LogNorm, Normalize, SymLogNorm
         mean, std, near = self.steps.values().permute(2, 1, 0).numpy()
         axs = new_grid(3, nrows=1, figsize=figsize, sharey=True)
         low = std[np.isfinite(std) & (std > 0)]
         log = LogNorm(low.min(), max(low.max(), low.min()*1.01)) if len(low) else None
-        images = (mean, 'RdBu_r', _signed_norm(mean)), (std, 'viridis', log), (near, 'viridis', None)
+        size = np.abs(mean[np.isfinite(mean)])
+        top, mid = (max(size.max(), 1e-12), max(np.median(size), 1e-12)) if len(size) else (1., 1.)
+        signed = SymLogNorm(max(mid, top/1e9), vmin=-top, vmax=top) if top > 100*mid else Normalize(-top, top)
+        images = (mean, 'RdBu_r', signed), (std, 'viridis', log), (near, 'viridis', None)
         for ax, title, (v, cmap, norm) in zip(axs, _TITLES, images):
             limits = dict(vmin=0, vmax=1) if title == _TITLES[2] else {}
             im = ax.imshow(np.ma.masked_invalid(v), aspect='auto', interpolation='nearest', cmap=cmap, norm=norm,
@@ -274,10 +277,3 @@ class ActivationStats(Callback):
         return axs
 
 _TITLES = 'mean', 'standard deviation', 'share near zero'
-
-def _signed_norm(mean):
-    "Colours for values of both signs; logarithmic where they span more than a factor of 100."
-    from matplotlib.colors import Normalize, SymLogNorm
-    size = np.abs(mean[np.isfinite(mean)])
-    top, mid = (max(size.max(), 1e-12), max(np.median(size), 1e-12)) if len(size) else (1., 1.)
-    return SymLogNorm(max(mid, top/1e9), vmin=-top, vmax=top) if top > 100*mid else Normalize(-top, top)

@@ -145,9 +145,15 @@ def _check_shapes(case):
     if len(out) != len(y):
         return _verdict('fail', f"{head}: there are {len(out)} rows of outputs for {len(y)} of targets.",
                         "Look at reshapes in the model that mix rows.", outputs=len(out), targets=len(y))
-    if task not in ('classification', 'segmentation'):
-        return _same_shapes(head, out, y, known if task != 'regression' else None)
-    return _class_shapes(head, out, y, known, loss_setting(case.learn.loss_func, 'ignore_index', -100))
+    if task in ('classification', 'segmentation'):
+        return _class_shapes(head, out, y, known, loss_setting(case.learn.loss_func, 'ignore_index', -100))
+    if task == 'regression': known = None
+    if known is not None and out.ndim > 1 and out.shape[1] != known:
+        return _too_few(head, out.shape[1], known, 'labels')
+    if out.numel() == y.numel(): return _verdict('pass', f"{head}.")
+    n, m = out.numel()//max(len(out), 1), y.numel()//max(len(y), 1)
+    return _verdict('fail', f"{head}: {n} outputs a row for {m} target values.",
+                    "Give the last layer as many outputs as a row has target values.", outputs=n, targets=m)
 
 def _class_shapes(head, out, y, known, ignore):
     n, places = out.shape[1] if out.ndim > 1 else 1, y.numel()
@@ -172,14 +178,6 @@ def _class_shapes(head, out, y, known, ignore):
 def _too_few(head, n, known, what):
     return _verdict('fail', f"{head}: {n} outputs, but {known} {what}.", f"Give the last layer {known} outputs.",
                     outputs=n, classes=known)
-
-def _same_shapes(head, out, y, known):
-    if known is not None and out.ndim > 1 and out.shape[1] != known:
-        return _too_few(head, out.shape[1], known, 'labels')
-    if out.numel() == y.numel(): return _verdict('pass', f"{head}.")
-    n, m = out.numel()//max(len(out), 1), y.numel()//max(len(y), 1)
-    return _verdict('fail', f"{head}: {n} outputs a row for {m} target values.",
-                    "Give the last layer as many outputs as a row has target values.", outputs=n, targets=m)
 
 def _check_loss(case):
     out, name = case.outputs(), loss_name(case.learn.loss_func)
@@ -285,7 +283,11 @@ def _check_first_loss(case):
     seen = dict(loss=loss, chance=chance)
     if loss <= _START_WARN*chance:
         return _verdict('pass', f"Loss {loss:.3g} in training mode, chance {chance:.3g}.", **seen)
-    seen['shuffled'] = shuffled = _shuffled_loss(case, out)/scale
+    g = torch.Generator().manual_seed(0)
+    orders = [torch.randperm(case.rows, generator=g) for _ in range(20)]
+    with trial(case.learn), torch.no_grad(): # the outputs with targets of other rows
+        others = (_on_rows(lambda t: t[o.to(t.device)], case.ys, case.rows) for o in orders)
+        seen['shuffled'] = shuffled = float(np.mean([float(loss_of(case.learn, out, ys)) for ys in others]))/scale
     if loss <= shuffled/3:
         return _verdict('skip', f"Loss {loss:.3g}, chance {chance:.3g}, but {shuffled:.3g} with shuffled targets: this "
                         f"model has learnt something, it is not at its start.", **seen)
@@ -293,13 +295,6 @@ def _check_first_loss(case):
                     f"and {shuffled:.3g} with shuffled targets.", "If the model is untrained, its outputs are too "
                     "large: scale the weights of the last layer, or of all (He initialisation), down. If it is "
                     "trained, it fits other data or classes in another order.", **seen)
-
-def _shuffled_loss(case, out, n=20):
-    "Mean loss of the outputs with targets of other rows."
-    g = torch.Generator().manual_seed(0)
-    orders = [torch.randperm(case.rows, generator=g) for _ in range(n)]
-    with trial(case.learn), torch.no_grad():
-        return float(np.mean([float(loss_of(case.learn, out, _on_rows(lambda t: t[o.to(t.device)], case.ys, case.rows))) for o in orders]))
 
 # %% ../../nbs/internals/290_batch_checks.ipynb #3f6887fe
 def _apart(a, b):

@@ -21,13 +21,6 @@ def _sums(t):
 
 _CHUNK = 2**19 # values at a time: they stay in the processor's cache from one sum to the next
 
-def _channels_second(x, channel_dim):
-    "(B, C, P) of (B, C, …), (B, …, C) or (B,), contiguous; what lies in memory with the channels last is taken as (B·P, C, 1), without a copy."
-    x = (x if x.dtype in (torch.float32, torch.float64) else x.float()).reshape(len(x), *(x.shape[1:] or (1,)))
-    if channel_dim % x.ndim != x.ndim - 1 and not x.is_contiguous() and x.movedim(1, -1).is_contiguous():
-        x, channel_dim = (x.movedim(1, -1), -1)
-    return (x.reshape(int(np.prod(x.shape[:-1])), x.shape[-1], 1) if channel_dim % x.ndim == x.ndim - 1 else x.reshape(*x.shape[:2], int(np.prod(x.shape[2:])))).contiguous()
-
 class ChannelSums(Moments):
     """Streamed statistics of one call's activations by channel, each a (C,) float64 tensor on the CPU; NaN without a value.
 
@@ -39,7 +32,13 @@ class ChannelSums(Moments):
     def add(self, x, channel_dim=1):
         "Take in one batch (B, C, …), (B, …, C) or (B,); raises `DataError` if the number of channels changed."
         self.rows += len(x)
-        x = _channels_second(x.detach(), channel_dim)
+        x = x.detach() if x.dtype in (torch.float32, torch.float64) else x.detach().float()
+        x = x.reshape(len(x), *(x.shape[1:] or (1,))) # will be (B, C, P), or (B·P, C, 1) where the channels come last
+        last = channel_dim % x.ndim == x.ndim - 1
+        if not last and not x.is_contiguous() and x.movedim(1, -1).is_contiguous(): x, last = x.movedim(1, -1), True
+        B, *P, C = x.shape if last else (len(x), *x.shape[2:], x.shape[1])
+        P = int(np.prod(P))
+        x = (x.reshape(B*P, C, 1) if last else x.reshape(B, C, P)).contiguous()
         if self.shift is not None and x.shape[1] != len(self.shift):
             raise DataError(f"The layer had {len(self.shift)} channels before and has {x.shape[1]} now: it cannot be "
                             f"summed up by channel.")

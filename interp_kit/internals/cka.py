@@ -55,16 +55,16 @@ def linear_cka(
 # %% ../../nbs/internals/250_cka.ipynb #7c20936b
 _PART, _COLUMNS, _FOLDS = 256, 2**16, 10 # rows compared at once; columns of a product in single precision; groups of the jackknife
 
-def _gram(x):
-    "(n, n) float64 inner products of the rows of (n, D) around the first; zeros where rows differ by rounding only."
-    x = x if x.dtype in (torch.float32, torch.float64) else x.float()
-    energy, g = _square_sum(x.reshape(-1)), 0.
-    for b in x.split(_COLUMNS, 1): b = b - b[:1]; g = g + (b @ b.T).double().cpu()
-    return g*0. if bool(g.isfinite().all()) and g.trace() <= _CONSTANT*energy else g
+def _centred(x):
+    """(n, n) float64 inner products of the rows of (n, D), U-centred: off-diagonal rows sum to 0, the diagonal is 0.
 
-def _centred(g):
-    "U-centred: off-diagonal rows sum to 0, the diagonal is 0."
-    n = len(g)
+    Zeros where rows differ by rounding only."""
+    x = x if x.dtype in (torch.float32, torch.float64) else x.float()
+    energy, g, n = _square_sum(x.reshape(-1)), 0., len(x)
+    for b in x.split(_COLUMNS, 1):
+        b = b - b[:1] # around the first row
+        g = g + (b @ b.T).double().cpu()
+    if bool(g.isfinite().all()) and g.trace() <= _CONSTANT*energy: g = g*0.
     g = g - torch.diag(g.diagonal())
     row = g.sum(1)/(n - 2)
     g = g - row - row[:, None] + row.sum()/(n - 1)
@@ -81,7 +81,7 @@ class _Side:
         if y is None or not y.numel(): self.why.setdefault(call.layer, 'it holds no values' if x.is_meta or not x.numel() else f'{len(x)} rows for {self.n} samples'); return
         if self.features == 'pooled': y = call.channel_means(y)
         y = y.reshape(self.n, -1)
-        self.now[call.layer] = [_centred(_gram(p)).reshape(-1) for p in y.tensor_split(-(-self.n//_PART))]
+        self.now[call.layer] = [_centred(p).reshape(-1) for p in y.tensor_split(-(-self.n//_PART))]
 
     def part(self, k, names):
         "(calls, n²) matrices of the k-th part of the batch; zeros for calls that did not run."

@@ -150,12 +150,6 @@ class DeadNeurons(_TableResult):
         "Share of dead channels of each rectifier; see `dead_chart`."
         return dead_chart(self.sums, figsize, ax=ax)
 
-def _dead_row(call):
-    n = 0 if call.dead is None else len(call.dead)
-    which = tuple(np.flatnonzero(call.dead.numpy()).tolist()) if n else ()
-    return dict(layer=call.layer, type=call.type, channels=n, rows=call.sums.rows, dead=len(which),
-                dead_fraction=len(which)/n if n else np.nan, dead_channels=which, reason=_only_missing(call.why()))
-
 @patch
 def detect_dead_neurons(self:ModelDebugger,
     dl:'DataLoader|Tensor|tuple|dict|None'=None, # data; None: the Learner's validation set
@@ -165,8 +159,15 @@ def detect_dead_neurons(self:ModelDebugger,
 
     Rectifiers that are called as functions (`F.relu(x)`, `x.relu()`) are seen too, and named after the call before them;
     `x.clamp(0)` and the like are not."""
-    sums = ActivationSums(functions=True).run(self.learn, dl, n_batches)
-    return DeadNeurons(sums, pd.DataFrame([_dead_row(c) for c in sums.ordered() if c.rectifies], columns=_DEAD))
+    sums, rows = ActivationSums(functions=True).run(self.learn, dl, n_batches), []
+    for c in sums.ordered():
+        if not c.rectifies: continue
+        n = 0 if c.dead is None else len(c.dead)
+        which = tuple(np.flatnonzero(c.dead.numpy()).tolist()) if n else ()
+        rows.append(dict(layer=c.layer, type=c.type, channels=n, rows=c.sums.rows, dead=len(which),
+                         dead_fraction=len(which)/n if n else np.nan, dead_channels=which,
+                         reason=_only_missing(c.why())))
+    return DeadNeurons(sums, pd.DataFrame(rows, columns=_DEAD))
 
 # %% ../../nbs/internals/310_debug.ipynb #d5f48166
 @dataclass

@@ -76,16 +76,13 @@ class _Sums(Moments):
 _EPS, _FLAT_ROWS = 1e-5, 200
 _KINDS = ('pooled', 'channels', 'flattened')
 
-def _has_no_weight(m):
-    w = getattr(m, 'weight', None)
-    if not isinstance(w, Tensor) or w.is_meta or not w.is_floating_point() or not w.numel(): return False
-    return not bool(w.detach().count_nonzero())
-
 class _Layer:
     "What is known of one call."
     def __init__(self, call, shape, rank, max_dim):
-        self.call, self.shape, self.rank, self.notes, self.off = (call, tuple(shape), rank, [],
-            int(_has_no_weight(call.module)))
+        self.call, self.shape, self.rank, self.notes = call, tuple(shape), rank, []
+        w = getattr(call.module, 'weight', None)
+        has_values = isinstance(w, Tensor) and not w.is_meta and w.is_floating_point() and w.numel() > 0
+        self.off = int(has_values and not w.detach().count_nonzero()) # whether its weight is all 0
         self.sums, self.rows = _Sums(_EPS), _StreamedCovariance(max_dim, _FLAT_ROWS if rank == 'flattened' else None)
 
     def note(self, why):

@@ -45,28 +45,29 @@ def _flow_findings(flow):
     medium otherwise; embeddings, which may encode positions alone, are left out. 'low_rank_layer', for ranks pooled or by channel:
     effective rank below 2 with at least 8 dimensions and 32 samples, after an earlier call of at least 5, in a network whose last
     call has at least 4 channels; high below 1.2, medium otherwise."""
-    t = flow.table
+    t, res = flow.table, []
     rank = t.effective_rank.to_numpy()
     best = np.maximum.accumulate(np.nan_to_num(rank)) # of this call and those before
     judged = (t.rank_n >= 8) & ~t.type.str.startswith('Embedding') & (best > 0)
     constant = (t.reason.str.startswith('constant') & judged).to_numpy()
-    res = [_constant_finding(t, a, b, rank) for a, b in _runs(constant)]
+    for a, b in _runs(constant):
+        ends, off = not (rank[b:] > 0).any(), '(its weight is 0)' in t.reason[a]
+        word = {(True, False): 'switched_off', (True, True): 'zero_weights', (False, True): 'cut_off',
+                (False, False): 'dead_branch'}[off, ends]
+        numbers = dict(layer=t.layer[a], n=t.rank_n[a], calls=b - a, sparsity=t.sparsity[a], std=t['std'][a],
+                       calls_after_that_differ=int((rank[b:] > 0).sum()))
+        title = f"{_span(t, a, b)}: all {t.rank_n[a]:,} samples look the same"
+        severity = 'critical' if ends else 'info' if off else 'medium'
+        res.append(_finding('collapsed_layer', word, title, severity, numbers))
     if flow.rank == 'flattened' or t.rank_dim.iloc[-1] < 4: return res
     low = ((rank < 2) & (t.rank_dim >= 8) & (t.rank_n >= 32) & (best >= 5)).to_numpy()
-    return res + [_low_finding(t, a, b, best[a]) for a, b in _runs(low | constant) if low[a]]
+    for a, b in _runs(low | constant):
+        if not low[a]: continue
+        r, n, dim = rank[a], t.rank_n[a], t.rank_dim[a]
+        title = f"{_span(t, a, b)}: effective rank {r:.2f} of at most {min(n - 1, dim)}, {best[a]:.1f} before"
+        numbers = dict(layer=t.layer[a], effective_rank=r, n=n, dim=dim, rank_ratio=t.rank_ratio[a],
+                       best_before=best[a], calls=b - a)
+        res.append(_finding('low_rank_layer', 'low_rank', title, 'high' if r < 1.2 else 'medium', numbers))
+    return res
 
 def _span(t, a, b): return t.layer[a] if b - a == 1 else f'{t.layer[a]} to {t.layer[b-1]} ({b - a} calls)'
-
-def _constant_finding(t, a, b, rank):
-    ends, off = not (rank[b:] > 0).any(), '(its weight is 0)' in t.reason[a]
-    word = {(True, False): 'switched_off', (True, True): 'zero_weights', (False, True): 'cut_off', (False, False): 'dead_branch'}[off, ends]
-    numbers = dict(layer=t.layer[a], n=t.rank_n[a], calls=b - a, sparsity=t.sparsity[a], std=t['std'][a],
-                   calls_after_that_differ=int((rank[b:] > 0).sum()))
-    return _finding('collapsed_layer', word, f"{_span(t, a, b)}: all {t.rank_n[a]:,} samples look the same",
-                    'critical' if ends else 'info' if off else 'medium', numbers)
-
-def _low_finding(t, a, b, before):
-    r, n, dim = t.effective_rank[a], t.rank_n[a], t.rank_dim[a]
-    title = f"{_span(t, a, b)}: effective rank {r:.2f} of at most {min(n - 1, dim)}, {before:.1f} before"
-    return _finding('low_rank_layer', 'low_rank', title, 'high' if r < 1.2 else 'medium',
-                    dict(layer=t.layer[a], effective_rank=r, n=n, dim=dim, rank_ratio=t.rank_ratio[a], best_before=before, calls=b - a))

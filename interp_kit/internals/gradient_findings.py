@@ -76,22 +76,22 @@ def _blocked_groups(table):
 def _blocked_findings(flow):
     "One finding for each run of layers that no gradient reaches."
     t = flow.table[flow.table.trainable]
-    if (t.state == 'not finite').any(): return [] # NaN times 0 says nothing
+    if (t.state == 'not finite').any(): return # NaN times 0 says nothing
     if len(t) and (t.grad_norm.fillna(0) == 0).all():
         fine = abs(flow.loss) < 1e-6
-        return [_finding('zero_gradient', 'fitted' if fine else 'saturated',
-                         f"The gradient is 0 everywhere, at a loss of {flow.loss:.3g}", 'info' if fine else 'high',
-                         dict(loss=flow.loss, batches=flow.n_batches))]
-    return [_blocked_finding(rows, after, flow) for rows, after in _blocked_groups(flow.table)]
-
-def _blocked_finding(rows, after, flow):
-    names, unused = list(rows.layer.unique()), rows.reason == 'not used by the loss'
-    n = int(sum(np.prod(s) for s in rows['shape'][rows.state == 'zero']))
-    numbers = dict(layers=len(names), parameters=n, not_in_graph=int(unused.sum()), first=names[0], last=names[-1],
-                   after=after, batches=flow.n_batches)
-    res = _finding('zero_gradient', 'unused' if unused.all() else 'blocked',
-                   f"No gradient reaches {_layers_text(names)} ({n:,} parameters)", 'high', numbers, names)
-    return replace(res, interpretation=f"{res.interpretation} The next layer, '{after}', does get one.") if after else res
+        yield _finding('zero_gradient', 'fitted' if fine else 'saturated',
+                       f"The gradient is 0 everywhere, at a loss of {flow.loss:.3g}", 'info' if fine else 'high',
+                       dict(loss=flow.loss, batches=flow.n_batches))
+        return
+    for rows, after in _blocked_groups(flow.table):
+        names, unused = list(rows.layer.unique()), rows.reason == 'not used by the loss'
+        n = int(sum(np.prod(s) for s in rows['shape'][rows.state == 'zero']))
+        numbers = dict(layers=len(names), parameters=n, not_in_graph=int(unused.sum()), first=names[0], last=names[-1],
+                       after=after, batches=flow.n_batches)
+        res = _finding('zero_gradient', 'unused' if unused.all() else 'blocked',
+                       f"No gradient reaches {_layers_text(names)} ({n:,} parameters)", 'high', numbers, names)
+        said = f"{res.interpretation} The next layer, '{after}', does get one."
+        yield replace(res, interpretation=said) if after else res
 
 def _vanishing_findings(flow):
     t = flow.table[flow.table.state == 'vanishing']
@@ -117,15 +117,6 @@ def _exploding_findings(flow):
 def _flow_findings(flow): return [*_blocked_findings(flow), *_vanishing_findings(flow), *_exploding_findings(flow)]
 
 # %% ../../nbs/internals/280_gradient_findings.ipynb #14b188b3
-def _own_params(model):
-    "(name, parameter) of each parameter once, normalisation layers left out."
-    norms, seen = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm), set()
-    for name, m in model.named_modules():
-        if isinstance(m, norms) or 'Norm' in type(m).__name__: continue
-        for k, p in m.named_parameters(recurse=False):
-            if id(p) not in seen: yield f'{name}.{k}' if name else k, p
-            seen.add(id(p))
-
 def _groups(opt):
     "id of a parameter -> (its group, whether it trains in a frozen one too)."
     return {id(p): (i, bool(opt.state.get(p, {}).get('force_train'))) for i, ps in enumerate(opt.param_lists) for p in ps}
@@ -183,7 +174,11 @@ def _against_order(params, opt, order):
 def _freezing_findings(learn:'Learner|nn.Module', order:'dict|None'=None) -> Findings:
     "What is frozen, or trained, against the optimiser's groups or against the order of the layers; runs nothing."
     model, opt = get_model(learn), getattr(learn, 'opt', None)
-    params = list(_own_params(model))
+    norms, own = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm), {} # id of a parameter -> its name, itself
+    for name, m in model.named_modules():
+        if isinstance(m, norms) or 'Norm' in type(m).__name__: continue
+        for k, p in m.named_parameters(recurse=False): own.setdefault(id(p), (f'{name}.{k}' if name else k, p))
+    params = list(own.values())
     if not hasattr(opt, 'param_lists') or not hasattr(opt, 'frozen_idx'): opt = None
     if order is None: order = {n: i for i, (n, m) in enumerate(model.named_modules()) if not list(m.children())}
     found = list(_against_optimiser(params, opt)) if opt is not None else []

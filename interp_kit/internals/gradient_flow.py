@@ -82,33 +82,27 @@ def _state_of(p, sums, name):
     if sums.params[name] == 0: return 'zero', 'exactly 0'
     return 'ok' if math.isfinite(sums.params[name]) else 'not finite', ''
 
-def _param_row(name, p, sums):
-    state, reason = _state_of(p, sums, name)
-    known = state != 'unmeasured'
-    gradient = math.sqrt(sums.params.get(name, 0.)/len(sums.loss)) if known and p.requires_grad else math.nan
-    weight = float(torch.linalg.vector_norm((p.abs() if p.is_complex() else p).detach().float())) if known else math.nan
-    shape = () if isinstance(p, nn.parameter.UninitializedParameter) else tuple(p.shape)
-    return dict(parameter=name, layer=name.rpartition('.')[0], shape=shape, matrix=known and sum(n > 1 for n in shape) > 1,
-                trainable=p.requires_grad, grad_norm=gradient, weight_norm=weight,
-                ratio=gradient/weight if weight else math.nan, relative=math.nan, state=state, reason=reason)
-
 _COLUMNS = ['parameter', 'layer', 'type', 'order', 'shape', 'matrix', 'trainable', 'grad_norm', 'weight_norm', 'ratio', 'relative',
             'state', 'reason']
 
 def _param_table(model, sums, waiting):
     "A row for each parameter, in the order of the pass."
-    types, order = {n: type(m).__name__ for n, m in model.named_modules()}, _orders(model, sums.calls)
-    t = pd.DataFrame([_param_row(n, p, sums) for n, p in model.named_parameters()], columns=_COLUMNS)
+    types, order, rows = {n: type(m).__name__ for n, m in model.named_modules()}, _orders(model, sums.calls), []
+    for name, p in model.named_parameters():
+        state, reason = _state_of(p, sums, name)
+        known = state != 'unmeasured'
+        gradient = math.sqrt(sums.params.get(name, 0.)/len(sums.loss)) if known and p.requires_grad else math.nan
+        size = (p.abs() if p.is_complex() else p).detach().float() if known else None
+        weight = float(torch.linalg.vector_norm(size)) if known else math.nan
+        shape = () if isinstance(p, nn.parameter.UninitializedParameter) else tuple(p.shape)
+        rows.append(dict(parameter=name, layer=name.rpartition('.')[0], shape=shape,
+                         matrix=known and sum(n > 1 for n in shape) > 1, trainable=p.requires_grad,
+                         grad_norm=gradient, weight_norm=weight, ratio=gradient/weight if weight else math.nan,
+                         relative=math.nan, state=state, reason=reason))
+    t = pd.DataFrame(rows, columns=_COLUMNS)
     t['type'], t['order'] = t.layer.map(types).fillna(''), t.parameter.map(order)
     t.loc[t.parameter.isin(waiting), ['state', 'reason']] = 'waiting', 'until a weight that starts at 0 has moved'
     return t.sort_values('order', kind='stable', ignore_index=True)
-
-def _call_table(sums):
-    rows = [dict(layer=c.layer, type=c.type, order=c.order, signal=math.sqrt(sums.signal[c.layer]/len(sums.loss)))
-            for c in sums.calls.values() if c.layer in sums.signal]
-    t = pd.DataFrame(rows, columns=['layer', 'type', 'order', 'signal'])
-    last = t.signal.iloc[-1] if len(t) else math.nan
-    return t.assign(relative=t.signal/last if last > 0 else math.nan)
 
 def _judged(t, calls):
     "The table with relative gradients, and the states 'vanishing' and 'exploding'."
@@ -148,6 +142,7 @@ class GradientFlow:
         head = f"<p>Loss {self.loss:.4g} over {plural(self.n_batches, 'batch', 'batches')}.</p>"
         return head + self.findings()._repr_html_() + self.table.to_html(max_rows=30, float_format='{:.3g}'.format)
 
+# %% ../../nbs/internals/270_gradient_flow.ipynb #a4e09c17
 def _gradient_flow(learn:'Learner', dl:'DataLoader|Iterable|None'=None, n_batches:int=1) -> GradientFlow:
     """Gradients of the loss in training mode, of each parameter and at each call; the model is left as found.
 
@@ -157,7 +152,12 @@ def _gradient_flow(learn:'Learner', dl:'DataLoader|Iterable|None'=None, n_batche
         batches = list(_labelled_batches(learn, dl, n_batches))
         sums = _Gradients(learn, model, batches)
         waiting = _woken(learn, model, batches, sums)
-    calls, order = _call_table(sums), {c.name: c.order for c in reversed(sums.calls.values())}
+    rows = [dict(layer=c.layer, type=c.type, order=c.order, signal=math.sqrt(sums.signal[c.layer]/len(sums.loss)))
+            for c in sums.calls.values() if c.layer in sums.signal]
+    calls = pd.DataFrame(rows, columns=['layer', 'type', 'order', 'signal'])
+    last = calls.signal.iloc[-1] if len(calls) else math.nan
+    calls['relative'] = calls.signal/last if last > 0 else math.nan
+    order = {c.name: c.order for c in reversed(sums.calls.values())}
     table = _judged(_param_table(model, sums, waiting), calls)
     return GradientFlow(table, calls, float(np.mean(sums.loss)), len(sums.loss), _freezing_findings(learn, order))
 

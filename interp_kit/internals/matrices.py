@@ -91,22 +91,20 @@ def _computed(m):
     if 'quantized' in type(m).__module__ and callable(getattr(m, 'weight', None)): res['weight'] = m.weight, False
     return res, parts
 
-def _ask(name, f, m, key, trainable):
-    "The record of a computed weight; what went wrong becomes its reason."
-    try:
-        with untouched(m), torch.no_grad():
-            m.eval()
-            return _record(name, f(), m, key, trainable=trainable)
-    except (RuntimeError, ValueError, TypeError, AttributeError) as e: # of a foreign layer: named in its row of the table, the others are measured
-        return _LayerWeight(name, _type_name(m), None, reason=f'computed by the layer, which failed: {e}', layer=m)
-
 # %% ../../nbs/internals/160_matrices.ipynb #4112450f
 def _of_layer(name, m, seen):
     "Records of the tensors that layer `m` holds itself; `seen` maps the identity of a tensor to its record."
     computed, parts = _computed(m)
     full = lambda key: f'{name}.{key}' if name else key
     for key, (f, trainable) in computed.items():
-        yield _ask(full(key), f, m, key, trainable)
+        try:
+            with untouched(m), torch.no_grad():
+                m.eval()
+                record = _record(full(key), f(), m, key, trainable=trainable)
+        except (RuntimeError, ValueError, TypeError, AttributeError) as e: # of a foreign layer: the others are measured
+            why = f'computed by the layer, which failed: {e}'
+            record = _LayerWeight(full(key), _type_name(m), None, reason=why, layer=m)
+        yield record
     for key, p in m._parameters.items():
         if p is None or key in parts: continue
         if id(p) in seen: seen[id(p)].shared += (full(key),); continue

@@ -20,10 +20,6 @@ from ..plots import NEUTRAL, PALETTE, RIGHT, WRONG, as_label, new_axes
 # %% ../../nbs/internals/180_noise.ipynb #57f44399
 _LEVEL = 1e-4 # how often noise may be taken for structure, per weight
 
-def _noise_edge(rows, columns):
-    "The Marchenko-Pastur edge of the squared singular values, for unit variance."
-    return (math.sqrt(rows) + math.sqrt(columns))**2
-
 def _tracy_widom(q):
     "The value that the real Tracy-Widom law exceeds with probability `q` (Chiani 2014)."
     from scipy.stats import gamma
@@ -70,27 +66,22 @@ class _PowerLaw:
 
 _MIN_VALUES = 20 # below it a fit says nothing
 
-def _tail_fits(logs):
-    "(alphas, Ds) of the tails that begin at each but the last of the sorted logarithms."
-    n = len(logs)
-    size = n - np.arange(n - 1)
+def _fit_power_law(values):
+    "Fit alpha by maximum likelihood above the start with the smallest KS distance (Clauset, Shalizi & Newman 2009); O(n²)."
+    x = np.sort(np.asarray(values, dtype=float))
+    x = x[x > x[-1]*1e-12] if len(x) and x[-1] > 0 else x[:0] # zeros of a lower rank have no logarithm
+    if len(x) < _MIN_VALUES: return _PowerLaw(reason=f'alpha: {len(x)} positive eigenvalues, {_MIN_VALUES} are needed')
+    if x[-1] < x[0]*(1 + 1e-9): return _PowerLaw(reason='alpha: all eigenvalues are equal')
+    n, logs = len(x), np.log(x)
+    size = n - np.arange(n - 1) # of the tails that begin at each value but the last
     excess = np.cumsum(logs[::-1])[::-1][:-1] - size*logs[:-1]
     with np.errstate(divide='ignore'): alphas = 1 + size/np.maximum(excess, 0)
     D, ranks = np.ones(n - 1), np.arange(n, dtype=float)
     for i in np.flatnonzero(np.isfinite(alphas)):
         law = np.exp((1 - alphas[i])*(logs[i:] - logs[i]))
         D[i] = np.abs(1 - law - ranks[:n-i]/(n - i)).max()
-    return alphas, D
-
-def _fit_power_law(values):
-    "Fit alpha by maximum likelihood above the start with the smallest KS distance (Clauset, Shalizi & Newman 2009); O(n²)."
-    x = np.sort(np.asarray(values, dtype=float))
-    x = x[x > x[-1]*1e-12] if len(x) and x[-1] > 0 else x[:0] # zeros of a lower rank have no logarithm
-    if len(x) < _MIN_VALUES: return _PowerLaw(reason=f'alpha: {len(x)} positive eigenvalues, {_MIN_VALUES} are needed')
-    alphas, D = _tail_fits(np.log(x))
-    if x[-1] < x[0]*(1 + 1e-9): return _PowerLaw(reason='alpha: all eigenvalues are equal')
     i = int(np.argmin(D))
-    return _PowerLaw(float(alphas[i]), float(x[i]), float(D[i]), len(x) - i)
+    return _PowerLaw(float(alphas[i]), float(x[i]), float(D[i]), n - i)
 
 # %% ../../nbs/internals/180_noise.ipynb #0a0754ec
 def _noise_spectrum(p, n, blocks, rng):
@@ -175,7 +166,7 @@ class Spectrum:
     @property
     def edge(self) -> float:
         "The Marchenko-Pastur edge of the eigenvalues."
-        return self.variance*_noise_edge(self.rows, self.columns)
+        return self.variance*(math.sqrt(self.rows) + math.sqrt(self.columns))**2
     def share(self,
         k:int, # directions
     ) -> float: # in [0, 1]

@@ -19,12 +19,12 @@ from ..plots import PALETTE, name_ticks, new_grid
 
 # %% ../../nbs/internals/100_sizes.ipynb #f05f6021
 def _shapes_of(input_size):
-    "The shapes of all inputs of a model, each without the batch."
+    "The shapes of all inputs of a model, each without the batch; None where inputs are given instead."
     if isinstance(input_size, (int, np.integer)): return [(int(input_size),)]
+    if not isinstance(input_size, (tuple, list)) or not input_size: return None
+    if any(isinstance(o, (Tensor, np.ndarray)) for o in input_size): return None
     if all(isinstance(n, (int, np.integer)) for n in input_size): return [tuple(input_size)]
     return [tuple(s) if np.ndim(s) else (int(s),) for s in input_size]
-
-def _is_shape(o): return isinstance(o, (int, np.integer)) or isinstance(o, (tuple, list)) and len(o) > 0 and not any(isinstance(x, (Tensor, np.ndarray)) for x in o)
 
 def _made_inputs(model, shapes):
     "The first choice of numbers and indices of these shapes that `model` runs on, with noise that leaves no trace."
@@ -42,8 +42,8 @@ def _made_inputs(model, shapes):
 
 def _example_inputs(learn_or_model, input_size=None):
     "One sample as the model takes it; raises `DataError` without data and shape, `ModelError` where no input of that shape runs."
-    model = get_model(learn_or_model)
-    if input_size is not None and _is_shape(input_size): return _made_inputs(model, _shapes_of(input_size))
+    model, shapes = get_model(learn_or_model), _shapes_of(input_size)
+    if shapes is not None: return _made_inputs(model, shapes)
     data = input_size
     if data is None and not isinstance(learn_or_model, nn.Module): data = next((dl for dl in (learn_or_model.dls[i] for i in (1, 0) if len(learn_or_model.dls.loaders) > i) if len(dl)), None)
     if data is None: raise DataError(f"{type(learn_or_model).__name__} brings no data: pass the shape of a sample as input_size, e.g. (3, 224, 224), or the inputs themselves.")
@@ -54,13 +54,6 @@ def _example_inputs(learn_or_model, input_size=None):
 # %% ../../nbs/internals/100_sizes.ipynb #3d1f6b3e
 def _param_sizes(ps):
     return dict(parameters=sum(p.numel() for p in ps), trainable=sum(p.numel() for p in ps if p.requires_grad), parameter_bytes=sum(p.numel()*p.element_size() for p in ps))
-
-def _rest(model, seen):
-    "Rows of the parameters that no call owns."
-    for name, m in model.named_modules():
-        own = [p for p in m.parameters(recurse=False) if id(p) not in seen and not isinstance(p, nn.parameter.UninitializedParameter)]
-        seen.update(map(id, own))
-        if own: yield dict(layer=name or type(model).__name__, type=type(m).__name__, shape=None, uses=sum(p.numel() for p in own), **_param_sizes(own), activation_bytes=np.nan, reason='no call of its own with a tensor of numbers')
 
 def model_sizes(
     learn:'Learner|nn.Module', # whose layers
@@ -80,7 +73,16 @@ def model_sizes(
     with untouched(learn), torch.no_grad():
         model.eval()
         with watching(model, see, 'all'): run_model(model, xs)
-    table = pd.DataFrame(rows + list(_rest(model, seen)), columns=['layer', 'type', 'shape', 'uses', 'parameters', 'trainable', 'parameter_bytes', 'activation_bytes', 'reason'])
+    for name, m in model.named_modules(): # parameters that no call owns
+        own = [p for p in m.parameters(recurse=False)
+               if id(p) not in seen and not isinstance(p, nn.parameter.UninitializedParameter)]
+        seen.update(map(id, own))
+        if not own: continue
+        rows.append(dict(layer=name or type(model).__name__, type=type(m).__name__, shape=None,
+                         uses=sum(p.numel() for p in own), **_param_sizes(own), activation_bytes=np.nan,
+                         reason='no call of its own with a tensor of numbers'))
+    table = pd.DataFrame(rows, columns=['layer', 'type', 'shape', 'uses', 'parameters', 'trainable', 'parameter_bytes',
+                                        'activation_bytes', 'reason'])
     dls = loaders_of(learn)
     dl = dls[0] if dls is not None and len(getattr(dls, 'loaders', ())) else None
     bs = next((n for n in (getattr(dl, k, None) for k in ('bs', 'batch_size')) if isinstance(n, int)), np.nan)
@@ -146,13 +148,6 @@ class ModelSummary:
         return plain(dict(name=self.name, inputs=self.inputs, totals=self.totals, facts=self.facts, table=self.table.to_dict('records')))
 
 # %% ../../nbs/internals/100_sizes.ipynb #13eaaaee
-def _facts(learn):
-    "What a Learner trains with."
-    if isinstance(learn, nn.Module): return {}
-    opt, res = getattr(learn, 'opt', None), {'Loss': loss_name(learn.loss_func), 'Optimiser': loss_name(learn.opt_func)}
-    if opt is not None: res['Groups'] = f"{len(opt.param_lists)}, " + (f"frozen up to group {opt.frozen_idx}" if opt.frozen_idx else 'none frozen')
-    return res | {'Callbacks': ', '.join(type(cb).__name__ for cb in learn.cbs)}
-
 def summary(
     learn:'Learner|nn.Module', # what to describe
     input_size:'tuple|list|Tensor|dict|None'=None, # see `_example_inputs`
@@ -165,7 +160,15 @@ def summary(
     totals = dict(parameters=n, trainable=trainable, frozen=n - trainable,
                   parameter_bytes=int(table.parameter_bytes.sum()), activation_bytes=int(np.nansum(activations)),
                   forward_backward_bytes=2*int(np.nansum(activations[table.uses > 0])))
-    return ModelSummary(type(get_model(learn)).__name__, table, shapes, totals, _facts(learn))
+    facts = {} # what a Learner trains with
+    if not isinstance(learn, nn.Module):
+        facts.update(Loss=loss_name(learn.loss_func), Optimiser=loss_name(learn.opt_func))
+        opt = getattr(learn, 'opt', None)
+        if opt is not None:
+            frozen = f"frozen up to group {opt.frozen_idx}" if opt.frozen_idx else 'none frozen'
+            facts['Groups'] = f"{len(opt.param_lists)}, {frozen}"
+        facts['Callbacks'] = ', '.join(type(cb).__name__ for cb in learn.cbs)
+    return ModelSummary(type(get_model(learn)).__name__, table, shapes, totals, facts)
 
 @patch
 def plot(self:ModelSummary,

@@ -30,13 +30,6 @@ def _large_block(block, scale, chunk=2**21):
         total = dsyrk(1., part.T, beta=1., c=total, trans=0 if tall else 1, lower=1, overwrite_c=1)
     return eigvalsh(total, lower=True, overwrite_a=True, check_finite=False, driver='ev')
 
-def _squares(blocks, scale):
-    "Squared singular values: of large blocks one by one, of small (or complex) ones at once."
-    if not blocks.is_complex() and min(blocks.shape[1:]) > 32:
-        return np.concatenate([_large_block(b, scale) for b in blocks])
-    small = _wide(blocks if blocks.shape[1] <= blocks.shape[2] else blocks.transpose(1, 2))/scale
-    return torch.linalg.eigvalsh(small @ small.mH).numpy()
-
 def _singular_values(weight, *, small=False):
     "The singular values of a matrix, or of a block-diagonal one; raises `DataError` for entries that are not finite."
     blocks = weight.detach().cpu() if weight.ndim == 3 else weight.detach().cpu()[None]
@@ -44,7 +37,12 @@ def _singular_values(weight, *, small=False):
     if not blocks.numel(): return np.zeros(0)
     if not torch.isfinite(blocks).all(): raise DataError("The matrix holds entries that are NaN or infinite: it has no singular values.")
     scale = _power_of_two(blocks)
-    s = torch.linalg.svdvals(_wide(blocks)/scale).numpy() if small else np.sqrt(_squares(blocks, scale).clip(0))
+    if small: s = torch.linalg.svdvals(_wide(blocks)/scale).numpy()
+    elif not blocks.is_complex() and min(blocks.shape[1:]) > 32: # large blocks one by one
+        s = np.sqrt(np.concatenate([_large_block(b, scale) for b in blocks]).clip(0))
+    else:
+        flat = _wide(blocks if blocks.shape[1] <= blocks.shape[2] else blocks.transpose(1, 2))/scale
+        s = np.sqrt(torch.linalg.eigvalsh(flat @ flat.mH).numpy().clip(0))
     return np.sort(s.ravel())[::-1]*scale
 
 # %% ../../nbs/internals/170_spectra.ipynb #c6e4123d
@@ -70,13 +68,6 @@ def _gini(values):
     return float(((2*np.arange(1, n + 1) - n - 1)*x).sum()/(n*total)) if n and total > 0 else math.nan
 
 # %% ../../nbs/internals/170_spectra.ipynb #d4181fad
-def _half(groups_of_f, size):
-    "Leave out frequencies whose conjugates come too: a real kernel has the same norm there."
-    seen = set()
-    for f in groups_of_f:
-        me, other = (frozenset(map(tuple, g.tolist())) for g in (f, -f % np.array(size)))
-        if other not in seen: seen.add(me); yield f
-
 def _norm_at(taps, at, freqs, size):
     "The largest eigenvalue of the sum of K(f)K(f)* over the folded frequencies, for a list of them: (F, a, d) -> (F,)."
     phase = torch.from_numpy(np.exp(-2j*np.pi*((freqs[..., None, :]*at)/np.array(size)).sum(-1))) # (F, a, taps)
@@ -87,9 +78,13 @@ def _norm_at(taps, at, freqs, size):
 
 def _conv_norm(taps, at, size, stride, chunk=2**22):
     coarse, shifts = [n//s for n, s in zip(size, stride)], np.array(list(itertools.product(*map(range, stride))))
-    folded = itertools.product(*map(range, coarse)) # onto each of these the stride folds (s^d, d) frequencies
-    freqs = (np.array(f) + shifts*np.array(coarse) for f in folded)
-    freqs = list(freqs if taps.is_complex() else _half(freqs, size))
+    freqs, seen = [], set()
+    for f in itertools.product(*map(range, coarse)): # onto each of these the stride folds (s^d, d) frequencies
+        f = np.array(f) + shifts*np.array(coarse)
+        me, conjugates = (frozenset(map(tuple, g.tolist())) for g in (f, -f % np.array(size)))
+        if conjugates in seen and not taps.is_complex(): continue # where a real kernel has the same norm
+        seen.add(me)
+        freqs.append(f)
     step = block_rows(taps.shape[0]*taps.shape[1]*math.prod(stride), chunk)
     best = max(float(_norm_at(taps, at, np.stack(freqs[i:i+step]), size).max()) for i in range(0, len(freqs), step))
     return math.sqrt(max(best, 0.))

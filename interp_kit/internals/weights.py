@@ -32,15 +32,6 @@ def _sums(x, scale, first):
         l1 += float(a.sum()); l2 += float(p @ p); top = max(top, float(a.max())); zeros += len(p) - int(torch.count_nonzero(p)); off += float((p - first).sum())
     return l1, l2, top, zeros, first + off/len(x)
 
-def _central(x, scale, mean, small):
-    "(second, third, fourth central moment, values below `small`)."
-    m2 = m3 = m4 = near = 0.
-    for p in _slices(x, scale):
-        near += int((p.abs() < small).sum())
-        d = p - mean; q = d*d
-        m2 += float(q.sum()); m3 += float(q @ d); m4 += float(q @ q)
-    return m2/len(x), m3/len(x), m4/len(x), near
-
 def _weight_moments(values):
     "Sizes and moments of the entries in float64; NaN where undefined (no entries; skew and kurtosis of a constant)."
     x = values.detach().flatten()
@@ -50,7 +41,13 @@ def _weight_moments(values):
     first = float(x[0])/scale
     l1, l2, top, zeros, mean = _sums(x, scale, first)
     rms = math.sqrt(l2/n)
-    m2, m3, m4, near = _central(x, scale, mean, 1e-3*rms)
+    m2 = m3 = m4 = near = 0.
+    for p in _slices(x, scale):
+        near += int((p.abs() < 1e-3*rms).sum())
+        d = p - mean
+        q = d*d
+        m2, m3, m4 = m2 + float(q.sum()), m3 + float(q @ d), m4 + float(q @ q)
+    m2, m3, m4 = m2/n, m3/n, m4/n
     flat, half = m2 <= 0, x.dtype in (torch.bfloat16, torch.float16) or x.element_size() < 2
     return dict(l1=l1*scale, l2=math.sqrt(l2)*scale, rms=rms*scale, max=top*scale, mean=mean*scale,
                 std=math.sqrt(m2)*scale, median=float(np.median((x.float() if half else x).numpy())),
@@ -65,11 +62,6 @@ def _complex_moments(x):
     return dict(size, mean=math.hypot(*(p['mean'] for p in both)), std=math.hypot(*(p['std'] for p in both)), median=math.nan, skew=math.nan, kurtosis=math.nan)
 
 # %% ../../nbs/internals/190_weights.ipynb #4bec5ec7
-def _laws(rms, top):
-    from scipy.stats import norm
-    s = rms/.8796256610342398 # a normal truncated at 2 of its standard deviations has this share of them
-    return {'uniform': lambda x: (x/top + 1)/2, 'normal': lambda x: norm.cdf(x/rms), 'truncated normal': lambda x: ((norm.cdf(x/s) - norm.cdf(-2))/(1 - 2*norm.cdf(-2))).clip(0, 1)}
-
 def _looks_like(values):
     "The usual initial distribution, centred at 0, from which the entries differ no more than a sample would."
     x = values.detach().flatten()
@@ -79,7 +71,12 @@ def _looks_like(values):
     if (x == x[0]).all() and len(x) > 1: return 'constant'
     if len(x) < 200: return ''
     x, i = np.sort(x/np.abs(x).max()), np.arange(len(x) + 1)/len(x)
-    gaps = {k: max(np.abs(f(x) - i[1:]).max(), np.abs(f(x) - i[:-1]).max()) for k, f in _laws(np.sqrt((x**2).mean()), 1.).items()}
+    from scipy.stats import norm
+    rms = np.sqrt((x**2).mean())
+    s = rms/.8796256610342398 # a normal truncated at 2 of its standard deviations has this share of them
+    laws = {'uniform': (x + 1)/2, 'normal': norm.cdf(x/rms),
+            'truncated normal': ((norm.cdf(x/s) - norm.cdf(-2))/(1 - 2*norm.cdf(-2))).clip(0, 1)}
+    gaps = {k: max(np.abs(f - i[1:]).max(), np.abs(f - i[:-1]).max()) for k, f in laws.items()}
     best = min(gaps, key=gaps.get)
     return best if gaps[best] < 1.95/math.sqrt(len(x)) else ''
 
@@ -179,14 +176,6 @@ def _measure(w, draws, seed, max_side):
     row['reason'] = bad or '; '.join(_reasons(row, w, spectrum))
     return row
 
-def _operator(row, w, size):
-    "The row with the norm of its layer as a map."
-    from torch.nn.modules.conv import _ConvNd
-    if not isinstance(w.layer, (nn.Linear, _ConvNd)) or w.weight is None or not w.name.endswith('weight'): return row | dict(operator_norm=math.nan)
-    if isinstance(w.layer, nn.Linear): return row | dict(operator_norm=row['spectral_norm'])
-    try: return row | dict(operator_norm=operator_norm(w.layer, size, weight=w.weight))
-    except DataError as e: return row | dict(operator_norm=math.nan, reason='; '.join(filter(None, [row['reason'], f'operator_norm: {e}'])))
-
 # %% ../../nbs/internals/190_weights.ipynb #bba791f2
 _KERAS_TYPES = dict(Dense='Linear', Conv1D='Conv1d', Conv2D='Conv2d', Conv3D='Conv3d', Conv1DTranspose='ConvTranspose1d', Conv2DTranspose='ConvTranspose2d', Conv3DTranspose='ConvTranspose3d',
                    SimpleRNN='RNN', MultiHeadAttention='MultiheadAttention', LayerNormalization='LayerNorm', BatchNormalization='_BatchNorm', GroupNormalization='GroupNorm')
@@ -221,7 +210,14 @@ def weight_table(
     rows = []
     for w in _of_types(_weights_of(model, biases=biases), layer_types):
         row = _measure(w, null_draws, seed, max_side)
-        rows.append(row if operator_size is None else _operator(row, w, operator_size))
+        rows.append(row)
+        if operator_size is None: continue
+        row['operator_norm'] = math.nan
+        if w.weight is None or not w.name.endswith('weight'): continue
+        if isinstance(w.layer, nn.Linear): row['operator_norm'] = row['spectral_norm']
+        if not isinstance(w.layer, nn.modules.conv._ConvNd): continue
+        try: row['operator_norm'] = operator_norm(w.layer, operator_size, weight=w.weight)
+        except DataError as e: row['reason'] = '; '.join(filter(None, [row['reason'], f'operator_norm: {e}']))
     cols = list(_COLUMNS)
     if operator_size is not None: cols.insert(cols.index('spectral_norm') + 1, 'operator_norm')
     return pd.DataFrame(rows, columns=cols)
