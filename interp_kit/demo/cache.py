@@ -20,20 +20,16 @@ def _cache_dir():
     except OSError as e: raise DataError(f"The cache directory {base} cannot be made ({e.strerror}). Set INTERP_KIT_CACHE to one that can be written.") from e
     return Path(base)
 
-def _sweep(hours=24):
-    "Remove what killed processes left behind."
-    for p in _cache_dir().glob('.part-*'):
-        try: old = time.time() - p.stat().st_mtime > 3600*hours
-        except FileNotFoundError: continue # its owner was faster
-        if old: shutil.rmtree(p, ignore_errors=True)
-
 def _once(name, make, whole=Path.exists):
     """The cached file or folder `name`, if it is `whole`; else `make(path)` fills a temporary one, which takes its place when complete.
 
     A new version gets a new name."""
     path = _cache_dir()/name
     if whole(path): return path
-    _sweep()
+    for p in _cache_dir().glob('.part-*'): # what killed processes left behind
+        try: old = time.time() - p.stat().st_mtime > 24*3600
+        except FileNotFoundError: continue # its owner was faster
+        if old: shutil.rmtree(p, ignore_errors=True)
     tmp = Path(tempfile.mkdtemp(dir=_cache_dir(), prefix='.part-'))
     try:
         make(tmp/name)

@@ -14,11 +14,6 @@ from .cache import _one_thread, _trained_once
 from .pictures import digit_scenes
 
 # %% ../../nbs/demo/40_detector.ipynb #d88fa3bf
-def _flatten(targets):
-    "Which image each object is in, its box and its label, over all images."
-    of = [torch.full((len(t['labels']),), i, device=t['labels'].device) for i, t in enumerate(targets)]
-    return torch.cat(of), torch.cat([t['boxes'].reshape(-1, 4).float() for t in targets]), torch.cat([t['labels'] for t in targets])
-
 def _bumps(boxes, rows, cols, stride):
     "(K, rows, cols): a bump for each box, a sixth of its side wide and 1 in the cell of its middle; and that cell's row and column."
     y, x = ((torch.arange(n, device=boxes.device) + .5)*stride for n in (rows, cols))
@@ -75,7 +70,13 @@ class HeatmapDetector(nn.Module):
         targets:list|None=None, # in train mode: a dict for each image of boxes (k, 4) and labels (k,)
     ):
         "Boxes, or in train mode losses; raises `DataError` for what is no image, `LabelError` for labels out of range."
-        images = [_check_image(im) for im in images]
+        images = list(images)
+        for im in images:
+            floats = isinstance(im, Tensor) and im.is_floating_point()
+            if floats and im.ndim == 3 and im.shape[0] == 3 and 0 not in im.shape: continue
+            what = f'{im.dtype} of {tuple(im.shape)}' if isinstance(im, Tensor) else type(im).__name__
+            raise DataError(f"The detector takes a list of (3, H, W) float tensors in [0, 1], got {what}.")
+        images = [im.as_subclass(Tensor) for im in images]
         if self.training: return self._losses(images, targets)
         if len({im.shape for im in images}) > 1: return [self([im])[0] for im in images]
         return self._boxes(torch.stack(images)) if images else []
@@ -86,7 +87,9 @@ class HeatmapDetector(nn.Module):
 
     def _losses(self, images, targets):
         _check_targets(images, targets, len(self.categories))
-        of, boxes, labels = _flatten(targets)
+        boxes = torch.cat([t['boxes'].reshape(-1, 4).float() for t in targets])
+        labels = torch.cat([t['labels'] for t in targets])
+        of = torch.cat([torch.full((len(t['labels']),), i, device=labels.device) for i, t in enumerate(targets)]) # its image
         logits, sides = self._dense(self._padded(torch.stack(images)))
         bumps, row, col = _bumps(boxes, *logits.shape[2:], self.stride)
         mx, my = (col + .5)*self.stride, (row + .5)*self.stride
@@ -109,12 +112,6 @@ class HeatmapDetector(nn.Module):
         x, y = (col + .5)*self.stride, (row + .5)*self.stride
         boxes = torch.stack([(x - l).clamp(0, size[1]), (y - t).clamp(0, size[0]), (x + r).clamp(0, size[1]), (y + b).clamp(0, size[0])], 1)
         return dict(boxes=boxes, labels=label[row, col], scores=best[row, col].sigmoid())
-
-def _check_image(im):
-    if not isinstance(im, Tensor) or im.ndim != 3 or im.shape[0] != 3 or not im.is_floating_point() or 0 in im.shape:
-        what = f'{im.dtype} of {tuple(im.shape)}' if isinstance(im, Tensor) else type(im).__name__
-        raise DataError(f"The detector takes a list of (3, H, W) float tensors in [0, 1], got {what}.")
-    return im.as_subclass(Tensor)
 
 def _check_targets(images, targets, n_classes):
     if targets is None: raise DataError("In train mode the detector needs targets. Pass them, or call model.eval() for boxes.")

@@ -38,16 +38,6 @@ def _resized(a, h, w):
 
 _INK = .35 # from here on a pixel belongs to a digit
 
-def _ink(scan, side):
-    "The scan enlarged, with a margin, to `side`×`side`, cut to its ink."
-    a = _resized(np.pad(scan, 1), side, side)
-    ys, xs = np.where(a > _INK)
-    return a[ys.min():ys.max() + 1, xs.min():xs.max() + 1]
-
-def _clouds(rng, h, w):
-    "A dark ground, (h, w, 3): four by four colours blended into each other, with a little noise."
-    return _resized(rng.integers(0, 90, (4, 4, 3), dtype=np.uint8), h, w) + rng.normal(0, .03, (h, w, 1)).astype(np.float32)
-
 # %% ../../nbs/demo/20_pictures.ipynb #15e39f21
 def _anywhere(rng, shape, h, w, taken):
     "Left and top of a free place for `shape` after up to 20 tries, else None."
@@ -55,20 +45,22 @@ def _anywhere(rng, shape, h, w, taken):
         x, y = int(rng.integers(0, w - shape[1] + 1)), int(rng.integers(0, h - shape[0] + 1))
         if all(x + shape[1] <= l or x >= r or y + shape[0] <= t or y >= b for l, t, r, b in taken): return x, y
 
-def _in_cell(cell, shape, h, w):
-    "Left and top that put `shape` in the middle of cell 0 to 3 of two by two."
-    return (cell % 2)*(w//2) + (w//2 - shape[1])//2, (cell//2)*(h//2) + (h//2 - shape[0])//2
-
 def _scene(rng, scans, labels, h, w, most, grid):
     "One scene: image (h, w, 3), boxes, labels, masks."
-    im, target = _clouds(rng, h, w), dict(boxes=[], labels=[], masks=[])
+    clouds = _resized(rng.integers(0, 90, (4, 4, 3), dtype=np.uint8), h, w) # a dark ground: 4×4 colours that blend
+    im, target = clouds + rng.normal(0, .03, (h, w, 1)).astype(np.float32), dict(boxes=[], labels=[], masks=[])
     cells, largest = rng.permutation(4), min(28, min(h, w)//(2 if grid else 1))
     for k in range(rng.integers(1, most + 1)):
         i = rng.integers(len(scans))
-        ink = _ink(scans[i], int(rng.integers(18, largest + 1)))
-        place = _in_cell(cells[k], ink.shape, h, w) if grid else _anywhere(rng, ink.shape, h, w, target['boxes'])
+        side = int(rng.integers(18, largest + 1))
+        ink = _resized(np.pad(scans[i], 1), side, side)
+        ys, xs = np.where(ink > _INK)
+        ink = ink[ys.min():ys.max() + 1, xs.min():xs.max() + 1]
+        dh, dw = ink.shape
+        if grid: place = cells[k]%2*(w//2) + (w//2 - dw)//2, cells[k]//2*(h//2) + (h//2 - dh)//2 # amid its cell
+        else: place = _anywhere(rng, ink.shape, h, w, target['boxes'])
         if place is None: continue
-        (x, y), (dh, dw) = place, ink.shape
+        x, y = place
         here, mask = (slice(y, y + dh), slice(x, x + dw)), np.zeros((h, w), bool)
         im[here] += ink[..., None]*(rng.uniform(.45, 1, 3).astype(np.float32) - im[here])
         mask[here] = ink > _INK

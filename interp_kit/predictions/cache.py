@@ -167,14 +167,6 @@ def _open(cls:Predictions,
                        "or open it with partial=True to look at what is there.")
 
 # %% ../../nbs/predictions/42_cache.ipynb #266c0029
-def _check_free(path, overwrite):
-    "Raise `StorageError` if something stands at `path` that may not be replaced."
-    if path.is_file(): raise StorageError(f"{path} is a file: name a folder.")
-    if not path.exists() or all(f.name == '.lock' for f in path.iterdir()): return
-    if not _Folder(path).is_ours():
-        raise StorageError(f"{path} holds files that are no predictions: name a new folder.")
-    if not overwrite: raise StorageError(f"{path} holds predictions: pass overwrite=True to replace them.")
-
 def _swap(path, new, old):
     "Put the folder `new` where `path` is; what was there is deleted only when the new one stands."
     if path.exists(): os.replace(path, old)
@@ -212,7 +204,11 @@ def save(self:Predictions,
     """Write the predictions as `Predictions.open` maps them, whole or not at all; raises `StorageError` if there is
     something at `path`."""
     path = Path(path).absolute().resolve()
-    _check_free(path, overwrite)
+    if path.is_file(): raise StorageError(f"{path} is a file: name a folder.")
+    if path.exists() and any(f.name != '.lock' for f in path.iterdir()):
+        if not _Folder(path).is_ours():
+            raise StorageError(f"{path} holds files that are no predictions: name a new folder.")
+        if not overwrite: raise StorageError(f"{path} holds predictions: pass overwrite=True to replace them.")
     if not len(self): raise DataError("There are no rows to save.")
     tmp, old = (path.with_name(f'.{path.name}.{os.getpid()}.{end}') for end in ('tmp', 'old'))
     with locked(path) if path.exists() else nullcontext():

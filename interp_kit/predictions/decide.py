@@ -43,19 +43,6 @@ def _task_of(source, out, targ, type_name):
     if declared and isinstance(out, Tensor) and isinstance(targ, Tensor): return declared
     return infer_task(out, targ, source.loss_func)
 
-def _needs_softmax(preds, act, name):
-    "Whether rows are no probabilities yet; raises `ModelError` if someone named the activation that left them so."
-    finite = preds[preds.isfinite().all(1)]
-    if not len(finite) or are_probabilities(finite, 1e-2): return False
-    if act is not None:
-        raise ModelError(f"act={name} gives no probabilities: rows must be non-negative and sum to 1. Leave act out, or "
-                         "pass one like softmax.")
-    return True
-
-def _is_one_of_two(preds, targs):
-    if preds.ndim > 1 and preds.shape[1] != 1: return False
-    return targs.is_floating_point() or bool((targs > 0).any()) or bool((preds != 1).any())
-
 # %% ../../nbs/predictions/30_decide.ipynb #a6fb0194
 def _decide(source, task, outs, targs):
     """How outputs like these become predictions; raises `ModelError` where they fit neither `act` nor the names of the
@@ -64,8 +51,14 @@ def _decide(source, task, outs, targs):
     decision, preds = _Decision(task, name), to_cpu(activation(outs))
     if task == 'multi_output': return _decide_parts(decision, source, preds, targs)
     columns = preds.shape[1] if preds.ndim > 1 else 1
-    if task == 'classification' and columns > 1: decision.softmax = _needs_softmax(preds, source.act, name)
-    if task in ('classification', 'segmentation'): decision.complement = _is_one_of_two(preds, targs)
+    if task == 'classification' and columns > 1:
+        finite = preds[preds.isfinite().all(1)]
+        decision.softmax = len(finite) > 0 and not are_probabilities(finite, 1e-2)
+        if decision.softmax and source.act is not None:
+            raise ModelError(f"act={name} gives no probabilities: rows must be non-negative and sum to 1. Leave act out, or "
+                             "pass one like softmax.")
+    if task in ('classification', 'segmentation') and columns == 1:
+        decision.complement = targs.is_floating_point() or bool((targs > 0).any()) or bool((preds != 1).any())
     if task == 'segmentation': decision.ignore_index = loss_setting(source.loss_func, 'ignore_index')
     if task in ('classification', 'segmentation', 'multilabel'):
         decision.n_classes = 2 if decision.complement else columns
@@ -88,9 +81,15 @@ def _two_columns(p):
     p = p[:, None] if p.ndim == 1 else p
     return torch.cat([1 - p, p], 1)
 
-def _check_later(decision, preds):
-    "Raise `ModelError` if these rows are no probabilities, as those were by which the activation was chosen."
-    wrong = False
+def _activate(decision, source, outs):
+    "Outputs after the activation that was decided on; raises `ModelError` if it no longer gives probabilities."
+    own = getattr(source.loss_func, 'activation', None)
+    preds = to_cpu((source.act if source.act is not None else ACTIVATIONS.get(decision.activation, own))(outs))
+    if decision.tasks is not None:
+        parts = [to_cpu(ACTIVATIONS[a](o)) for a, o in zip(decision.activations, preds if isinstance(preds, tuple) else (preds,))]
+        return tuple(_two_columns(o) if two else o for o, two in zip(parts, decision.complements))
+    if decision.softmax: return preds.softmax(1)
+    wrong = False # are these no probabilities, as those were by which the activation was chosen?
     if decision.activation == 'none' and (decision.task == 'multilabel' or decision.complement):
         wrong = float(preds.nan_to_num(.5).min()) < 0 or float(preds.nan_to_num(.5).max()) > 1
     if decision.task == 'classification' and preds.ndim > 1 and preds.shape[1] > 1:
@@ -99,16 +98,6 @@ def _check_later(decision, preds):
     if wrong:
         raise ModelError(f"The first rows gave probabilities with the activation {decision.activation}, but later ones do not: "
                          "pass act=…, the function that turns outputs into probabilities.")
-
-def _activate(decision, source, outs):
-    "Outputs after the activation that was decided on."
-    own = getattr(source.loss_func, 'activation', None)
-    preds = to_cpu((source.act if source.act is not None else ACTIVATIONS.get(decision.activation, own))(outs))
-    if decision.tasks is not None:
-        parts = [to_cpu(ACTIVATIONS[a](o)) for a, o in zip(decision.activations, preds if isinstance(preds, tuple) else (preds,))]
-        return tuple(_two_columns(o) if two else o for o, two in zip(parts, decision.complements))
-    if decision.softmax: return preds.softmax(1)
-    _check_later(decision, preds)
     return preds
 
 def _as_classes(decision, preds, targs):
@@ -122,19 +111,16 @@ def _as_classes(decision, preds, targs):
     return preds, targs.reshape(len(preds), *preds.shape[2:]).long()
 
 # %% ../../nbs/predictions/30_decide.ipynb #1fb2a133
-def _settle_parts(decision, preds, targs):
-    "(preds, targs, decoded) of several outputs."
-    if any(decision.complements or ()):
-        flat = [t.reshape(len(t), *t.shape[2:]) if t.shape[1:2] == (1,) else t for t in targs]
-        targs = tuple(f.long() if two else t for f, t, two in zip(flat, targs, decision.complements))
-    if decision.tasks is None: return preds, targs, preds
-    return preds, targs, tuple(_decode(o, k) for o, k in zip(preds, decision.tasks))
-
 def _settle(decision, source, outs, targs):
     """Predictions, targets and decisions in the shapes of the task; raises `ModelError` for rows that contradict the
     decision."""
     preds = _activate(decision, source, outs)
-    if decision.task == 'multi_output': return _settle_parts(decision, preds, targs)
+    if decision.task == 'multi_output':
+        if any(decision.complements or ()):
+            flat = [t.reshape(len(t), *t.shape[2:]) if t.shape[1:2] == (1,) else t for t in targs]
+            targs = tuple(f.long() if two else t for f, t, two in zip(flat, targs, decision.complements))
+        if decision.tasks is None: return preds, targs, preds
+        return preds, targs, tuple(_decode(o, k) for o, k in zip(preds, decision.tasks))
     if decision.task in ('classification', 'segmentation'): preds, targs = _as_classes(decision, preds, targs)
     own = getattr(source.loss_func, 'decodes', None) if decision.task == 'multilabel' else None
     return preds, targs, own(preds) if callable(own) else _decode(preds, decision.task)

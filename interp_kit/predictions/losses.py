@@ -16,13 +16,7 @@ from ..core import ModelError, loss_chain, loss_name, shapes_of
 from .store import each, n_rows
 
 # %% ../../nbs/predictions/21_losses.ipynb #376e3019
-def _weight_holder(loss):
-    "The object that holds a class-weight tensor (C,), or None."
-    for o in reversed([*loss_chain(loss)]): # fastai's wrappers hold a copy that does nothing
-        kw = getattr(o, 'keywords', None) or {}
-        w = kw.get('weight', getattr(o, 'weight', None))
-        if isinstance(w, Tensor) and w.ndim == 1: return o
-    return None
+def _weight_of(o): return (getattr(o, 'keywords', None) or {}).get('weight', getattr(o, 'weight', None))
 
 @contextmanager
 def _replaced(o, name, value):
@@ -46,10 +40,6 @@ def _unreduced(loss, pred, yb, n):
     if not isinstance(out, Tensor) or out.ndim == 0 or out.numel() < n or out.numel() % n: return None
     if out.shape == (n, n) and isinstance(pred, Tensor) and pred.numel() == n > 1: return None # (n, 1) broadcast against (n,)
     return out.as_subclass(Tensor).detach().reshape(n, -1).float().mean(1)
-
-def _row_by_row(loss, pred, yb, n):
-    row = lambda o, i: each(lambda t: t[i:i+1], tuple(o) if isinstance(o, list) else o)
-    return torch.stack([loss(row(pred, i), *(row(y, i) for y in yb)).as_subclass(Tensor).detach().float().mean() for i in range(n)])
 
 # %% ../../nbs/predictions/21_losses.ipynb #5887fe67
 def _is_dense(y): return isinstance(y, Tensor) and y.ndim > 2 and not y.is_floating_point()
@@ -108,7 +98,10 @@ class PerSampleLoss:
     def __init__(self,
         loss_func:'Callable', # any loss: module, function, partial, fastai loss
     ):
-        self.loss_func, self.holder = loss_func, _weight_holder(loss_func)
+        self.loss_func, self.holder = loss_func, None # `holder` has the class weights (C,), if there are any
+        for o in loss_chain(loss_func): # the innermost, since fastai's wrappers hold a copy that does nothing
+            w = _weight_of(o)
+            if isinstance(w, Tensor) and w.ndim == 1: self.holder = o
         self.how, self.fixed, self.weights, self.misfit = '', [], [], np.zeros(2)
 
     def __getattr__(self, name):
@@ -121,7 +114,10 @@ class PerSampleLoss:
             dense = _is_dense(yb[0])
             res = _image_means(self.loss_func, pred, yb[0]) if dense else _unreduced(self.loss_func, pred, yb, n)
             self.how = "reduction='none'" if res is not None and not dense else 'row by row'
-            if res is None: res = _row_by_row(self.loss_func, pred, yb, n)
+            if res is None:
+                row = lambda o, i: each(lambda t: t[i:i+1], tuple(o) if isinstance(o, list) else o)
+                losses = (self.loss_func(row(pred, i), *(row(y, i) for y in yb)) for i in range(n))
+                res = torch.stack([l.as_subclass(Tensor).detach().float().mean() for l in losses])
         except Exception as e:
             shapes = shapes_of((pred, yb[0] if len(yb) == 1 else yb))
             raise ModelError(f"The loss {loss_name(self.loss_func)}{' (called row by row)' if self.how == 'row by row' else ''} fails on outputs of shape {shapes[0]} "
@@ -133,7 +129,7 @@ class PerSampleLoss:
 @patch(as_prop=True)
 def class_weights(self:PerSampleLoss) -> Tensor: # (C,)
     "The weights that the loss holds."
-    return getattr(self.holder, 'keywords', {}).get('weight', getattr(self.holder, 'weight', None))
+    return _weight_of(self.holder)
 
 @patch
 def _weigh(self:PerSampleLoss, res, pred, yb, n):

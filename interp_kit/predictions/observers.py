@@ -37,13 +37,6 @@ class Observer:
     ):
         "Take over what another observer saw."
 
-# %% ../../nbs/predictions/22_observers.ipynb #d3f76df4
-def _mean_positions(x, n):
-    "(n, D) from the input of a layer: (n, D) itself, (n, …, D) averaged over what lies between."
-    if x.ndim > 2 and len(x) == n: x = x.flatten(1, -2).mean(1)
-    if x.ndim != 2 or len(x) != n: raise ModelError(f"The layer's input has the shape {tuple(x.shape)} for {n} rows: it holds no features a row.")
-    return x.clone()
-
 # %% ../../nbs/predictions/22_observers.ipynb #98753c69
 class Features(Observer):
     "Keeps the input of a layer as `p.features` (N, D); positions in between (tokens, pixels) are averaged."
@@ -64,8 +57,12 @@ class Features(Observer):
 
     def on_batch(self, rows, inputs, outputs):
         if self.last is None: raise ModelError("The layer given to Features did not run.")
-        x = self.last.detach().as_subclass(Tensor).float().cpu()
-        self.rows.append(rows); self.values.append(_mean_positions(x, len(rows)))
+        self.rows.append(rows)
+        x, n = self.last.detach().as_subclass(Tensor).float().cpu(), len(rows)
+        if x.ndim > 2 and len(x) == n: x = x.flatten(1, -2).mean(1) # (n, …, D)
+        if x.ndim != 2 or len(x) != n:
+            raise ModelError(f"The layer's input has the shape {tuple(x.shape)} for {n} rows: it holds no features a row.")
+        self.values.append(x.clone())
         self.last = None
 
     def detach(self):

@@ -16,13 +16,6 @@ from .decide import _Decision, Keeper
 from .losses import PerSampleLoss
 from .store import each, n_rows, to_cpu
 
-# %% ../../nbs/predictions/31_one_pass.ipynb #156fc910
-def _check_batch(out, n, room):
-    "Raise `ModelError` unless a batch of `n` rows has one output each, and `room` is left for it."
-    if n_rows(out) != n or room < n:
-        raise ModelError(f"A batch of {n} rows gave outputs of {n_rows(out)} rows: the model must return one output a "
-                         "row.")
-
 # %% ../../nbs/predictions/31_one_pass.ipynb #c70ed31e
 @functools.lru_cache
 def _watch_class():
@@ -54,7 +47,9 @@ def _watch_class():
             losses, self.by_row = self.by_row, None
             out, y, lo, hi = to_cpu(self.pred), to_cpu(self.yb), self.done, self.done + len(losses)
             rows = np.arange(lo, hi) if self.rows is None else self.rows[lo:hi]
-            _check_batch(out, len(losses), len(rows))
+            if n_rows(out) != len(losses) or len(rows) < len(losses):
+                raise ModelError(f"A batch of {len(losses)} rows gave outputs of {n_rows(out)} rows: the model must return "
+                                 "one output a row.")
             self.keeper.add(out, y[0] if len(y) == 1 else y, type(self.yb[0]).__name__)
             for o in self.observers: o.on_batch(rows, tuple(self.xb), self.pred)
             self.row_losses.append(to_cpu(losses).float())

@@ -24,23 +24,19 @@ from .source import now
 from .store import Predictions
 
 # %% ../../nbs/predictions/44_resume.ipynb #47fd9f32
-def _row_bytes(source):
-    """About how large the largest kept array is for a row: by the classes' names, the last layer's width, or the
-    target's pixels."""
-    widths = [w for m in source.model.modules() if (w := getattr(m, 'out_features', None))]
-    rows, vocab = source.rows.table, source.vocab
-    y = next(iter(source.dl if rows is None else take_rows(source.dl, rows[:1])))[-1]
-    y = y[0] if isinstance(y, (tuple, list)) else y
-    pixels = y[0].numel() if isinstance(y, Tensor) and y.ndim > 2 else 0
-    return max(4*len(vocab) if hasattr(vocab, '__len__') else 0, 4*widths[-1] if widths else 0, 2*pixels, 40)
-
 def _plan_for(source, observers):
     "(plan, names of the rows) of a capture."
-    rows, n = source.rows.table, source.rows.count()
+    rows, n, vocab = source.rows.table, source.rows.count(), source.vocab
     names = _RowNames(rows, None if rows is None else source.items(rows), None, source.rows.positions)
     prints = _fingerprints(source)
     seen_by = [_observer_name(o, source.model) for o in observers]
-    return _new_plan(n, source.rows.batch_size, _row_bytes(source), prints, names, source.facts(), now(), seen_by), names
+    # about how large the largest array is for a row: by the classes' names, the last layer's width, the target's pixels
+    widths = [w for m in source.model.modules() if (w := getattr(m, 'out_features', None))]
+    y = next(iter(source.dl if rows is None else take_rows(source.dl, rows[:1])))[-1]
+    y = y[0] if isinstance(y, (tuple, list)) else y
+    pixels = y[0].numel() if isinstance(y, Tensor) and y.ndim > 2 else 0
+    size = max(4*len(vocab) if hasattr(vocab, '__len__') else 0, 4*widths[-1] if widths else 0, 2*pixels, 40)
+    return _new_plan(n, source.rows.batch_size, size, prints, names, source.facts(), now(), seen_by), names
 
 # %% ../../nbs/predictions/44_resume.ipynb #888245bd
 _CHANGES = dict( # what of a plan may differ, in words
@@ -58,16 +54,13 @@ def _check_plan(folder, new):
         raise StorageError(f"{folder} holds predictions of something else: {listing(_CHANGES[k] for k in dict.fromkeys(differ))} changed. "
                            "Choose another path, or start anew with resume=False (what is there is then deleted).")
 
-def _refuse_foreign(folder):
-    "Raise `StorageError` if the path is a file, or a folder of something else."
-    if not folder.path.exists(): return
-    if not folder.path.is_dir(): raise StorageError(f"{folder} is a file: name a folder.")
-    if not folder.is_ours():
+def _check_request(folder, observers):
+    """Raise `StorageError` if the path is a file, or a folder of something else, and `DataError` for an observer that
+    a capture to disk could not bring back."""
+    if folder.path.exists() and not folder.path.is_dir(): raise StorageError(f"{folder} is a file: name a folder.")
+    if folder.path.exists() and not folder.is_ours():
         names = ', '.join(sorted(f.name for f in folder.path.iterdir())[:3])
         raise StorageError(f"{folder} holds files that are no predictions ({names}): name a new folder.")
-
-def _check_observers(observers):
-    "Raise `DataError` for an observer that a capture to disk could not bring back."
     for o in observers:
         if not hasattr(o, 'columns') and not (hasattr(o, 'state') and hasattr(o, 'merge')):
             raise DataError(f"The observer {type(o).__name__} has no state() and merge(), which a capture to disk needs: "
@@ -186,8 +179,7 @@ def _capture_to_disk(source, path, *, resume=True, observers=(), progress=True):
     """Run the shards that are not finished, then finish the folder; raises `StorageError` where it holds something
     else or cannot be written."""
     folder = _Folder(path)
-    _refuse_foreign(folder)
-    _check_observers(observers)
+    _check_request(folder, observers)
     with kept_order(source.dl), untouched(source.learn), not_augmented(source.dl):
         plan, names = _plan_for(source, observers)
         p = _finished(folder, plan) if resume else None

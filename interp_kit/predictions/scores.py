@@ -48,13 +48,6 @@ class RowScores:
         "Rows with a probability that is not finite."
         return np.flatnonzero(~np.isfinite(self.brier))
 
-def _ranks(q, t, pt):
-    rank, ties = (q > pt).sum(1), (q == pt).sum(1) > 1
-    if ties.any():
-        later = torch.arange(q.shape[1]) > t[ties]
-        rank[ties] += ((q[ties] == pt[ties]) & later).sum(1)
-    return rank
-
 # %% ../../nbs/predictions/11_scores.ipynb #5dff5e25
 def _scores_of(p):
     q, t = p.preds, p.targs[:, None]
@@ -63,8 +56,11 @@ def _scores_of(p):
     brier = (q*q).sum(1, dtype=torch.float64) - 2*target + 1
     log_loss = -pt.squeeze(1).clamp(eps, 1 - eps).double().log()
     entropy = torch.special.entr(q).sum(1, dtype=torch.float64)
-    res = conf, target, entropy, brier, log_loss, _ranks(q, t, pt), p.targs == p.decoded
-    return [o.numpy() for o in res]
+    rank, ties = (q > pt).sum(1), (q == pt).sum(1) > 1
+    if ties.any():
+        later = torch.arange(q.shape[1]) > t[ties]
+        rank[ties] += ((q[ties] == pt[ties]) & later).sum(1)
+    return [o.numpy() for o in (conf, target, entropy, brier, log_loss, rank, p.targs == p.decoded)]
 
 def row_scores(
     p:'Predictions|Tensor|np.ndarray', # Predictions of a classification, or (N, C) probabilities

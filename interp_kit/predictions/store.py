@@ -309,7 +309,7 @@ def _is_distribution(preds, tol): return bool(((preds - 1).abs() < tol).all()) i
 
 # %% ../../nbs/predictions/10_store.ipynb #3bc82126
 def _answer_columns(p):
-    "target, predicted and their probabilities, as the task has them."
+    "target, predicted and their probabilities, as the task has them; of a regression for each of 50 targets at most."
     if isinstance(p._preds, tuple) or isinstance(p.targs, tuple):
         return {f'{k}_{i}': list(o.numpy()) if o.ndim > 1 else o.numpy() for k, v in (('target', p.targs), ('predicted', p.decoded))
                 for i, o in enumerate(v if isinstance(v, tuple) else (v,)) if o.ndim < 3}
@@ -318,15 +318,12 @@ def _answer_columns(p):
         return dict(target=names[p.targs], predicted=names[p.decoded], prob_target=at(p.targs), prob_predicted=at(p.decoded))
     if p.task == 'multilabel': return _label_columns(p)
     if p.task == 'segmentation': return {k: np.concatenate(o) for k, o in zip(_MASK_COLUMNS, zip(*(_mask_columns(c) for c in p.chunks(2048))))}
-    return _value_columns(p)
-
-def _value_columns(p):
-    "target and predicted of a regression, of each target by its name or number (50 at most)."
     t, d = (o.reshape(len(p), -1).numpy() if len(p) else np.zeros((0, 1)) for o in (p.targs, p.decoded))
     if t.shape[1] == 1: return dict(target=t[:, 0], predicted=d[:, 0])
+    if t.shape[1] > 50 or t.shape != d.shape: return {}
     names = p.meta.get('target_names') or []
     names = names if len(set(names)) == t.shape[1] else range(t.shape[1])
-    return {f'{k}_{n}': v[:, i] for i, n in enumerate(names) for k, v in (('target', t), ('predicted', d))} if t.shape[1] <= 50 and t.shape == d.shape else {}
+    return {f'{k}_{n}': v[:, i] for i, n in enumerate(names) for k, v in (('target', t), ('predicted', d))}
 
 def _label_columns(p):
     "Names of the labels that each row has, was given, lacks, and has too many of, as tuples."

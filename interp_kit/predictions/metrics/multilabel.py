@@ -89,16 +89,11 @@ def _label_rows(p, targs=None, *, chunk=8192):
     return p.memo['label_rows']
 
 def _row_values(q, t, d):
+    "The fields of `_LabelRows`, from probabilities, targets and decisions of some rows."
     q, t, d = (torch.as_tensor(o) for o in (q, t, d.bool()))
     eps = torch.finfo(q.dtype).eps
     brier = ((q - t.to(q.dtype))**2).mean(1, dtype=torch.float64)
     log_loss = -torch.where(t, q, 1 - q).clamp(eps, 1 - eps).log().mean(1, dtype=torch.float64)
-    holes = torch.where(brier.isfinite(), 0., torch.nan)
-    rank = (o + holes for o in _rank_values(q, t))
-    return [o.numpy() for o in ((t & d).sum(1), t.sum(1), d.sum(1), log_loss, brier, *rank)]
-
-def _rank_values(q, t):
-    "Ranking precision, coverage and ranking loss of each row."
     C, k = q.shape[1], t.sum(1)
     most = max(1, int(k.max()))
     own = q.masked_fill(~t, -1).topk(most, 1).values # scores of the row's labels, descending, filled up with −1
@@ -106,9 +101,11 @@ def _rank_values(q, t):
     upto = _at_least(q, own)*real # labels that score at least as high
     among = (most - torch.searchsorted(own.flip(1).contiguous(), own))*real # its own among them
     proper, pairs = (k > 0) & (k < C), (k*(C - k)).clamp_min(1)
-    precision = (among.double()/upto.clamp_min(1)).sum(1)/k.clamp_min(1)
-    loss = (upto - among).sum(1)/pairs.double()
-    return torch.where(proper, precision, 1.), upto.amax(1).double(), torch.where(proper, loss, 0.)
+    precision = torch.where(proper, (among.double()/upto.clamp_min(1)).sum(1)/k.clamp_min(1), 1.)
+    loss = torch.where(proper, (upto - among).sum(1)/pairs.double(), 0.)
+    holes = torch.where(brier.isfinite(), 0., torch.nan)
+    ranks = (o + holes for o in (precision, upto.amax(1).double(), loss))
+    return [o.numpy() for o in ((t & d).sum(1), k, d.sum(1), log_loss, brier, *ranks)]
 
 # %% ../../../nbs/predictions/metrics/40_multilabel.ipynb #284f220e
 def label_losses(
@@ -365,19 +362,19 @@ def multilabel_intervals(
     "An interval for each metric, by resampling rows."
     p = as_predictions(p, task='multilabel')
     names = list(multilabel_metrics(p) if metrics is None else metrics)
-    drawn = _mean_intervals(p, names, n, seed, level) if set(names) - {*_LABEL_SCORES, *_AREAS} else {}
+    drawn = {}
+    if set(names) - {*_LABEL_SCORES, *_AREAS}: # means over rows, or shares of them
+        rows = _label_rows(p)
+        right = int(((rows.hits == rows.actual) & (rows.hits == rows.predicted)).sum())
+        drawn['accuracy'] = drawn['exact_match'] = wilson(right, len(p), level)
+        for k, v in _row_scores(p, rows).items():
+            if k.endswith('_samples'): v = v[~np.isnan(v)]
+            if k in names and len(v) and np.isfinite(v).all(): drawn[k] = mean_interval(v, n, seed, level)
     if set(names) & set(_LABEL_SCORES): drawn.update(_quantiles(_label_scores(_resampled_margins(p, n, seed)), names, level))
     if set(names) & set(_AREAS): drawn.update(_quantiles(_resampled_areas(p, min(n, 200), seed), names, level))
     return {k: drawn.get(k, (np.nan, np.nan)) for k in names}
 
 def _quantiles(values, names, level): return {k: quantile_interval(v, level) for k, v in values.items() if k in names}
-
-def _mean_intervals(p, names, n, seed, level):
-    "Intervals of what is a mean over rows, or a share of them."
-    rows = _label_rows(p)
-    exact = wilson(int(((rows.hits == rows.actual) & (rows.hits == rows.predicted)).sum()), len(p), level)
-    values = {k: v[~np.isnan(v)] if k.endswith('_samples') else v for k, v in _row_scores(p, rows).items() if k in names}
-    return dict(accuracy=exact, exact_match=exact, **{k: mean_interval(v, n, seed, level) for k, v in values.items() if len(v) and np.isfinite(v).all()})
 
 def _multilabel_interval(p, metric, n=1000, seed=0, level=0.95):
     "The interval of one metric, see `multilabel_intervals`."

@@ -133,11 +133,6 @@ def _by_target(a, b):
     s['mape'] = np.where(mid.zeros > 0, np.nan, s['mape'])
     return s, mid
 
-def _all_targets(name, x, mid):
-    "One number for K targets: their mean over what is defined, the largest of the largest errors, NaN if anything is not finite."
-    if (mid.bad > 0).any(): return np.nan
-    return x.max() if name == 'max_error' else average_defined(x)
-
 def _count(n, one, many): return f'{n:,} {one if n == 1 else many}'
 
 def _remarks(mid, small, losses):
@@ -168,7 +163,8 @@ def regression_metrics(
     in `.notes`. Raises `TaskError` for predictions of another task."""
     p = as_predictions(p, targs, 'regression')
     s, mid = _by_target(*value_pairs(p))
-    values = {k: _all_targets(k, s[k], mid) for k in _NAMES}
+    if (mid.bad > 0).any(): values = dict.fromkeys(_NAMES, np.nan)
+    else: values = {k: s[k].max() if k == 'max_error' else average_defined(s[k]) for k in _NAMES}
     return Scores(dict(values, loss=p.losses.double().mean()), _remarks(mid, s['small'], p.losses))
 
 def per_target_metrics(
@@ -190,23 +186,19 @@ def _row_values(a, b, mid, name):
     j, shift = _PARTS.index(_ROW_MEANS[name]), mid.residual if name == 'bias' else 0
     return np.concatenate([(_parts_of(p, t, mid)[..., j] + shift).mean(1) for p, t in _chunks(a, b)])
 
-def _group_means(a, b, mid, groups):
-    "(G, K, 9) sums of the parts of the rows of each group."
-    G, lo, res = int(groups.max()) + 1, 0, 0
-    for p, t in _chunks(a, b):
-        x = np.nan_to_num(_parts_of(p, t, mid), posinf=0) # shares of targets of 0, which no resampled score uses
-        res, lo = res + group_sums(x.reshape(len(x), -1), groups[lo:lo + len(x)], G), lo + len(x)
-    return res.reshape(G, -1, len(_PARTS))
-
 def _resampled(a, b, mid, n, seed, size=4_000_000):
     "Each of _RESAMPLED in `n` bootstrap samples, (n,), averaged over the targets, as many at a time as make `size` numbers."
     groups, total, count = _row_groups(len(a), seed=seed), dict.fromkeys(_RESAMPLED, 0.), dict.fromkeys(_RESAMPLED, 0.)
-    width = block_rows(len(_PARTS)*max(int(groups.max()) + 1, n), size)
-    for lo in range(0, a.shape[1], width):
-        k = slice(lo, lo + width)
+    G = int(groups.max()) + 1
+    width = block_rows(len(_PARTS)*max(G, n), size)
+    for first in range(0, a.shape[1], width):
+        k = slice(first, first + width)
         m = replace(mid, **{f: v[k] for f, v in vars(mid).items() if isinstance(v, np.ndarray)})
-        x = _group_means(a[:, k], b[:, k], m, groups)
-        means = _resampled_sums(x.reshape(len(x), -1), n, seed, sizes=np.bincount(groups)).reshape(n, *x.shape[1:])/len(a)
+        lo, sums = 0, 0 # of the parts of the rows of each group
+        for p, t in _chunks(a[:, k], b[:, k]):
+            x = np.nan_to_num(_parts_of(p, t, m), posinf=0) # shares of targets of 0, which no resampled score uses
+            sums, lo = sums + group_sums(x.reshape(len(x), -1), groups[lo:lo + len(x)], G), lo + len(x)
+        means = _resampled_sums(sums, n, seed, sizes=np.bincount(groups)).reshape(n, -1, len(_PARTS))/len(a)
         for name, s in _scores_of_means(means, m).items():
             if name not in _RESAMPLED: continue
             s = np.where(_flat(m, name), np.nan, s); ok = ~np.isnan(s)

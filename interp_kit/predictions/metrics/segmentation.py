@@ -178,15 +178,14 @@ def boundary_counts(
     p = as_predictions(p, task='segmentation')
     d = _boundary_width(p.targs.shape[1:], dilation)
     counts_of(p) # checks the labels
-    return torch.cat([_boundary_counts(c.targs, c.decoded, p.n_classes, p.ignore_index, d) for c in _image_chunks(p)])
-
-def _boundary_counts(targs, decoded, C, ignore_index, d):
-    "Void pixels get the label C, which belongs to no class, in both masks; so do then the pixels off the boundaries."
+    C, parts = p.n_classes, []
     small = torch.int16 if C < 32_000 else torch.int32
-    void = void_mask(targs, ignore_index)
-    masks = [o.to(small).masked_fill(void, C) for o in (targs, decoded)]
-    t, e = (o.masked_fill(~_mask_boundary(o, d, C + 1), C) for o in masks)
-    return _image_counts(t, e, C + 1)[..., :C]
+    for c in _image_chunks(p): # void pixels, then pixels off the boundaries, get the label C, which belongs to no class
+        void = void_mask(c.targs, p.ignore_index)
+        masks = [o.to(small).masked_fill(void, C) for o in (c.targs, c.decoded)]
+        t, e = (o.masked_fill(~_mask_boundary(o, d, C + 1), C) for o in masks)
+        parts.append(_image_counts(t, e, C + 1)[..., :C])
+    return torch.cat(parts)
 
 def boundary_iou(
     p:Predictions, # of a segmentation
