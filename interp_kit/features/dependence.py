@@ -20,7 +20,8 @@ class _Grid:
         self.name, v = name, table.values(name)
         self.categorical = _is_categorical(table, name)
         self.inner = pd.unique(pd.Series(v)) if self.categorical else _points(v.astype(np.float64), size)
-        names, (mean, std) = _categories(table, name), _units(table, name)
+        names, step = _categories(table, name), _processing_step(_table_of(table), 'Normalize') # took out mean and std
+        mean, std = (step.means[name], step.stds[name]) if step is not None and name in step.means else (0., 1.)
         if names is not None: self.inner = np.arange(0 if (v == 0).any() or names[0] != '#na#' else 1, len(names)); self.shown = [names[i] for i in self.inner]
         elif self.categorical: self.inner = np.array(sorted(self.inner, key=str), dtype=object); self.shown = [str(o) for o in self.inner]
         else: self.shown = (self.inner*std + mean).tolist()
@@ -44,11 +45,6 @@ def _categories(table, name):
     step = _processing_step(_table_of(table), 'Categorify')
     classes = getattr(step, 'classes', {}).get(name) if _is_categorical(table, name) else None
     return None if classes is None else [str(c) for c in classes]
-
-def _units(table, name):
-    "(mean, standard deviation) that `Normalize` took out; (0, 1) without it."
-    step = _processing_step(_table_of(table), 'Normalize')
-    return (step.means[name], step.stds[name]) if step is not None and name in step.means else (0., 1.)
 
 # %% ../../nbs/features/60_dependence.ipynb #e683b6e6
 def partial_dependence(
@@ -100,14 +96,15 @@ def _set_columns(table, rows, values):
         flags = [c for c in table.joined.get(name, ()) if c != name and c not in values]
         for c, o in [(name, v), *((c, _categories(table, c).index('False')) for c in flags)]:
             i, k = table.columns(c)
-            if isinstance(xs[i], pd.DataFrame): xs[i].isetitem(k, _full(o, xs[i].iloc[:, k], len(rows)))
-            else: xs[i][:, k] = o if not isinstance(xs[i], Tensor) else torch.as_tensor(o, dtype=xs[i].dtype)
+            if not isinstance(xs[i], pd.DataFrame):
+                xs[i][:, k] = o if not isinstance(xs[i], Tensor) else torch.as_tensor(o, dtype=xs[i].dtype)
+                continue
+            column, dtype = [o]*len(rows), xs[i].dtypes.iloc[k]
+            if isinstance(dtype, pd.CategoricalDtype): column = pd.Categorical(column, dtype=dtype)
+            elif not isinstance(o, str): # of whole numbers with those in between
+                column = np.full(len(rows), o, dtype=None if pd.api.types.is_integer_dtype(dtype) else dtype)
+            xs[i].isetitem(k, column)
     return tuple(xs)
-
-def _full(value, column, n):
-    "A column of one value; of a categorical column with its categories, of whole numbers with those in between."
-    if isinstance(column.dtype, pd.CategoricalDtype): return pd.Categorical([value]*n, dtype=column.dtype)
-    return np.full(n, value, dtype=column.dtype if not pd.api.types.is_integer_dtype(column.dtype) else None) if not isinstance(value, str) else [value]*n
 
 def _as_frame(table, grids, points, means, rows, ice):
     outs = table.vocab if table.task == 'classification' else table.vocab or list(table.target_names)

@@ -112,16 +112,16 @@ def oob_score_importance(
 def _imitation(table, n_trees, max_rows, rs):
     "A forest grown to give the model's answers, out of bag."
     from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
-    x = np.concatenate([_matrix(table, i) for i in range(len(table.inputs))], 1)
+    parts = []
+    for x in table.inputs:
+        if isinstance(x, Tensor): x = x.cpu().numpy()
+        elif isinstance(x, pd.DataFrame): # names of categories become codes
+            x = np.stack([x[c].to_numpy(dtype=np.float32) if pd.api.types.is_numeric_dtype(x[c])
+                          else pd.factorize(x[c])[0].astype(np.float32) for c in x.columns], 1)
+        parts.append(np.asarray(x, dtype=np.float32))
+    x = np.concatenate(parts, 1)
     rows = np.arange(len(x)) if len(x) <= max_rows else np.sort(rs.choice(len(x), max_rows, replace=False))
     p, classes = table.preds(table.base), table.task == 'classification'
     y = (p.argmax(1) if classes else p)[rows]
     forest = (RandomForestClassifier if classes else RandomForestRegressor)(n_trees, random_state=rs.randint(2**31 - 1)).fit(x[rows], y)
     return _OutOfBag(forest, x[rows], np.searchsorted(forest.classes_, y) if classes else y, classes)
-
-def _matrix(table, i):
-    "Input `i` as float32 numbers; names of categories become codes."
-    x = table.inputs[i]
-    if isinstance(x, Tensor): return x.cpu().numpy().astype(np.float32)
-    if isinstance(x, pd.DataFrame): return np.stack([x[c].to_numpy(dtype=np.float32) if pd.api.types.is_numeric_dtype(x[c]) else pd.factorize(x[c])[0].astype(np.float32) for c in x.columns], 1)
-    return np.asarray(x, dtype=np.float32)

@@ -7,6 +7,7 @@ __all__ = ['FeatureImportance']
 
 # %% ../../nbs/features/40_importance.ipynb #a22b9c0d
 import numpy as np, pandas as pd
+from fastcore.basics import patch
 from ..core import DataError, n_more
 from ..findings import Findings, plain
 from ..plots import NEUTRAL, PALETTE, as_label, font_family, new_axes
@@ -75,15 +76,6 @@ class FeatureImportance:
         "The last result, or that of `permutation_importance(random_state=0)` if there is none."
         return self.result if self.result is not None else self.permutation_importance(random_state=0)
 
-    def plot_importance(self,
-        max_vars:int=20, # columns drawn one by one; the rest share a line
-        figsize:tuple=(8,6), # inches
-        *,
-        ax:'Axes|None'=None, # Axes; None makes a figure
-    ):
-        "Bars of importance with intervals and a dot for each repeat; returns the Axes."
-        return _plot_importance_table(self.needed(), max_vars, figsize, ax=ax)
-
     def findings(self) -> Findings:
         "A column that leaks the target, useless columns, harmful columns."
         r = self.needed()
@@ -95,8 +87,15 @@ class FeatureImportance:
         return plain(dict(r.attrs, features=r.to_dict('records')))
 
 # %% ../../nbs/features/40_importance.ipynb #c7629bb6
-def _plot_importance_table(frame, max_vars=20, figsize=(8, 6), *, ax=None):
-    "Draw a table of importances; returns the Axes."
+@patch
+def plot_importance(self:FeatureImportance,
+    max_vars:int=20, # columns drawn one by one; the rest share a line
+    figsize:tuple=(8,6), # inches
+    *,
+    ax:'Axes|None'=None, # Axes; None makes a figure
+):
+    "Bars of importance with intervals and a dot for each repeat; returns the Axes."
+    frame = self.needed()
     if max_vars < 1: raise DataError(f"max_vars={max_vars}: at least one column is drawn.")
     ax, top, rest = new_axes(ax, figsize), frame.iloc[:max_vars], frame.iloc[max_vars:]
     repeats = [c for c in frame.columns if str(c).startswith('repeat_')]

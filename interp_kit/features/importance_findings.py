@@ -80,13 +80,6 @@ def _harmful(score, frame):
     yield Finding('harmful_columns', title, 'medium', 1 - p[p < _ALPHA].max(), numbers, classes=tuple(found.feature),
                   **wording(_WORDS, 'harmful_columns'))
 
-def _beats_mean(table):
-    "Whether a regression errs less than the mean of its targets would; True of other tasks."
-    if table.task != 'regression': return True
-    y = table.targs.reshape(len(table), -1)
-    e = table.preds(table.base).reshape(y.shape) - y
-    return bool(((e**2).mean(0) < y.var(0)).any())
-
 def _importance_findings(table:TableModel, frame:pd.DataFrame, *, metric:'str|Callable|None'=None) -> Findings:
     """'leaking_column', 'useless_columns', 'harmful_columns' by the rules above; silent below 30 rows and of a model without skill.
 
@@ -97,5 +90,9 @@ def _importance_findings(table:TableModel, frame:pd.DataFrame, *, metric:'str|Ca
     score = _pick_score(table, metric)
     chance, spread = _chance(table, score)
     skill = frame.attrs['base_score'] - chance
-    if not skill > 3*spread or not _beats_mean(table): return Findings()
+    if not skill > 3*spread: return Findings()
+    if table.task == 'regression': # it must err less than the mean of its targets would
+        y = table.targs.reshape(len(table), -1)
+        e = table.preds(table.base).reshape(y.shape) - y
+        if not ((e**2).mean(0) < y.var(0)).any(): return Findings()
     return rank_findings([*_harmful(score, frame), *_leaks(table, score, frame, chance, skill), *_useless(table, score, frame, skill)])

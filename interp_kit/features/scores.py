@@ -60,11 +60,14 @@ def _hits(table, out):
     return ((p > .5) == (y > 0)).all(1) if table.task == 'multilabel' else p.argmax(1) == y
 
 def _errors(table, out): return (table.preds(out) - table.targs).reshape(len(table), -1)
-def _log_likelihood(table, out): return np.log(np.clip(table.preds(out), np.finfo(np.float64).eps, 1)[np.arange(len(table)), table.targs])
-
-_BY_ROW = dict(accuracy=(('classification', 'multilabel'), _hits), r2=(('regression',), lambda t, o: -_errors(t, o)**2), loss=(None, lambda t, o: -t.losses(o)),
-               neg_mean_squared_error=(('regression',), lambda t, o: -(_errors(t, o)**2).mean(1)), neg_mean_absolute_error=(('regression',), lambda t, o: -np.abs(_errors(t, o)).mean(1)),
-               neg_log_loss=(('classification',), _log_likelihood))
+_EPS = np.finfo(np.float64).eps
+_BY_ROW = dict(
+    accuracy=(('classification', 'multilabel'), _hits),
+    r2=(('regression',), lambda t, o: -_errors(t, o)**2),
+    loss=(None, lambda t, o: -t.losses(o)),
+    neg_mean_squared_error=(('regression',), lambda t, o: -(_errors(t, o)**2).mean(1)),
+    neg_mean_absolute_error=(('regression',), lambda t, o: -np.abs(_errors(t, o)).mean(1)),
+    neg_log_loss=(('classification',), lambda t, o: np.log(np.clip(t.preds(o), _EPS, 1)[np.arange(len(t)), t.targs])))
 
 # %% ../../nbs/features/20_scores.ipynb #3843c2e8
 @lru_cache

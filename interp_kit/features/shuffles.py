@@ -35,8 +35,13 @@ def _association(table): # (K, K) in [0, 1], 1 on the diagonal; a column that do
     kinds = [_is_categorical(table, c) for c in table.names]
     cols = [pd.factorize(table.values(c))[0] if k else rankdata(table.values(c).astype(np.float64)) for c, k in zip(table.names, kinds)]
     res = np.eye(len(cols))
-    for i in range(len(cols)):
-        for j in range(i): res[i, j] = res[j, i] = _pair(cols[i], cols[j], kinds[i], kinds[j])
+    for i, j in zip(*np.tril_indices(len(cols), -1)):
+        a, b = cols[i], cols[j]
+        if np.ptp(a) == 0 or np.ptp(b) == 0: continue
+        if kinds[i] and kinds[j]: v = _cramer(a, b)
+        elif kinds[i]: v = _ratio(a, b)
+        else: v = _ratio(b, a) if kinds[j] else abs(float(np.corrcoef(a, b)[0, 1]))
+        res[i, j] = res[j, i] = v
     return pd.DataFrame(res, index=table.names, columns=table.names)
 
 def _is_categorical(table, name):
@@ -45,12 +50,6 @@ def _is_categorical(table, name):
     if isinstance(table, _LearnerTable): return not table.inputs[i].is_floating_point()
     dtype = table.inputs[0].dtypes.iloc[k] if isinstance(table.inputs[0], pd.DataFrame) else table.inputs[0].dtype
     return not pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_bool_dtype(dtype)
-
-def _pair(a, b, a_is_cat, b_is_cat):
-    if np.ptp(a) == 0 or np.ptp(b) == 0: return 0.
-    if a_is_cat and b_is_cat: return _cramer(a, b)
-    if a_is_cat: return _ratio(a, b)
-    return _ratio(b, a) if b_is_cat else abs(float(np.corrcoef(a, b)[0, 1]))
 
 def _cramer(a, b):
     "Cramér's V with the correction of Bergsma (2013)."

@@ -89,8 +89,17 @@ class _LearnerTable(TableModel):
     def __init__(self, learn:'Learner', dl:'DataLoader|pd.DataFrame|None'=None, names:'list|None'=None):
         self.learn, self.dl = learn, _labelled(learn, dl)
         with kept_rng(), kept_order(self.dl): batches = [_plain(b) for b in _batches(self.dl)]
-        n_inp = _n_inputs(learn, self.dl, batches[0])
-        self.inputs = tuple(self._columns_of(_join([b[i] for b in batches])) for i in range(n_inp))
+        first, of_fastai = batches[0], _tabular(self.dl) is not None
+        n = 2 if of_fastai else n_inputs(first, self.dl, learn)
+        if len(first) <= n:
+            raise LabelError("The loader has no targets, and importance is measured against the right answers: yield "
+                             "(inputs, targets).")
+        if len(first) > n + 1 or not isinstance(first[-1], Tensor):
+            raise TaskError(f"The batches have {len(first) - n} targets: importance needs one tensor of targets, of "
+                            "one or several columns.")
+        if not of_fastai and isinstance(first[0], Tensor) and not first[0].is_floating_point() and first[0].ndim > 2:
+            raise TaskError("Integers of more than two dimensions are no table.")
+        self.inputs = tuple(self._columns_of(_join([b[i] for b in batches])) for i in range(n))
         self._name(names)
         self.raw_targs = _join([b[-1] for b in batches])
         names = class_names(learn, self.dl)
@@ -211,13 +220,6 @@ def _plain(batch):
     if not isinstance(batch, (tuple, list)): raise LabelError("The loader's batches hold inputs only: yield (inputs, targets).")
     if any(type(t).__name__ in ('TensorText', 'LMTensorText') for t in batch): raise TaskError("The Learner reads texts, not a table of columns: ask learn.explain(x) which words matter.")
     return tuple(map_nested(lambda t: t.detach().as_subclass(Tensor) if isinstance(t, Tensor) else t, b) for b in batch)
-
-def _n_inputs(learn, dl, batch):
-    n = 2 if _tabular(dl) is not None else n_inputs(batch, dl, learn)
-    if len(batch) <= n: raise LabelError("The loader has no targets, and importance is measured against the right answers: yield (inputs, targets).")
-    if len(batch) > n + 1 or not isinstance(batch[-1], Tensor): raise TaskError(f"The batches have {len(batch) - n} targets: importance needs one tensor of targets, of one or several columns.")
-    if _tabular(dl) is None and isinstance(batch[0], Tensor) and not batch[0].is_floating_point() and batch[0].ndim > 2: raise TaskError("Integers of more than two dimensions are no table.")
-    return n
 
 # %% ../../nbs/features/10_tables.ipynb #4185cd43
 class _EstimatorTable(TableModel):

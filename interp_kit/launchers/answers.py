@@ -42,26 +42,7 @@ def _index(label, classes):
     raise LabelError(f"The label {label!r} is not one of the classes{'' if classes is None else f' ({len(classes)} of them)'}: use numbers, or give --classes.")
 
 # %% ../../nbs/launchers/40_answers.ipynb #24f663a8
-def _as_lists(listed, n):
-    "A list for each of `n` images; one flat list of labels is dealt out in equal parts."
-    if len(listed) == n and all(isinstance(o, (list, np.ndarray)) or isinstance(o, tuple) and not _is_annotation(o) for o in listed): return listed
-    if listed and all(_is_annotation(o) for o in listed) and len(listed) % n == 0:
-        k = len(listed)//n
-        return [listed[i*k:(i + 1)*k] for i in range(n)]
-    raise DataError(f"The interpreter returned {len(listed)} things for {n} images. {_FORMS}")
-
 def _is_annotation(o): return _get(o, 'label') is not None or isinstance(o, tuple) and len(o) in (2, 6) and isinstance(o[-1], numbers.Real)
-
-def _scores_from(lists, classes):
-    "(n, K) scores; K is the number of classes, or one more than the largest label."
-    k = len(classes) if classes is not None else 1 + max((_index(l, None) for row in lists for l, *_ in row), default=-1)
-    res = torch.zeros(len(lists), k)
-    for i, row in enumerate(lists):
-        for label, score, _ in row:
-            j = _index(label, classes)
-            if not 0 <= j < k: raise LabelError(f"The interpreter returned the label {j}, but there are {k} classes (0 to {k - 1}).")
-            res[i, j] = score
-    return res
 
 def _boxes_from(row, classes):
     "A dict of boxes, labels and scores from the annotations of an image."
@@ -71,10 +52,26 @@ def _boxes_from(row, classes):
                 scores=torch.tensor([s for _, s, _ in row], dtype=torch.float32))
 
 def _from_annotations(listed, n, classes):
-    lists = [[_annotation(o) for o in row] for row in _as_lists(listed, n)]
+    "Boxes or (n, K) scores from a list for each of `n` images; one flat list of labels is dealt out in equal parts."
+    in_lists = len(listed) == n and all(
+        isinstance(o, (list, np.ndarray)) or isinstance(o, tuple) and not _is_annotation(o) for o in listed)
+    if not in_lists:
+        if not listed or not all(_is_annotation(o) for o in listed) or len(listed) % n:
+            raise DataError(f"The interpreter returned {len(listed)} things for {n} images. {_FORMS}")
+        k = len(listed)//n
+        listed = [listed[i*k:(i + 1)*k] for i in range(n)]
+    lists = [[_annotation(o) for o in row] for row in listed]
     if any(box is not None for row in lists for *_, box in row): return [_boxes_from(row, classes) for row in lists]
     if not any(lists): return [_boxes_from([], classes) for _ in lists] # nothing was found in any image
-    return _scores_from(lists, classes)
+    k = len(classes) if classes is not None else 1 + max(_index(l, None) for row in lists for l, *_ in row)
+    res = torch.zeros(len(lists), k)
+    for i, row in enumerate(lists):
+        for label, score, _ in row:
+            j = _index(label, classes)
+            if not 0 <= j < k:
+                raise LabelError(f"The interpreter returned the label {j}, but there are {k} classes (0 to {k - 1}).")
+            res[i, j] = score
+    return res
 
 # %% ../../nbs/launchers/40_answers.ipynb #d3465b47
 _KEPT = ('boxes', 'labels', 'scores', 'objectness', 'probs')
@@ -98,12 +95,14 @@ def _as_answer(outputs, n, classes=None):
     if not isinstance(outputs, (tuple, list)) or len(outputs) == 1 and isinstance(outputs[0], (Tensor, np.ndarray)): outputs = logits_of(outputs)
     if isinstance(outputs, (list, tuple)) and len(outputs) == n and n and all(_is_detection(o) for o in outputs): return [_tensors(o) for o in outputs]
     if isinstance(outputs, (list, tuple)) and not any(isinstance(o, (Tensor, np.ndarray)) and np.ndim(o) > 1 for o in outputs):
-        if len(outputs) == n and all(_is_row(o) for o in outputs): outputs = np.stack([np.asarray(o, np.float32) for o in outputs])
-        else: return _from_annotations(outputs, n, classes)
+        in_rows = len(outputs) == n and all(
+            isinstance(o, (Tensor, np.ndarray)) and np.ndim(o) == 1
+            or isinstance(o, (list, tuple)) and len(o) > 0 and all(isinstance(v, numbers.Real) for v in o)
+            for o in outputs)
+        if not in_rows: return _from_annotations(outputs, n, classes)
+        outputs = np.stack([np.asarray(o, np.float32) for o in outputs])
     if isinstance(outputs, (Tensor, np.ndarray)): return _as_scores(outputs, n)
     raise TaskError(f"The model returned {_what(outputs)}: neither scores (n, K) nor boxes. Give --interpreter module:function, which turns outputs into one of them.")
-
-def _is_row(o): return isinstance(o, (Tensor, np.ndarray)) and np.ndim(o) == 1 or isinstance(o, (list, tuple)) and len(o) > 0 and all(isinstance(v, numbers.Real) for v in o)
 
 def _as_scores(a, n):
     t = torch.as_tensor(a).detach().cpu().float()

@@ -40,22 +40,19 @@ def _in_list(path):
     "The paths that a list file names; relative ones start at the list."
     try: text = path.read_text(encoding='utf-8-sig')
     except UnicodeDecodeError as e: raise DataError(f"The list {path} is no text in UTF-8: {e.reason}.") from e
-    lines = [l.strip() for l in text.splitlines()]
-    names = [l for l in lines if l and not l.startswith('#')] if path.suffix.lower() == '.txt' else _in_table(text,
-                                                                                                              path)
+    if path.suffix.lower() == '.txt':
+        names = [l for l in map(str.strip, text.splitlines()) if l and not l.startswith('#')]
+    else: # a table: of the column that is called so, else of the first
+        delimiter = '\t' if path.suffix.lower() == '.tsv' else ','
+        rows = [r for r in csv.reader(io.StringIO(text), delimiter=delimiter) if any(c.strip() for c in r)]
+        head = [c.strip().lower() for c in rows[0]] if rows else []
+        column = next((head.index(c) for c in _COLUMNS if c in head), None)
+        if head and (column is not None or Path(head[0]).suffix not in _ENDINGS): rows = rows[1:]
+        column = column or 0
+        names = [r[column].strip() for r in rows if len(r) > column and r[column].strip()]
     if not names: raise DataError(f"The list {path} names no picture.")
     beside = lambda n: path.parent/n if (path.parent/n).exists() or not Path(n).exists() else Path(n)
     return [beside(n) for n in names]
-
-def _in_table(text, path):
-    "The paths in a table: of the column that is called so, else of the first."
-    delimiter = '\t' if path.suffix.lower() == '.tsv' else ','
-    rows = [r for r in csv.reader(io.StringIO(text), delimiter=delimiter) if any(c.strip() for c in r)]
-    head = [c.strip().lower() for c in rows[0]] if rows else []
-    column = next((head.index(c) for c in _COLUMNS if c in head), None)
-    if head and (column is not None or Path(head[0]).suffix not in _ENDINGS): rows = rows[1:]
-    column = column or 0
-    return [r[column].strip() for r in rows if len(r) > column and r[column].strip()]
 
 def _find_pictures(targets, skip=None):
     "(paths that the targets stand for, each once and in their order; errors of those that hold none)"
@@ -243,6 +240,7 @@ def _plot_explained(explained, k, picture, size, name=''):
     "Draw a picture and the same under its `k`-th map; boxes are in pixels of an input of `size`; returns both Axes."
     from interp_kit.attribution.result import Attribution, upsample
     from interp_kit.plots import elide, font_family, new_grid, show_image
+    from matplotlib.patches import Rectangle
     shown, out = _drawable(picture), explained.outputs[k]
     w, h = _panel(*shown.size)
     axs = new_grid(2, nrows=1, figsize=(2*w + .2, h + .75), dpi=110)
@@ -255,7 +253,10 @@ def _plot_explained(explained, k, picture, size, name=''):
     score = '' if out.get('score') is None else f" · {out['score']:.3f}"
     titles = elide(name, width), elide(out['class'], width - len(score)) + score
     for ax, title, below in zip(axs, titles, ('', _key(explained, k, sign))):
-        if out.get('box') is not None: _draw_box(ax, out['box'], scale)
+        if out.get('box') is not None:
+            x0, y0, x1, y1 = (v*scale[i % 2] - .5 for i, v in enumerate(out['box']))
+            for color, lw in (('black', 3.2), ('white', 1.4)): # light on dark shows on any picture
+                ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, ec=color, lw=lw))
         ax.set_title(title.replace('$', r'\$'), fontsize=10, family=font_family())
         ax.set_xlabel(below, fontsize=8, color='#555555')
     return axs
@@ -267,13 +268,6 @@ def _key(explained, k, sign):
     bright = 'bright: of influence' if sign == 'absolute' else 'bright: speaks for it'
     if not float(explained.maps[k].abs().max()) > 0: bright = 'no evidence'
     return f'{_SHOWN.get(explained.method, explained.method)}{masks} · {bright}'
-
-def _draw_box(ax, box, scale):
-    "A frame around a box, light on dark so that it shows on any picture."
-    from matplotlib.patches import Rectangle
-    x0, y0, x1, y1 = (v*scale[i % 2] - .5 for i, v in enumerate(box))
-    for color, lw in (('black', 3.2), ('white', 1.4)):
-        ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, ec=color, lw=lw))
 
 # %% ../../nbs/launchers/70_explain.ipynb #a3050603
 def _png(*args, **kwargs):

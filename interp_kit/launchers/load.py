@@ -60,7 +60,11 @@ class Launcher:
         except Exception as e: raise ModelError(f"{self.source} does not run on an input of {tuple(batch.shape)}: {error_text(e, 300)}. Give the --size it was trained with, if this is not it.") from e
 
     def _interpret(self, batch, outputs):
-        try: return self.interpreter(batch if not isinstance(_first_leaf(outputs), np.ndarray) else batch.numpy(), outputs)
+        first = outputs
+        try:
+            while isinstance(first, (tuple, list, dict)) and len(first):
+                first = next(iter(first.values())) if isinstance(first, dict) else first[0]
+            return self.interpreter(batch.numpy() if isinstance(first, np.ndarray) else batch, outputs)
         except InterpKitError: raise
         except Exception as e:
             at = traceback.extract_tb(e.__traceback__)[-1]
@@ -79,7 +83,12 @@ class Launcher:
         picture = _read_picture(path)
         if self.prepare is not None: return self.prepare(picture), picture
         x = _by_learner(self.model, path)
-        return x, _seen(self.model, x)
+        from fastai.torch_core import TensorImage
+        from interp_kit.plots import to_image
+        from PIL import Image
+        raw = self.model.dls.after_batch.decode((TensorImage(x[None]),))[0][0].as_subclass(Tensor).float()
+        shown = to_image((raw/255 if raw.max() > 1.5 else raw).clamp(0, 1))
+        return x, Image.fromarray((shown*255).round().astype(np.uint8)).convert('RGB')
 
     def class_name(self,
         i:int, # class
@@ -115,9 +124,6 @@ class Launcher:
         return dict(model=dict(source=self.source, format=self.format, activation=self.activation, answers='boxes' if self.is_detector else 'scores', **self.options), preprocessing=prepare)
 
 def _by(size): return '×'.join(str(int(s)) for s in size)
-def _first_leaf(o):
-    while isinstance(o, (tuple, list, dict)) and len(o): o = next(iter(o.values())) if isinstance(o, dict) else o[0]
-    return o
 
 # %% ../../nbs/launchers/60_load.ipynb #53b13613
 def _by_learner(learn, path):
@@ -142,7 +148,7 @@ def _seen(learn, x):
     return Image.fromarray((shown*255).round().astype(np.uint8)).convert('RGB')
 
 def _runner(module):
-    "A function from a batch to the outputs of a module, on the CPU."
+    "A function from a batch to the outputs of a module in eval mode, on the CPU; its training flags do not change."
     def run(batch):
         batch = batch.clone() # a model may change its input in place
         p = next((p for p in module.parameters() if p.is_floating_point()), None)
@@ -271,11 +277,6 @@ def _from_reference(reference, given):
     if not callable(f): raise ModelError(f"{reference} gives {type(f).__name__}: a model, or a function from pictures (n, C, H, W) to scores or boxes is needed.")
     return _plain(f, given, 'module:function', reference, {**said, **_own_words(f)}, None, 3)
 
-def _device(name):
-    try: device = torch.device(name or ('cuda' if torch.cuda.is_available() else 'cpu')); torch.zeros(1, device=device)
-    except Exception as e: raise DataError(f"The device {name!r} cannot be used here: {error_text(e, 160)} Leave out --device for the CPU.") from e
-    return device
-
 def _as_classes(said):
     """Names of classes: of a file (.txt with a name a line, or a .json list), with commas between, or a list; None as None.
 
@@ -311,7 +312,14 @@ def load_model(
     said = {**kept, **{k: v for k, v in mine.items() if v is not None}}
     source = said.pop('model', str(path_or_name))
     native = str(said.get('size')) == 'original'
-    given = {**mine, **said, 'native': native, 'trust': bool(said.get('trust')), 'device': _device(said.get('device')), 'size': None if native else _as_size(said.get('size'))}
+    try:
+        device = torch.device(said.get('device') or ('cuda' if torch.cuda.is_available() else 'cpu'))
+        torch.zeros(1, device=device)
+    except Exception as e:
+        raise DataError(f"The device {said.get('device')!r} cannot be used here: {error_text(e, 160)} Leave out "
+                        "--device for the CPU.") from e
+    given = {**mine, **said, 'native': native, 'trust': bool(said.get('trust')), 'device': device,
+             'size': None if native else _as_size(said.get('size'))}
     if given['activation'] is not None and given['activation'] not in ACTIVATIONS: raise DataError(f"There is no activation {given['activation']!r}: {', '.join(ACTIVATIONS)}.")
     if is_reference(source) and not os.path.exists(source): launcher = _from_reference(source, given)
     elif os.path.isdir(source): raise ModelError(f"{source} is a folder: name the model's file in it.")

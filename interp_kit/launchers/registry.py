@@ -41,22 +41,22 @@ def add_model(
     "Keep a model's options under a name; raises `DataError` for a bad or taken name, `NotFoundError` for a missing file."
     if not re.fullmatch(r'[^\W_][\w-]{0,63}', name):
         raise DataError(f"{name!r} cannot name a model: use at most 64 letters, digits, - and _, a letter or digit first.")
-    kept = _located({k: v for k, v in options.items() if v is not None and v is not False})
+    kept = {k: v for k, v in options.items() if v is not None and v is not False}
+    model = kept['model']
+    in_module = is_reference(model) and not os.path.exists(model)
+    if not in_module and not os.path.isfile(model):
+        raise NotFoundError(f"There is no model file {model}. Check the path, or give module:function.")
+    searched = in_module or any(is_reference(str(kept.get(k, ''))) for k in ('arch', 'interpreter'))
+    if searched: kept['search'] = os.getcwd()
+    if not in_module:
+        kept['model'] = os.path.abspath(model)
+        if os.path.isfile(str(kept.get('classes', ''))): kept['classes'] = os.path.abspath(kept['classes'])
     with locked(_config_dir()):
         models = named_models()
         if name in models and not replace:
             raise DataError(f"There is a model {name!r} already. Choose another name, or remove it first.")
         _write({**models, name: kept})
     return kept
-
-def _located(kept):
-    "Paths made absolute; the folder is kept in which modules are searched."
-    model = kept['model']
-    if is_reference(model) and not os.path.exists(model): return dict(kept, search=os.getcwd())
-    if not os.path.isfile(model): raise NotFoundError(f"There is no model file {model}. Check the path, or give module:function.")
-    more = dict(search=os.getcwd()) if any(is_reference(str(kept.get(k, ''))) for k in ('arch', 'interpreter')) else {}
-    if os.path.isfile(str(kept.get('classes', ''))): more['classes'] = os.path.abspath(kept['classes'])
-    return {**kept, 'model': os.path.abspath(model), **more}
 
 def remove_model(
     name:str, # of a model that was added

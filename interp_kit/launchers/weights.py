@@ -30,18 +30,16 @@ def _file_format(path):
 _RISK = ("is a pickle (a fastai export, or a whole model saved by torch.save), and opening a pickle runs whatever code is in it. "
          "If you trust where it comes from, add --trust (trust=True); else ask for its state dict and use --arch")
 
-def _harmless():
-    "Types beside tensors that checkpoints hold and that run no code: fastai's lists, numbers of NumPy, settings, paths."
-    import argparse
-    from fastcore.foundation import L
-    scalar = np._core.multiarray.scalar if hasattr(np, '_core') else np.core.multiarray.scalar
-    return [L, argparse.Namespace, type(Path()), np.dtype, *[getattr(np.dtypes, k) for k in np.dtypes.__all__], scalar, (scalar, 'numpy.core.multiarray.scalar')]
-
 def _load_torch(path, trust, search):
     "What torch.save wrote to `path`."
+    import argparse
+    from fastcore.foundation import L
     load = lambda safe: torch.load(path, map_location='cpu', weights_only=safe)
     try:
-        with torch.serialization.safe_globals(_harmless()): return load(True)
+        scalar = np._core.multiarray.scalar if hasattr(np, '_core') else np.core.multiarray.scalar
+        harmless = [L, argparse.Namespace, type(Path()), np.dtype, *[getattr(np.dtypes, k) for k in np.dtypes.__all__],
+                    scalar, (scalar, 'numpy.core.multiarray.scalar')] # what checkpoints hold, and runs no code
+        with torch.serialization.safe_globals(harmless): return load(True)
     except pickle.UnpicklingError as e:
         if not trust: raise ModelError(f"{path} {_RISK}.") from e
     except Exception as e: raise ModelError(f"{path} is damaged, or not a file of torch: {error_text(e, 160)}.") from e

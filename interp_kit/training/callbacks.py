@@ -106,11 +106,6 @@ def _png(fig):
     with one_font_warning(): fig.savefig(png, format='png', dpi=80)
     return png.getvalue()
 
-def _check_every(every):
-    if isinstance(every, int) and every > 0: return every
-    if isinstance(every, (list, tuple, set, range)) and all(isinstance(e, int) and e >= 0 for e in every): return tuple(every)
-    raise DataError(f"every={every!r}: give a number of epochs (1 or more), or a list of epochs, of which the first is 0.")
-
 class InterpretationCallback(Callback):
     """Keeps losses, predictions and margins of each row during `fit`, from the passes that fastai runs anyway, and draws the worst rows.
 
@@ -128,7 +123,12 @@ class InterpretationCallback(Callback):
     ):
         if on not in ('valid', 'train', 'both'): raise DataError(f"on={on!r} is not one of 'valid', 'train', 'both'.")
         if not isinstance(k, int) or k < 1: raise DataError(f"k={k!r}: at least one row must be drawn.")
-        self.every, self.k, self.on, self.plot, self.path = _check_every(every), k, on, plot, None if path is None else Path(path)
+        listed = isinstance(every, (list, tuple, set, range))
+        if not (all(isinstance(e, int) and e >= 0 for e in every) if listed else isinstance(every, int) and every > 0):
+            raise DataError(f"every={every!r}: give a number of epochs (1 or more), or a list of epochs, of which the "
+                            "first is 0.")
+        every = tuple(every) if listed else every
+        self.every, self.k, self.on, self.plot, self.path = every, k, on, plot, None if path is None else Path(path)
         self.forget()
 
     def forget(self):

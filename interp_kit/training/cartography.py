@@ -36,15 +36,6 @@ def _mean(x):
 # %% ../../nbs/training/090_cartography.ipynb #604fce51
 _COLUMNS = ('confidence', 'variability', 'correctness', 'forgetting', 'learned_at', 'aum', 'n_epochs')
 
-def _block(epochs, right, probs, margins):
-    "`_COLUMNS` of some rows from their (E, n) histories."
-    events, first = _forgetting_events(right)
-    learned_at = np.where(np.isnan(first), np.nan,
-                          np.asarray(epochs, dtype=np.float64)[np.nan_to_num(first).astype(int)])
-    confidence = _mean(probs)
-    return (confidence, np.sqrt(_mean((probs - confidence)**2)), _mean(right), events, learned_at, _mean(margins),
-            (~np.isnan(right)).sum(0))
-
 def _cartography(right:'Sequence', probs:'Sequence', margins:'Sequence|None'=None, *, rows:'np.ndarray|None'=None,
                  items:'Sequence|None'=None, labels:'Sequence|None'=None, epochs:'Sequence|None'=None,
                  block:int=65536) -> 'DataFrame':
@@ -56,11 +47,16 @@ def _cartography(right:'Sequence', probs:'Sequence', margins:'Sequence|None'=Non
     import pandas as pd
     if not len(right): raise DataError("There is no epoch to draw a map of: train first.")
     N, parts = len(right[0]), []
+    numbers = np.asarray(range(len(right)) if epochs is None else epochs, dtype=np.float64)
     for lo in range(0, N, block):
         cut = lambda a: np.stack([np.asarray(x[lo:lo+block], dtype=np.float32) for x in a])
-        r = cut(right)
+        r, p = cut(right), cut(probs)
         m = np.full_like(r, np.nan) if margins is None else cut(margins)
-        parts.append(_block(range(len(right)) if epochs is None else epochs, r, cut(probs), m))
+        events, first = _forgetting_events(r)
+        learned_at = np.where(np.isnan(first), np.nan, numbers[np.nan_to_num(first).astype(int)])
+        confidence = _mean(p)
+        parts.append((confidence, np.sqrt(_mean((p - confidence)**2)), _mean(r), events, learned_at, _mean(m),
+                      (~np.isnan(r)).sum(0)))
     values = dict(zip(_COLUMNS, map(np.concatenate, zip(*parts)))) if parts else {k: np.zeros(0) for k in _COLUMNS}
     no_margins = 'rows that were not trained on have no area under the margin' if margins is None else ''
     values['reason'] = pd.Categorical(np.where(values['n_epochs'] == 0, 'no epoch visited the row', no_margins))
@@ -128,14 +124,11 @@ def _beyond(u):
         d = int(round(q*len(u)))
         m = min(len(u), d + int(round(max(q, .2)*len(u))))
         p = min(1., len(_DEPTHS)*float(hypergeom.sf(against[d] - 1, m, against[m], d))) if d else 1.
-        if p < best[0]: best = (p, *_reach(u[order[:m]], against[:m+1], (against[m] - against[d] + .5)/(m - d + 1)))
+        if not p < best[0]: continue
+        rate, n = (against[m] - against[d] + .5)/(m - d + 1), np.arange(1, m + 1)
+        ok = np.flatnonzero((3*rate*n < against[1:m+1]) & (u[order[:m]] < 0)) # where it explains less than a third
+        best = (p, u[order[ok[-1]]] + 1e-9, rate*n[ok[-1]]) if len(ok) else (p, np.nan, np.nan)
     return best
-
-def _reach(u, against, rate):
-    "(threshold, expected) at the largest depth where `rate` explains less than a third of the contradictions."
-    n = np.arange(1, len(u) + 1)
-    ok = np.flatnonzero((3*rate*n < against[1:]) & (u < 0))
-    return (u[ok[-1]] + 1e-9, rate*n[ok[-1]]) if len(ok) else (np.nan, np.nan)
 
 def _apart(u):
     "(p-value, threshold, expected) of a hump below zero with a valley behind it."

@@ -37,11 +37,6 @@ def _search(learn):
                         "search: run learn.lr_find(), then plot_lr_find(learn).")
     return np.array([float(v) for v in lrs]), np.array([float(v) for v in r.losses])
 
-def _planned(lrs):
-    "Batches that the search was planned for: it goes up to 10 unless told otherwise, and may stop before."
-    n = math.log(10/lrs[0])/np.diff(np.log(lrs)).mean() if lrs[0] < 10 else 0
-    return round(n) if n >= len(lrs) - 1 and abs(n - round(n)) < 1e-3 else len(lrs)
-
 def _methods(suggestion):
     import fastai.callback.schedule as schedule
     if suggestion is True: suggestion = 'valley', 'steep'
@@ -59,7 +54,8 @@ def _lr_suggestions(learn, methods=('valley', 'steep'), skip_start=0, skip_end=5
     finite losses or for an unknown rule."""
     import torch
     lrs, losses = _search(learn)
-    planned = _planned(lrs)
+    n = math.log(10/lrs[0])/np.diff(np.log(lrs)).mean() if lrs[0] < 10 else 0 # batches up to 10, where searches end
+    planned = round(n) if n >= len(lrs) - 1 and abs(n - round(n)) < 1e-3 else len(lrs) # it may have stopped before
     start, end = max(skip_start, planned//10), len(lrs) - max(skip_end, 5)
     bad = np.flatnonzero(~np.isfinite(losses[start:max(end, 0)]))
     if len(bad): end = start + int(bad[0])
@@ -107,13 +103,6 @@ def plot_lr_find(
 # %% ../../nbs/training/060_curves.ipynb #bad95192
 _SIDES = (('train_', 'training'), ('valid_', 'validation'), ('', ''))
 
-def _mark_best(ax, h, name, color):
-    v, way = h[name], h.direction(name)
-    if way is None or not np.isfinite(v).any(): return
-    i = int(np.nanargmax(np.where(np.isfinite(v), v, np.nan)*(1 if way == 'max' else -1)))
-    label = f'best: {v[i]:.4g} in epoch {h.epochs[i]}'
-    ax.plot(h.epochs[i], v[i], marker='*', ms=13, color=color, mec='white', ls='', zorder=4, label=label)
-
 def _panel(ax, h, measure):
     if measure == 'loss' and h.batches and len(h):
         y = h.batches['loss']
@@ -125,10 +114,13 @@ def _panel(ax, h, measure):
         last, color = name, PALETTE[min(i, 1)]
         ax.plot(h.epochs, h[name], color=color, marker='o' if len(h) <= 40 else None, ms=3.5,
                 label=label or as_label(measure))
-    if last: _mark_best(ax, h, last, color)
-    way = dict(min='less is better', max='more is better').get(h.direction(last) if last else None,
-                                                               'direction not known')
-    ax.set_title(f"{as_label(measure, 30)} ({way})", fontsize=10, family=font_family())
+    way = h.direction(last) if last else None
+    if way is not None and np.isfinite(v := h[last]).any():
+        best = int(np.nanargmax(np.where(np.isfinite(v), v, np.nan)*(1 if way == 'max' else -1)))
+        ax.plot(h.epochs[best], v[best], marker='*', ms=13, color=color, mec='white', ls='', zorder=4,
+                label=f'best: {v[best]:.4g} in epoch {h.epochs[best]}')
+    better = dict(min='less is better', max='more is better').get(way, 'direction not known')
+    ax.set_title(f"{as_label(measure, 30)} ({better})", fontsize=10, family=font_family())
     _draw_epochs(ax, h)
     ax.legend(fontsize=8)
 
@@ -153,23 +145,20 @@ def _is_history(o):
     known = isinstance(o, (TrainingHistory, str, os.PathLike)) or is_learner(o)
     return known or isinstance(getattr(o, 'history', None), dict)
 
-def _of_history(h, which):
-    "(x, losses, what it is) of a history."
-    nothing = np.zeros(0)
-    if which == 'batch':
-        if not h.batches or not len(h.epoch_ends): return nothing, nothing, 'no batches'
-        return h._batch_epochs(len(h.batches['loss'])), h.batches['loss'], ''
-    sides = dict(valid_loss='validation', train_loss='training')
-    found = [n for n in sides if n in h]
-    if not found: return nothing, nothing, 'no loss'
-    name = f'{which}_loss' if f'{which}_loss' in found else found[0]
-    return h.epochs, h[name], '' if name == f'{which}_loss' else sides[name]
-
 def _series(o, which):
     "(x, losses, remark, whether x counts epochs) of one run."
-    if _is_history(o) or isinstance(o, dict): return *_of_history(_as_history(o), which), True
-    v = TrainingHistory.from_dict({'loss': o})['train_loss']
-    return np.arange(len(v)), v, '', False
+    if not (_is_history(o) or isinstance(o, dict)):
+        v = TrainingHistory.from_dict({'loss': o})['train_loss']
+        return np.arange(len(v)), v, '', False
+    h, nothing = _as_history(o), np.zeros(0)
+    if which == 'batch':
+        if not h.batches or not len(h.epoch_ends): return nothing, nothing, 'no batches', True
+        return h._batch_epochs(len(h.batches['loss'])), h.batches['loss'], '', True
+    sides = dict(valid_loss='validation', train_loss='training')
+    found = [n for n in sides if n in h]
+    if not found: return nothing, nothing, 'no loss', True
+    name = f'{which}_loss' if f'{which}_loss' in found else found[0]
+    return h.epochs, h[name], '' if name == f'{which}_loss' else sides[name], True
 
 def _named_runs(losses_list, labels):
     "[(label, run)]; raises `DataError` if their numbers differ or there is none."
@@ -206,13 +195,6 @@ def _alike(names):
     return [g for g in groups.values() if len(g) > 1]
 
 # %% ../../nbs/training/060_curves.ipynb #b0be9d85
-def _looks(n, rank):
-    "Colour and style of each of `n` runs, by its rank from the lowest end; no colour for those behind."
-    styles = ('-', '--', '-.', ':')
-    if n <= len(PALETTE): return [(color_for(i), '-') for i in range(n)]
-    if n <= 30: return [(c, styles[i//7 % 4]) for i, c in enumerate(class_colors(n))]
-    return [(color_for(r), styles[r//7]) if r < 12 else (None, '-') for r in rank]
-
 def _draw_run(ax, x, y, smoothing, color, style, label):
     "Draw a run, and a cross where it turns into NaN or infinity; returns the line."
     look = dict(color=NEUTRAL, lw=.7, alpha=.35, zorder=2) if color is None else dict(color=color, lw=1.8, alpha=1,
@@ -229,9 +211,12 @@ def _draw_runs(ax, names, series, smoothing=1, log=None, legend=True):
     "Draw [(x, y)], the legend ordered as they end; logarithmic where losses above 0 span more than a factor of 100."
     finite = [y[np.isfinite(y)] for _, y in series]
     order = np.argsort([y[-1] if len(y) else np.inf for y in finite], kind='stable')
-    rank, n = np.argsort(order), len(series)
-    looks = zip(series, _looks(n, rank), _distinct(names))
-    handles = [_draw_run(ax, x, y, smoothing, color, style, name) for (x, y), (color, style), name in looks]
+    rank, n, styles = np.argsort(order), len(series), ('-', '--', '-.', ':')
+    if n <= len(PALETTE): looks = [(color_for(i), '-') for i in range(n)]
+    elif n <= 30: looks = [(c, styles[i//7 % 4]) for i, c in enumerate(class_colors(n))]
+    else: looks = [(color_for(r), styles[r//7]) if r < 12 else (None, '-') for r in rank] # grey are those behind
+    handles = [_draw_run(ax, x, y, smoothing, *look, name)
+               for (x, y), look, name in zip(series, looks, _distinct(names))]
     every = np.concatenate(finite)
     if log or log is None and len(every) and every.min() > 0 and every.max() > 100*every.min(): ax.set_yscale('log')
     shown = [handles[i] for i in order[::-1] if n <= 30 or rank[i] < 12]

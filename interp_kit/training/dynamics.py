@@ -138,18 +138,6 @@ def _set_peak(d, share, reason):
     reached = epochs[int((y >= level - 1e-12*abs(level)).argmax())]
     _set(d, f'first epoch with {share:.0%} of {rule} ({abs(level):.4g})', epochs_to_convergence=reached)
 
-def _set_best(d):
-    epochs, v = _finite(d.history, 'valid_loss')
-    if not len(v): return _explain_nan(d, _absent(d.history, 'valid_loss'), 'best_loss', 'best_epoch')
-    _set(d, f'n = {len(v)}', best_loss=v.min(), best_epoch=epochs[v.argmin()])
-
-def _set_stability(d, last):
-    _, v = _finite(d.history, 'valid_loss')
-    if len(v) < 2:
-        return _explain_nan(d, 'one epoch: no spread' if len(v) else _absent(d.history, 'valid_loss'),
-                            'training_stability')
-    _set(d, f'last {min(last, len(v))} of {len(v)} epochs', training_stability=v[-last:].std())
-
 def _absent(h, *names):
     "Why there is no number of these columns."
     if not len(h): return 'no epoch was finished'
@@ -184,9 +172,12 @@ def dynamics(
     name, reason = _pick_metric(h, metric)
     d = TrainingDynamics(h, name, window=window)
     _set_peak(d, share, reason)
-    _set_best(d)
+    epochs, v = _finite(h, 'valid_loss')
+    if len(v): _set(d, f'n = {len(v)}', best_loss=v.min(), best_epoch=epochs[v.argmin()])
+    else: _explain_nan(d, _absent(h, 'valid_loss'), 'best_loss', 'best_epoch')
     _set_gaps(d)
-    _set_stability(d, last)
+    if len(v) > 1: _set(d, f'last {min(last, len(v))} of {len(v)} epochs', training_stability=v[-last:].std())
+    else: _explain_nan(d, 'one epoch: no spread' if len(v) else _absent(h, 'valid_loss'), 'training_stability')
     return d
 
 # %% ../../nbs/training/030_dynamics.ipynb #238df59b
@@ -203,20 +194,6 @@ def _draw_star(ax, epoch, value, label):
     ax.plot(epoch, value, marker='*', ms=13, color=PALETTE[1], mec='white', ls='',
             label=f'{label}: {value:.3g} in epoch {epoch:.0f}')
 
-def _draw_lr(ax, h):
-    "The learning rate on an axis of its own at the right, behind the curves."
-    x, lrs = h.lr_curve()
-    if not np.isfinite(lrs).any(): return
-    twin = ax.twinx()
-    twin.plot(x + (h.epochs[0] if len(h) else 0), lrs, color=NEUTRAL, lw=1, ls=':')
-    twin.set_ylabel('learning rate (dotted)', color=NEUTRAL, fontsize=9)
-    twin.tick_params(axis='y', colors=NEUTRAL, labelsize=8)
-    twin.yaxis.set_major_formatter(lambda v, _: f'{v:.2g}')
-    twin.set_ylim(0, 1.15*np.nanmax(lrs))
-    twin.set_zorder(0)
-    ax.set_zorder(1)
-    ax.patch.set_visible(False)
-
 def _draw_epochs(ax, h):
     "Whole numbers below, and a line before each later call of fit."
     from matplotlib.ticker import MaxNLocator
@@ -228,7 +205,17 @@ def _draw_epochs(ax, h):
 def _panel_losses(ax, d):
     _draw_pair(ax, d, 'loss')
     if np.isfinite(d.best_epoch): _draw_star(ax, d.best_epoch, d.best_loss, 'lowest')
-    _draw_lr(ax, d.history)
+    x, lrs = d.history.lr_curve()
+    if not np.isfinite(lrs).any(): return 'loss', 'Losses'
+    twin = ax.twinx() # the learning rate on an axis of its own at the right, behind the curves
+    twin.plot(x + (d.history.epochs[0] if len(d.history) else 0), lrs, color=NEUTRAL, lw=1, ls=':')
+    twin.set_ylabel('learning rate (dotted)', color=NEUTRAL, fontsize=9)
+    twin.tick_params(axis='y', colors=NEUTRAL, labelsize=8)
+    twin.yaxis.set_major_formatter(lambda v, _: f'{v:.2g}')
+    twin.set_ylim(0, 1.15*np.nanmax(lrs))
+    twin.set_zorder(0)
+    ax.set_zorder(1)
+    ax.patch.set_visible(False)
     return 'loss', 'Losses'
 
 def _panel_gap(ax, d):

@@ -115,13 +115,6 @@ def _metric_since(d, epoch):
     there = np.flatnonzero(epochs == epoch)
     return dict(metric=d.metric, metric_at_best=m[there[0]], metric_at_end=m[-1]) if len(there) else {}
 
-def _overconfident(d, evidence):
-    "What a metric says that still got better while the loss rose."
-    if 'metric_at_best' not in evidence: return ''
-    best, end = evidence['metric_at_best'], evidence['metric_at_end']
-    if not (end > best if d.direction == 'max' else end < best): return ''
-    return f" {d.metric} still got better since ({best:.3g} to {end:.3g}): what grows is first of all overconfidence."
-
 # %% ../../nbs/training/040_dynamics_findings.ipynb #f0e090db
 def _late_gain(v, k):
     "What is won over the last `k` steps: the median slope of all pairs (Sen 1968), times k."
@@ -143,17 +136,13 @@ def _standing(d):
 # %% ../../nbs/training/040_dynamics_findings.ipynb #d67b369d
 _SWING = .15
 
-def _swing(v):
-    "The smaller of the root mean square steps up and down."
-    step = np.diff(v)
-    return float(min(np.sqrt((np.maximum(s, 0)**2).mean()) for s in (step, -step))) if len(step) else 0.
-
 def _unsteady(d):
     which = next((n for n in ('valid_loss', 'train_loss') if len(_finite(d.history, n)[1])), 'train_loss')
     epochs, v = _finite(d.history, which)
     if len(v) < 5 or v.min() <= 0: return []
     tail = v[-11:]
-    scale, swing = max(float(np.median(tail)), .1*(v[0] - v.min())), _swing(tail)
+    step, scale = np.diff(tail), max(float(np.median(tail)), .1*(v[0] - v.min()))
+    swing = float(min(np.sqrt((np.maximum(s, 0)**2).mean()) for s in (step, -step))) # the smaller one of up and down
     share = swing/scale
     if share < _SWING: return []
     what = 'Validation' if which == 'valid_loss' else 'Training'
@@ -221,7 +210,10 @@ def findings(self:TrainingDynamics,
     found, res = _diverged(self) or [*(_rising(self) or _standing(self)), *_unsteady(self), *_falling(self)], []
     for kind, words, title, severity, p, evidence in found:
         interpretation, action, source = _WORDS[words]
+        best, end = evidence.get('metric_at_best'), evidence.get('metric_at_end')
+        if best is not None and (end > best if self.direction == 'max' else end < best): # while the loss rose
+            interpretation += (f" {self.metric} still got better since ({best:.3g} to {end:.3g}): "
+                               "what grows is first of all overconfidence.")
         res.append(Finding(kind, title, severity, 1 - p, evidence, classes=(name,) if name else (),
-                           action=action.format(**evidence),
-                           interpretation=interpretation + _overconfident(self, evidence), source=source))
+                           action=action.format(**evidence), interpretation=interpretation, source=source))
     return rank_findings(res)

@@ -192,13 +192,6 @@ def _from_columns(columns, renamed, directions, plain, source):
     if not n: notes.append("No epoch was recorded.")
     return TrainingHistory({k: v for k, (v, _) in padded.items()}, np.arange(n), {k: m for k, (_, m) in padded.items()}, _known_directions(list(padded), directions), notes=notes, source=source)
 
-def _restored(d):
-    "The history that `to_dict` wrote down."
-    if d.get('version') != 1: raise DataError(f"This history was written in version {d.get('version')!r} of the format, which this interp_kit does not read: update it.")
-    cols = {k: _column(v, k) for k, v in d['values'].items()}
-    return TrainingHistory({k: v for k, (v, _) in cols.items()}, np.array(d['epochs'], dtype=np.int64), {k: m for k, (_, m) in cols.items()}, dict(d['directions']),
-                           {k: _column(v, k)[0] for k, v in d['batches'].items()}, np.array(d['epoch_ends'], dtype=np.int64), list(d['starts']), list(d['notes']), d['source'])
-
 @patch(cls_method=True)
 def from_dict(cls:TrainingHistory,
     d:'dict|object', # name -> one number an epoch (list, array, tensor, or a dict from epoch to number); a Keras `History`; or what `to_dict` gave
@@ -212,9 +205,17 @@ def from_dict(cls:TrainingHistory,
     if not isinstance(d, dict) and isinstance(getattr(d, 'history', None), dict): d, source = d.history, type(d).__name__
     if hasattr(d, 'to_dict') and hasattr(d, 'columns'): d, source = d.to_dict('list'), 'DataFrame'
     if not isinstance(d, dict): raise TaskError(f"Expected a dict of lists, a Keras History or a DataFrame, got {type(d).__name__}. A learner goes to TrainingHistory.from_learner.")
-    if d.get('format') == 'interp_kit.history': return _restored(d)
-    columns = {k: _column(v, k) for k, v in d.items() if k != 'epoch'}
-    return _from_columns(columns, names or {}, directions, plain, source)
+    if d.get('format') != 'interp_kit.history':
+        columns = {k: _column(v, k) for k, v in d.items() if k != 'epoch'}
+        return _from_columns(columns, names or {}, directions, plain, source)
+    if d.get('version') != 1:
+        raise DataError(f"This history was written in version {d.get('version')!r} of the format, which this "
+                        "interp_kit does not read: update it.")
+    cols = {k: _column(v, k) for k, v in d['values'].items()}
+    return TrainingHistory({k: v for k, (v, _) in cols.items()}, np.array(d['epochs'], dtype=np.int64),
+                           {k: m for k, (_, m) in cols.items()}, dict(d['directions']),
+                           {k: _column(v, k)[0] for k, v in d['batches'].items()},
+                           np.array(d['epoch_ends'], dtype=np.int64), list(d['starts']), list(d['notes']), d['source'])
 
 # %% ../../nbs/training/020_history.ipynb #bdcc9c65
 def _cut(h, n):
@@ -228,12 +229,6 @@ def _stacked(a, b, name, which):
     part = lambda h: getattr(h, which).get(name, np.full(len(h), np.nan) if which == 'values' else np.ones(len(h), dtype=bool))
     return np.append(part(a), part(b))
 
-def _joined_batches(a, b):
-    if not len(a): return b.batches, b.epoch_ends
-    if not len(b) and not b.batches: return a.batches, a.epoch_ends
-    if not a.batches or not b.batches: return {}, np.zeros(0, dtype=np.int64)
-    return {k: np.append(a.batches[k], b.batches[k]) for k in a.batches if k in b.batches}, np.append(a.epoch_ends, b.epoch_ends + len(next(iter(a.batches.values()))))
-
 # %% ../../nbs/training/020_history.ipynb #6da07b9d
 @patch
 def __add__(self:TrainingHistory,
@@ -246,7 +241,12 @@ def __add__(self:TrainingHistory,
         a = _cut(a, int((a.epochs < first).sum())); notes = [f"Epochs {first} to {self.epochs[-1]} were trained again; the later ones are shown."]
     shift = int(a.epochs[-1]) + 1 if len(a) and first <= a.epochs[-1] else 0
     names = dict.fromkeys([*a.values, *other.values])
-    batches, ends = _joined_batches(a, other)
+    if not len(a): batches, ends = other.batches, other.epoch_ends
+    elif not len(other) and not other.batches: batches, ends = a.batches, a.epoch_ends
+    elif not a.batches or not other.batches: batches, ends = {}, np.zeros(0, dtype=np.int64)
+    else:
+        batches = {k: np.append(a.batches[k], other.batches[k]) for k in a.batches if k in other.batches}
+        ends = np.append(a.epoch_ends, other.epoch_ends + len(next(iter(a.batches.values()))))
     starts = [*(a.starts if len(a) else []), *([len(a) + s for s in other.starts] if len(other) else [])] or [0]
     return TrainingHistory({n: _stacked(a, other, n, 'values') for n in names}, np.append(a.epochs, other.epochs + shift), {n: _stacked(a, other, n, 'missing') for n in names}, {**a.directions, **other.directions},
                            batches, ends, starts, list(dict.fromkeys([*a.notes, *other.notes, *notes])), a.source if a.source == other.source else f'{a.source} + {other.source}')
@@ -290,15 +290,6 @@ def _is_lr_search(lrs):
     steps = np.diff(np.log(lrs))
     return bool((lrs[-1] >= 10*lrs[0] or steps.mean() > .02) and np.ptp(steps) <= 1e-4*steps.mean())
 
-def _check_recorder(learn):
-    "The Recorder of a learner that was trained; raises what it is if there is nothing to read."
-    r = getattr(learn, 'recorder', None)
-    if r is None: raise TaskError(f"Expected a Learner with a Recorder, got {type(learn).__name__}. A dict or a Keras History goes to TrainingHistory.from_dict.")
-    if not hasattr(r, 'values'): raise DataError("This learner was not trained since it was made, so its Recorder is empty. Train it, or read the file of a CSVLogger with TrainingHistory.from_csv.")
-    if not len(r.losses) and len(r.values):
-        raise DataError("The Recorder was emptied by a later validate(), get_preds() or predict(): fastai starts it anew for these. Take TrainingHistory.from_learner(learn) right after fit, or train with CSVLogger and use from_csv.")
-    return r
-
 def _use_means(h, smoothed, beta):
     "Say where fastai's running mean reaches back over several epochs, or put the mean of each epoch's own batches in its place."
     starts = np.r_[0, h.epoch_ends][:len(h)]
@@ -328,7 +319,17 @@ def from_learner(cls:TrainingHistory,
     """Read what the Recorder kept of the last `fit`, also of one that was interrupted; add up several with `+`.
 
     Raises `DataError` for a learner that was not trained, or whose Recorder was emptied since or holds a learning rate search."""
-    r = _check_recorder(learn)
+    r = getattr(learn, 'recorder', None)
+    if r is None:
+        raise TaskError(f"Expected a Learner with a Recorder, got {type(learn).__name__}. A dict or a Keras History "
+                        "goes to TrainingHistory.from_dict.")
+    if not hasattr(r, 'values'):
+        raise DataError("This learner was not trained since it was made, so its Recorder is empty. Train it, or read "
+                        "the file of a CSVLogger with TrainingHistory.from_csv.")
+    if not len(r.losses) and len(r.values):
+        raise DataError("The Recorder was emptied by a later validate(), get_preds() or predict(): fastai starts it "
+                        "anew for these. Take TrainingHistory.from_learner(learn) right after fit, or train with "
+                        "CSVLogger and use from_csv.")
     train, valid = _phase_names(list(r.metric_names), r.train_metrics, r.valid_metrics)
     if _is_lr_search(r.lrs) and all(len(v) <= len(train) for v in r.values):
         raise DataError("The Recorder holds a learning rate search: lr_find overwrites the history before it. Draw it with plot_lr_find(learn), or take the history right after fit.")
