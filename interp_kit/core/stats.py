@@ -80,7 +80,7 @@ def benjamini_hochberg(
     q[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1)
     return q
 
-# %% ../../nbs/core/50_stats.ipynb #7147b300
+# %% ../../nbs/core/50_stats.ipynb #ed59ca5c
 def half_width(
     se:'float|np.ndarray', # standard error of an estimate
     level:float=.95, # coverage
@@ -90,6 +90,7 @@ def half_width(
     from scipy.special import ndtri, stdtrit
     return se*(ndtri((1 + level)/2) if dof is None else stdtrit(dof, (1 + level)/2))
 
+# %% ../../nbs/core/50_stats.ipynb #7147b300
 def wilson(
     hits:int, # successes
     n:int, # trials

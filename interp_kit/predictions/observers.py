@@ -47,9 +47,10 @@ class Features(Observer):
 
     def attach(self, learn):
         model = get_model(learn)
-        layers = [self.layer] if self.layer is not None else [m for m in model.modules() if isinstance(m, nn.Linear)]
-        if not layers: raise ModelError(f"{type(model).__name__} has no nn.Linear whose input could serve as features. Pass Features(layer=…).")
-        if self.layer is not None and all(m is not self.layer for m in model.modules()): raise ModelError("The layer given to Features is not part of this model.")
+        layers = [m for m in model.modules() if (isinstance(m, nn.Linear) if self.layer is None else m is self.layer)]
+        if not layers:
+            raise ModelError(f"{type(model).__name__} has no nn.Linear whose input could serve as features. Pass Features(layer=…)."
+                             if self.layer is None else "The layer given to Features is not part of this model.")
         self.handles = [ExitStack()]
         self.handles[0].enter_context(hooked(layers, before=self._see))
 
@@ -66,8 +67,7 @@ class Features(Observer):
         self.last = None
 
     def detach(self):
-        for h in self.handles: h.close()
-        self.handles = []
+        while self.handles: self.handles.pop().close()
 
     def from_columns(self,
         p:'Predictions', # predictions that were captured to disk

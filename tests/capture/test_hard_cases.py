@@ -9,7 +9,8 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.losses import BCEWithLogitsLossFlat, LabelSmoothingCrossEntropyFlat
 from fastai.metrics import accuracy
-from interp_kit.all import (ClassificationInterpretation, DataError, demo_learner, Interpretation, LabelError, ModelError, PredictionAnalyzer, as_learner, capture, find_layer, interpret)
+from interp_kit.demo import demo_learner
+from interp_kit.all import (ClassificationInterpretation, DataError, Interpretation, LabelError, ModelError, PredictionAnalyzer, as_learner, capture, find_layer, interpret)
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 G = torch.Generator().manual_seed(0)
@@ -172,9 +173,14 @@ def test_missing_files_and_odd_counts(digits):
     assert len(interp.plot_top_losses(np.int64(2))) == 2 and len(interp.plot_top_losses(slice(1, 3))) == 2 and len(interp.show_results(np.int64(3))) == 3
 
 
-@pytest.mark.parametrize("make", [lambda: (demo_learner("text"), None), lambda: (learner(), [(X[:40], Y[:40]), (X[40:], Y[40:])]),
-                                  lambda: (learner(), DataLoader(DS, 16)), lambda: (demo_learner(), None)],
-                         ids=["text", "list", "loader", "images"])
+MADE = dict(
+    text=lambda: (demo_learner("text"), None),
+    list=lambda: (learner(), [(X[:40], Y[:40]), (X[40:], Y[40:])]),
+    loader=lambda: (learner(), DataLoader(DS, 16)),
+    images=lambda: (demo_learner(), None))
+
+
+@pytest.mark.parametrize("make", MADE.values(), ids=MADE)
 def test_the_data_has_one_fingerprint_in_memory_and_on_disk(make, tmp_path):
     learn, dl = make()
     here = capture(learn, dl, progress=False)

@@ -133,7 +133,10 @@ def test_one_output_means_two_classes():
     assert interp.plot_top_losses(2).shape == (2, 4)
 
 
-@pytest.mark.parametrize("loss", [partial(F.cross_entropy, ignore_index=255), CrossEntropyLossFlat(axis=1, ignore_index=255)], ids=["partial", "wrapped"])
+LOSSES = dict(partial=partial(F.cross_entropy, ignore_index=255), wrapped=CrossEntropyLossFlat(axis=1, ignore_index=255))
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 def test_void_pixels_of_fastais_own_arguments(loss):
     "Made as fastai makes its own: what the loss leaves out is read from the loss that acts, not from a wrapper's copy."
     if hasattr(loss, "func") and isinstance(loss.func, nn.Module): loss.ignore_index = 1
