@@ -7,13 +7,13 @@ from helpers import needs
 from interp_kit.attribution.result import Attribution
 from interp_kit.attribution.curves import (
     _area as area, _baseline_of as baseline_of, _blurred as blurred, _curve as curve,
-    _image_scores as image_scores, _infidelity as infidelity, _losses_without as losses_without,
-    _pixel_ranks as pixel_ranks, _random_squares as random_squares, _step_sizes as step_sizes)
+    _Changes, _image_scores as image_scores, _pixel_ranks as pixel_ranks, _random_squares as random_squares,
+    _step_sizes as step_sizes)
 from interp_kit.attribution.inputs import _image_input as image_input
 from interp_kit.attribution.explain import explain
 from interp_kit.attribution.faithfulness import CONTROLS, MEASURES, Faithfulness, faithfulness, _interval as interval, judge, plot_curves, plot_measures, plot_methods
 from interp_kit.attribution.measures import (
-    _completeness_error as completeness_error, _noisy_copies as noisy_copies, _pointing as pointing,
+    _noisy_copies as noisy_copies, _pointing as pointing,
     _rank_correlation as rank_correlation, _region_masks as region_masks, _relative_change as relative_change,
     _shuffled_weights as shuffled_weights)
 from interp_kit.attribution.targets import in_region, of_output
@@ -54,11 +54,13 @@ def test_curves_equal_a_slow_literal_loop(way):
 def test_infidelity_is_that_of_captum():
     needs("captum"); from captum.metrics import infidelity as theirs
     net, x = small_net(1), torch.rand(4, 1, 10, 8, generator=gen())
-    squares, base = random_squares((10, 8), 20, side=3, seed=5), torch.zeros_like(x)
-    with probing(net, x, 1) as probe:
-        s = image_scores(probe); lost = losses_without(s, squares, x, base, s(x, torch.arange(4)), batch_size=7)
+    squares = random_squares((10, 8), 20, side=3, seed=5)
+    with torch.no_grad(): lost = torch.stack([(net(x) - net(torch.where(gone, 0., x)))[:, 1] for gone in squares], 1)
     maps = lost @ squares.float().flatten(1); maps = maps.view(4, 10, 8) + .2*maps.std()*torch.randn(4, 10, 8, generator=gen(2))
-    got = infidelity(maps, squares, lost)
+    with probing(net, x, 1) as probe:
+        changes = _Changes(probe, batch_size=7)
+        changes.squares = squares
+        got, = changes.infidelities([maps])
     turn = iter(range(10_000))
     def perturb(x): # captum repeats each row for the perturbations of a batch of them
         n = len(x)//4; at = squares[[i % 20 for i in range(n)]].repeat(4, 1, 1)[:, None]
