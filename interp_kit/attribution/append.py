@@ -62,7 +62,12 @@ def _span(p, byte):
 
 def _append_map(img, heat, *, alpha=.25, cmap='inferno'):
     "A tensor, an array or a PIL picture with the colours of a (h, w) map, 0 to 1, over it; its type, size, mode and range stay."
-    if isinstance(img, Tensor): return _on_tensor(img, heat, alpha, cmap)
+    if isinstance(img, Tensor):
+        t, byte = img.detach().as_subclass(Tensor).cpu(), not img.is_floating_point()
+        p = (t[None] if t.ndim == 2 else t).permute(1, 2, 0).float()
+        out = _blend(p, heat, alpha, _span(p, byte), cmap)
+        out = (out.round().clamp(0, 255) if byte else out).to(t.dtype).permute(2, 0, 1).to(img.device).contiguous()
+        return (out[0] if t.ndim == 2 else out).as_subclass(type(img))
     if isinstance(img, np.ndarray): return _on_pixels(img, heat, alpha, cmap)
     if not hasattr(img, 'convert'): raise DataError(f"The dataset holds {type(img).__name__}, no image: a picture, a tensor or an array is needed.")
     from PIL import Image
@@ -77,13 +82,6 @@ def _on_pixels(arr, heat, alpha, cmap):
     out = _blend(p, heat, alpha, _span(p, byte), cmap)
     out = (out.round().clamp(0, np.iinfo(arr.dtype).max) if byte else out).numpy().astype(arr.dtype)
     return out[..., 0] if flat else out
-
-def _on_tensor(img, heat, alpha, cmap):
-    t, byte = img.detach().as_subclass(Tensor).cpu(), not img.is_floating_point()
-    p = (t[None] if t.ndim == 2 else t).permute(1, 2, 0).float()
-    out = _blend(p, heat, alpha, _span(p, byte), cmap)
-    out = (out.round().clamp(0, 255) if byte else out).to(t.dtype).permute(2, 0, 1).to(img.device).contiguous()
-    return (out[0] if t.ndim == 2 else out).as_subclass(type(img))
 
 class AppendSaliency:
     "A dataset whose images carry the map of a feature; made when an image is asked for, also in workers of a loader."

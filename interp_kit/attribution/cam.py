@@ -18,17 +18,18 @@ from .targets import in_region, of_output
 from ..core import ModelError, TaskError, block_rows, find_layer, get_model, grid_of, hooked, listing
 
 # %% ../../nbs/attribution/080_cam.ipynb #dccb762c
-def _with(out, k, new):
-    "A copy of the tuple, list or dict `out` with `new` at `k`."
-    if isinstance(out, dict): res = copy.copy(out); res[k] = new; return res
-    if hasattr(out, '_fields'): return out._replace(**{out._fields[k]: new})
-    return type(out)([*out[:k], new, *out[k+1:]])
-
 def _swap(out, f):
     "`out` with its first tensor that `f` takes replaced by what `f` returns; None if it takes none."
     if isinstance(out, Tensor): return f(out)
     items = out.items() if isinstance(out, dict) else enumerate(out) if isinstance(out, (tuple, list)) else ()
-    return next((_with(out, k, new) for k, v in items if (new := _swap(v, f)) is not None), None)
+    k, new = next(((k, new) for k, v in items if (new := _swap(v, f)) is not None), (None, None))
+    if new is None: return None
+    if isinstance(out, dict):
+        res = copy.copy(out)
+        res[k] = new
+        return res
+    if hasattr(out, '_fields'): return out._replace(**{out._fields[k]: new})
+    return type(out)([*out[:k], new, *out[k+1:]])
 
 class _Cut:
     "A hook that keeps a layer's output and, with `graph`, starts the graph there; of several only the first does (`whole`: there is one)."
@@ -102,23 +103,7 @@ def _score_weights(maps, probe, batch_size):
         scores[some] = black[rows[some]]
     return scores.view(B, K).softmax(1)
 
-def _opti_maps(maps, probe, batch_size, n_steps, lr):
-    "(B, h, w) maps of Opti-CAM; upsampled they run from 0 to 1."
-    image, res = probe.xs[probe.image], []
-    for rows in probe.rows.split(batch_size or max(1, _batch_rows(image, None)//4)):
-        score = lambda masked: _masked_score(probe, masked, rows)
-        res.append(_opti_map(maps[rows], image[rows], score, n_steps=n_steps, lr=lr))
-    return torch.cat(res)
-
 # %% ../../nbs/attribution/080_cam.ipynb #3f469d01
-def _averaged(maps, size):
-    "Maps of several layers brought to one size, each divided by its largest strength, averaged; one is only brought to `size`."
-    size = size or tuple(np.max([m.shape[1:] for m in maps], 0))
-    maps = [m if tuple(m.shape[1:]) == tuple(size) else upsample(m, size) for m in maps]
-    if len(maps) == 1: return maps[0]
-    tops = [m.abs().amax((1, 2), keepdim=True) for m in maps]
-    return torch.stack([torch.where(t > 0, m/torch.where(t > 0, t, 1.), 0.) for m, t in zip(maps, tops)]).mean(0)
-
 class GradCAM(Method):
     "Class activation maps of a layer by one of `CAM_METHODS`; `explain` gives them as an `Attribution`."
     images = True
@@ -179,17 +164,32 @@ class GradCAM(Method):
         maps = [_as_maps(t, size) for t in outs]
         if by_gradient is not None: return [by_gradient(a, _as_maps(g, size)) for a, g in zip(maps, grads_of(scores, tuple(outs)))]
         if self.method == 'eigencam': return [_eigencam(m) for m in maps]
-        if self.method == 'opticam': return [_opti_maps(m, probe, self.batch_size, self.n_steps, self.lr) for m in maps]
+        if self.method == 'opticam': # upsampled these maps run from 0 to 1
+            image, res = probe.xs[probe.image], []
+            for m in maps:
+                parts = []
+                for rows in probe.rows.split(self.batch_size or max(1, _batch_rows(image, None)//4)):
+                    score = lambda masked: _masked_score(probe, masked, rows)
+                    parts.append(_opti_map(m[rows], image[rows], score, n_steps=self.n_steps, lr=self.lr))
+                res.append(torch.cat(parts))
+            return res
         return [torch.einsum('bk,bkhw->bhw', _score_weights(m, probe, self.batch_size), m) for m in maps]
 
-    def _maps(self, probe, upsample=True, relu=True, normalize=False):
-        "(B, H, W): one map for each row of a probe, see `__call__`."
+    def _maps(self, probe, full=True, relu=True, normalize=False):
+        """(B, H, W): one map for each row of a probe, `full` in the size of the image, see `__call__`.
+
+        Those of several layers are each divided by their largest strength and averaged."""
         size = next((tuple(t.shape[2:]) for t in probe.xs if t.ndim == 4 and t.is_floating_point()), None)
-        if upsample: probe.image
-        raw = self._raw(probe, size)
-        if relu and self.method != 'opticam': raw = [m.clamp_min(0) for m in raw]
-        res = _averaged(raw, size if upsample else None)
-        if upsample and self.method == 'opticam': res = res.clamp(0, 1) # a mask, whatever the last digit was rounded to
+        if full: probe.image
+        maps = self._raw(probe, size)
+        if relu and self.method != 'opticam': maps = [m.clamp_min(0) for m in maps]
+        if not full or not size: size = tuple(np.max([m.shape[1:] for m in maps], 0))
+        maps = [m if tuple(m.shape[1:]) == tuple(size) else upsample(m, size) for m in maps]
+        if len(maps) > 1:
+            tops = [m.abs().amax((1, 2), keepdim=True) for m in maps]
+            maps = [torch.where(t > 0, m/torch.where(t > 0, t, 1.), 0.) for m, t in zip(maps, tops)]
+        res = maps[0] if len(maps) == 1 else torch.stack(maps).mean(0)
+        if full and self.method == 'opticam': res = res.clamp(0, 1) # a mask, whatever the last digit was rounded to
         return _scaled(res) if normalize else res
 
     def _explain(self, probe, *, relu=True):

@@ -93,15 +93,6 @@ def _random_squares(size, n=64, side=None, seed=0):
     inside = [(torch.arange(s) >= a) & (torch.arange(s) < a + side) for s, a in zip(size, at)]
     return inside[0][:, :, None] & inside[1][:, None, :]
 
-def _losses_without(scores, regions, images, base, full, batch_size=32):
-    "(B, n): what each image's score, `full` when untouched, loses when each of the (n, H, W) regions becomes `base`."
-    n, res = len(regions), []
-    for job in torch.arange(len(images)*n).split(batch_size):
-        rows = job//n
-        gone = regions[job % n][:, None].to(images.device)
-        res.append(full[rows] - scores(torch.where(gone, base[rows], images[rows]), rows))
-    return torch.cat(res).view(len(images), n)
-
 def _infidelity(maps, regions, losses):
     "(B,) float64 in [0, 1]: the share of the squared losses that the best-scaled map does not foretell; NaN where no region lost anything."
     foretold = maps.double().flatten(1) @ regions.double().flatten(1).T
@@ -126,7 +117,11 @@ class _Changes:
 
     def infidelities(self, maps):
         "(M, n): what the squares take away is run once for all maps."
-        rows = torch.arange(len(self.images))
-        full = torch.cat([self.scores(self.images[r.to(self.images.device)], r) for r in rows.split(self.batch_size)])
-        losses = _losses_without(self.scores, self.squares, self.images, self.base, full, self.batch_size)
+        x, n, losses = self.images, len(self.squares), []
+        full = torch.cat([self.scores(x[r.to(x.device)], r) for r in torch.arange(len(x)).split(self.batch_size)])
+        for job in torch.arange(len(x)*n).split(self.batch_size): # what each image's score loses without each square
+            rows = job//n
+            gone = self.squares[job % n][:, None].to(x.device)
+            losses.append(full[rows] - self.scores(torch.where(gone, self.base[rows], x[rows]), rows))
+        losses = torch.cat(losses).view(len(x), n)
         return np.stack([_infidelity(m, self.squares, losses).numpy() for m in maps])

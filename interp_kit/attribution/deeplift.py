@@ -113,14 +113,6 @@ class _Rescaled(TorchFunctionMode):
 _INPLACE_AT = dict(relu=0, relu6=0, leaky_relu=1, elu=1, selu=0, celu=1, silu=0, mish=0, hardtanh=2, hardswish=0, hardsigmoid=0, threshold=2, _threshold=2, rrelu=3)
 
 # %% ../../nbs/attribution/090_deeplift.ipynb #a1e7b1c6
-def _pairs(probe, leaves, bases, rows, eps):
-    "Multipliers and scores of a few inputs with their baselines."
-    both = tuple(torch.cat([l, b]).detach().requires_grad_() for l, b in zip(leaves, bases))
-    with _Rescaled(2*len(rows), eps): scores = probe.score(tuple(b*1 for b in both), rows.repeat(2))
-    m = tuple(g[:len(rows)] for g in grads_of(scores, both))
-    f_x, f_b = _halves(scores.detach().double())
-    return m, f_x - f_b, torch.maximum(f_x.abs(), f_b.abs())
-
 def _lift(probe, leaves, bases, rows, *, eps=1e-10, chunk=None):
     "DeepLIFT of each row of `leaves` against its baseline: values, change of the score, size of the score."
     probe.target
@@ -130,8 +122,12 @@ def _lift(probe, leaves, bases, rows, *, eps=1e-10, chunk=None):
         l, b = (tuple(t[i:i+n] for t in ts) for ts in (leaves, bases))
         with warnings.catch_warnings():
             if i: warnings.filterwarnings('ignore', 'No gradient reaches')
-            m, change, size = _pairs(probe, l, b, rows[i:i+n], eps)
-        parts.append((*(_wide(g)*(_wide(p) - _wide(q)) for g, p, q in zip(m, l, b)), change, size))
+            both = tuple(torch.cat([p, q]).detach().requires_grad_() for p, q in zip(l, b))
+            with _Rescaled(len(both[0]), eps): scores = probe.score(tuple(t*1 for t in both), rows[i:i+n].repeat(2))
+            multipliers = grads_of(scores, both)
+        f_x, f_b = _halves(scores.detach().double())
+        values = (_wide(g[:len(p)])*(_wide(p) - _wide(q)) for g, p, q in zip(multipliers, l, b))
+        parts.append((*values, f_x - f_b, torch.maximum(f_x.abs(), f_b.abs())))
     *values, change, size = map(torch.cat, zip(*parts))
     return tuple(values), change, size
 

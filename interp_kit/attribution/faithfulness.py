@@ -145,14 +145,11 @@ class Faithfulness:
         return dict(ranking=self.ranking, agreement_with_deletion=none(self.agreement), n=self.n, **self.meta, shares=self.shares.tolist(), curves=bands)
 
 # %% ../../nbs/attribution/170_faithfulness.ipynb #a49a7e46
-def _frozen(probe, spec):
+def _frozen(output, target, spec):
     "A function rows -> target, so that parts, noisy copies and shuffled models are asked for what the pictures were settled on."
     if isinstance(spec, of_output):
-        inner = _frozen_of(probe.output[spec.i] if not isinstance(probe.output, Tensor) else probe.output, probe.target, spec.target)
+        inner = _frozen(output if isinstance(output, Tensor) else output[spec.i], target, spec.target)
         return lambda rows: of_output(spec.i, inner(rows))
-    return _frozen_of(probe.output, probe.target, spec)
-
-def _frozen_of(output, target, spec):
     if target.classes is None: return lambda rows: spec
     out, classes = first_output(output), target.classes.cpu()
     if out.ndim < 3: return lambda rows: classes[rows].tolist()
@@ -205,7 +202,7 @@ def judge(
     if unknown: raise TaskError(f"options names {listing(sorted(unknown))}, but the methods are {listing(named)}.")
     opts = {m: {**(dict(seed=seed) if m == 'random' else {}), **(options or {}).get(m, {})} for m in named}
     with probing(learn, x, target) as probe:
-        k, n, rows, frozen = probe.image, probe.n, torch.arange(probe.n), _frozen(probe, target)
+        k, n, rows, frozen = probe.image, probe.n, torch.arange(probe.n), _frozen(probe.output, probe.target, target)
         if n < 30: warnings.warn(f"{n} images: intervals are wide and rough below 30.", stacklevel=2)
         inside = _region_masks(n, tuple(probe.xs[k].shape[2:]), boxes=boxes, masks=masks)
         changes = _Changes(probe, activation=activation, baseline=baseline, sigma=sigma, n_steps=n_steps, n_squares=n_squares, seed=seed, batch_size=batch_size)

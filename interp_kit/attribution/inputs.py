@@ -22,19 +22,20 @@ def _loader_of(learn, items):
     if dls is None or not hasattr(dls[0], 'after_batch'):
         raise TaskError(f"A {type(items[0]).__name__} was given, but {'a plain model' if dls is None else 'a Learner over a PyTorch DataLoader'} has no "
                         "transforms that would make an input of it. Pass a tensor, transformed as in training.")
-    if not hasattr(dls[0].dataset, 'cont_names'): return dls.test_dl([_file_bytes(o) for o in items], rm_type_tfms=None, num_workers=0)
+    if not hasattr(dls[0].dataset, 'cont_names'):
+        files = []
+        for o in items: # pictures as the bytes of a file, others as they are
+            if isinstance(o, np.ndarray): o = Image.fromarray(o)
+            if isinstance(o, Image.Image):
+                box = io.BytesIO()
+                (o if o.mode in ('1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'I', 'I;16') else o.convert('RGB')).save(box, 'PNG')
+                o = box.getvalue()
+            files.append(o)
+        return dls.test_dl(files, rm_type_tfms=None, num_workers=0)
     import pandas as pd
     dl = dls.test_dl(pd.DataFrame(items).infer_objects(), num_workers=0)
     dl.dataset.conts = dl.dataset.conts.astype(np.float32)
     return dl
-
-def _file_bytes(item):
-    "A picture as the bytes of a file; other items as they are."
-    if isinstance(item, np.ndarray): item = Image.fromarray(item)
-    if not isinstance(item, Image.Image): return item
-    box = io.BytesIO()
-    (item if item.mode in ('1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'I', 'I;16') else item.convert('RGB')).save(box, 'PNG')
-    return box.getvalue()
 
 def _from_items(learn, items):
     "Batched inputs of `items`, in their order."
@@ -65,15 +66,6 @@ def _is_tensors(x):
     if isinstance(x, np.ndarray): return x.dtype.kind in 'fb'
     return isinstance(x, Tensor) or isinstance(x, (tuple, list)) and len(x) > 0 and all(isinstance(t, Tensor) for t in x)
 
-def _check_tensor(t):
-    shape = tuple(t.shape)
-    if t.ndim >= 3 and t.dtype == torch.uint8:
-        raise DataError(f"The input is uint8 of shape {shape}, but the model was trained on floats. Divide by 255 and normalise as in training, "
-                        "or pass the file or picture to a Learner.")
-    if 0 in shape: raise DataError(f"The input of shape {shape} is empty.")
-    if t.is_floating_point() and not torch.isfinite(t).all(): raise DataError(f"The input of shape {shape} holds NaN or infinite values.")
-    if t.is_complex(): raise DataError("Complex inputs are not supported.")
-
 def _batched(learn, x):
     "(tuple of batched tensors, whether one input was given)."
     if isinstance(x, list) and x and all(_is_tensors(o) and getattr(o, 'ndim', 0) == 3 for o in x):
@@ -100,7 +92,15 @@ def as_inputs(
     if isinstance(x, Inputs): return x
     model = get_model(learn_or_model) if is_learner(learn_or_model) else learn_or_model
     xs, single = _batched(learn_or_model, x)
-    for t in xs: _check_tensor(t)
+    for t in xs:
+        shape = tuple(t.shape)
+        if t.ndim >= 3 and t.dtype == torch.uint8:
+            raise DataError(f"The input is uint8 of shape {shape}, but the model was trained on floats. "
+                            "Divide by 255 and normalise as in training, or pass the file or picture to a Learner.")
+        if 0 in shape: raise DataError(f"The input of shape {shape} is empty.")
+        if t.is_floating_point() and not torch.isfinite(t).all():
+            raise DataError(f"The input of shape {shape} holds NaN or infinite values.")
+        if t.is_complex(): raise DataError("Complex inputs are not supported.")
     if len({len(t) for t in xs}) > 1: raise DataError(f"The inputs differ in their number of rows: {[len(t) for t in xs]}.")
     is_module = isinstance(model, nn.Module)
     device = model_device(model) if is_module else torch.device('cpu')

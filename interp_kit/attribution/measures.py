@@ -82,15 +82,14 @@ def _pointing(maps, masks):
     return torch.where(inside.any(1), hit, torch.nan)
 
 # %% ../../nbs/attribution/160_measures.ipynb #4ed21879
-def _completeness_error(totals, delta):
-    """(B,) float64: the distance `delta` between the sum of the values and the change of the score, as a share of the mean change over all rows.
-
-    (A row that hardly changes has no scale of its own.) NaN where no score changed; `totals` are the sums of the values."""
-    change = (totals.double() - delta.double()).abs().mean()
-    return delta.double().abs()/change if change > 0 else torch.full_like(delta, torch.nan, dtype=torch.float64)
-
 def _map_measures(maps, totals, inside):
-    "(M, n) each: completeness and pointing of M Attributions with the (n,) sums of their values; NaN where not defined."
-    none = np.full(len(totals[0]), np.nan)
-    return dict(completeness=np.stack([none if a.delta is None else _completeness_error(t, a.delta).numpy() for a, t in zip(maps, totals)]),
-                pointing=np.stack([none if inside is None else _pointing(a.values, inside).numpy() for a in maps]))
+    """(M, n) each: completeness and pointing of M Attributions with the (n,) sums of their values; NaN where not defined.
+
+    Completeness is the distance between the sum of the values and the change of the score, as a share of the mean change over
+    all rows (a row that hardly changes has no scale of its own); it is not defined where no score changed."""
+    completeness, pointing = np.full((2, len(maps), len(totals[0])), np.nan)
+    for i, (a, total) in enumerate(zip(maps, totals)):
+        change = 0 if a.delta is None else (total.double() - a.delta.double()).abs().mean()
+        if change > 0: completeness[i] = (a.delta.double().abs()/change).numpy()
+        if inside is not None: pointing[i] = _pointing(a.values, inside).numpy()
+    return dict(completeness=completeness, pointing=pointing)

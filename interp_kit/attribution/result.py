@@ -107,9 +107,17 @@ class Attribution:
         if sign not in ('positive', 'absolute', 'all'): raise TaskError(f"sign={sign!r}: 'positive', 'absolute' or 'all'.")
         one = self[i]
         title = one._title() if title is None else title
-        if one.is_map: return _show_map(one, alpha, cmap, sign, ax, title)
-        if one.names is not None and isinstance(one.names[0], list): return _show_tokens(one, cmap, sign, ax, title)
-        return _show_columns(one, sign, ax, title)
+        if not one.is_map:
+            if one.names is not None and isinstance(one.names[0], list): return _show_tokens(one, cmap, sign, ax, title)
+            return _show_columns(one, sign, ax, title)
+        k, _ = one._map_part()
+        heat, ax = one.heatmap()[0], new_axes(ax)
+        if one.pictures is not None: pic = one.pictures[0]
+        else: pic = np.ones((*heat.shape, 3), dtype=np.float32) if one.inputs is None else _tuple(one.inputs)[k][0]
+        show_image(pic, ax)
+        if not draw_heat(heat, ax, alpha=alpha, cmap=cmap, sign=sign): title += '\nno evidence'
+        ax.set_title(title, fontsize=9, family=font_family())
+        return ax
 
     def _title(self):
         label = '' if not self.labels else as_label(self.labels[0], 30)
@@ -180,16 +188,6 @@ def draw_heat(
     ax.imshow(heat.numpy(), cmap=cmap or ('PuOr_r' if sign == 'all' else 'inferno'), vmin=-top if sign == 'all' else 0, vmax=top,
               alpha=np.clip(1.6*alpha*strength**.5, 0, 1), extent=extent, interpolation='nearest')
     return True
-
-def _show_map(one, alpha, cmap, sign, ax, title):
-    k, _ = one._map_part()
-    heat, ax = one.heatmap()[0], new_axes(ax)
-    if one.pictures is not None: pic = one.pictures[0]
-    else: pic = np.ones((*heat.shape, 3), dtype=np.float32) if one.inputs is None else _tuple(one.inputs)[k][0]
-    show_image(pic, ax)
-    if not draw_heat(heat, ax, alpha=alpha, cmap=cmap, sign=sign): title += '\nno evidence'
-    ax.set_title(title, fontsize=9, family=font_family())
-    return ax
 
 def _show_columns(one, sign, ax, title, max_n=20):
     "Bars of the strongest columns, as many as a panel that was given has lines for."

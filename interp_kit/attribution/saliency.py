@@ -117,24 +117,23 @@ def _at_layer(probe, layer, points, rows, **kwargs):
     return t, grads_of(scores, (t,), **kwargs)[0].detach()
 
 def _layer_conductance(probe, o):
+    "Of each unit of the layer the gradient at each point of a row's line times the step to the next."
     name, layer = _layer_of(probe, o)
     bases, at = probe.baseline(o.baseline), torch.from_numpy(_path_steps('gausslegendre', o.n_steps + 1)[0])
     probe.target
-    values = torch.stack([_conducted(probe, layer, bases, i, at, o.chunk or 8) for i in range(probe.n)])
-    return dict(values=values, meta=dict(layer=name, n_steps=o.n_steps))
-
-def _conducted(probe, layer, bases, i, at, chunk):
-    "Conductance of the layer's units for row `i`: the gradient at each point times the step to the next."
-    total, last = 0, None
-    line = [(_wide(b[i:i+1]), _wide(l[i:i+1]) - _wide(b[i:i+1]), l.dtype) for l, b in zip(probe.leaves, bases)]
-    for part in at.split(chunk):
-        points = tuple((b + part.to(s).view(-1, *[1]*(s.ndim - 1))*s).to(dtype).requires_grad_() for b, s, dtype in line)
-        t, g = _at_layer(probe, layer, points, probe.rows[i:i+1].repeat(len(part)))
-        t, g = _wide(t.detach()), _wide(g)
-        if last is not None: total = total + (t[0] - last[0])*last[1]
-        total = total + ((t[1:] - t[:-1])*g[:-1]).sum(0)
-        last = t[-1], g[-1]
-    return total
+    values = []
+    for i in range(probe.n):
+        total, last = 0, None
+        line = [(_wide(b[i:i+1]), _wide(l[i:i+1]) - _wide(b[i:i+1]), l.dtype) for l, b in zip(probe.leaves, bases)]
+        for part in at.split(o.chunk or 8):
+            points = tuple((b + part.to(s).view(-1, *[1]*(s.ndim - 1))*s).to(dtype).requires_grad_() for b, s, dtype in line)
+            t, g = _at_layer(probe, layer, points, probe.rows[i:i+1].repeat(len(part)))
+            t, g = _wide(t.detach()), _wide(g)
+            if last is not None: total = total + (t[0] - last[0])*last[1]
+            total = total + ((t[1:] - t[:-1])*g[:-1]).sum(0)
+            last = t[-1], g[-1]
+        values.append(total)
+    return dict(values=torch.stack(values), meta=dict(layer=name, n_steps=o.n_steps))
 
 def _layer_grad_cam(probe, o):
     (name, layer), maps = _layer_of(probe, o), []
@@ -158,15 +157,6 @@ def _neuron_of(neuron, t, g):
     if bad: raise DataError(f"neuron_index={idx}, but the layer gives out {shape}.")
     return idx
 
-def _through(probe, layer, neuron):
-    "Gradients of the scores by way of the neuron only."
-    def gradients(points, rows):
-        points = tuple(p.requires_grad_() for p in points)
-        t, g = _at_layer(probe, layer, points, rows, retain_graph=True)
-        some = (slice(None), *neuron)
-        return tuple(map(_wide, grads_of((t[some]*g[some]).reshape(len(rows), -1).sum(1), points)))
-    return gradients
-
 def _neuron_conductance(probe, o):
     (name, layer), bases, used, parts = _layer_of(probe, o), probe.baseline(o.baseline), [], []
     probe.target
@@ -175,7 +165,11 @@ def _neuron_conductance(probe, o):
         t, g = _at_layer(probe, layer, tuple(l.clone().requires_grad_() for l in one(probe.leaves)), probe.rows[i:i+1])
         neuron = _neuron_of(o.neuron, t, g)
         used.append([str(k) if isinstance(k, slice) else int(k) for k in neuron])
-        ig = _captum('IntegratedGradients', probe, _through(probe, layer, neuron))
+        def gradients(points, rows, some=(slice(None), *neuron)): # of the scores by way of the neuron only
+            points = tuple(p.requires_grad_() for p in points)
+            t, g = _at_layer(probe, layer, points, rows, retain_graph=True)
+            return tuple(map(_wide, grads_of((t[some]*g[some]).reshape(len(rows), -1).sum(1), points)))
+        ig = _captum('IntegratedGradients', probe, gradients)
         parts.append(ig.attribute(one(probe.leaves), one(bases), additional_forward_args=probe.rows[i:i+1], n_steps=o.n_steps,
                                   method='riemann_trapezoid', internal_batch_size=o.chunk or 8))
     return dict(values=probe.to_inputs(tuple(map(torch.cat, zip(*parts)))), meta=dict(layer=name, neuron=used, n_steps=o.n_steps))
@@ -218,7 +212,12 @@ class SaliencyMap(Method):
         a = self.explain(imgs, target, baseline=baseline, n_samples=n_samples, n_steps=n_steps, internal_batch_size=internal_batch_size,
                          stdevs=stdevs, neuron_index=neuron_index, layer=layer)
         if save_maps:
-            self.saved_to = a.save(_file_for(save_to_path, self.method))
+            path = Path('saliency_maps') if save_to_path is None else Path(save_to_path)
+            if not path.suffix or path.is_dir(): # a folder: a new file in it
+                name, k = f"{self.method}-{time.strftime('%Y%m%d-%H%M%S')}", 0
+                while (file := path/f"{name}{f'-{k}' if k else ''}.npz").exists(): k += 1
+                path = file
+            self.saved_to = a.save(path)
             print(f'Saliency maps are in {self.saved_to}.')
         return map_nested(lambda v: v if v is None else v[0], a.values) if a.meta['single'] else a.values
 
@@ -240,11 +239,3 @@ class SaliencyMap(Method):
         o = SimpleNamespace(baseline=baseline, n_samples=n_samples, n_steps=n_steps, chunk=internal_batch_size, stdevs=stdevs,
                             neuron=neuron_index, layer=layer)
         return SALIENCY_METHODS[self.method](probe, o)
-
-def _file_for(path, method):
-    "The file to write: `path`, or a new one in the folder that it is."
-    path = Path('saliency_maps') if path is None else Path(path)
-    if path.suffix and not path.is_dir(): return path
-    name, k = f"{method}-{time.strftime('%Y%m%d-%H%M%S')}", 0
-    while (file := path/f"{name}{f'-{k}' if k else ''}.npz").exists(): k += 1
-    return file

@@ -83,7 +83,15 @@ def resolve(
     """The target to follow, settled on this output.
 
     Raises `LabelError` for a class that is not there, `DataError` for a wrong number of targets, `TaskError` for what is no target."""
-    if isinstance(target, of_output): return _of_output(output, target, names)
+    if isinstance(target, of_output):
+        def part(o):
+            if isinstance(o, Tensor): o = (o,)
+            try: return o[target.i]
+            except (KeyError, IndexError, TypeError):
+                raise LabelError(f"There is no output {target.i!r}: the model returned {_outputs(o)}.") from None
+        inner = resolve(part(output), target.target, names)
+        labels = [f'output {target.i}: {l}' for l in inner.labels]
+        return _Target(lambda o, rows=None: inner(part(o), rows), labels, inner.classes)
     if isinstance(target, in_region): return _dense(first_output(output), target.class_idx, target.mask, names)
     if callable(target) and not isinstance(target, Tensor): return _of_function(output, target)
     out = first_output(output).detach()
@@ -106,13 +114,6 @@ def _dense(out, target, mask, names):
         at = (masks if rows is None else masks[rows.to(masks.device)]).to(maps.device, maps.dtype)
         return (maps*at).flatten(1).sum(1)/at.flatten(1).sum(1)
     return _Target(mean, _labels(classes, names, out), classes)
-
-def _of_output(output, target, names):
-    def part(o):
-        try: return o[target.i]
-        except (KeyError, IndexError, TypeError): raise LabelError(f"There is no output {target.i!r}: the model returned {_outputs(o)}.") from None
-    inner = resolve(part(output) if not isinstance(output, Tensor) else part((output,)), target.target, names)
-    return _Target(lambda o, rows=None: inner(part(o) if not isinstance(o, Tensor) else part((o,)), rows), [f'output {target.i}: {l}' for l in inner.labels], inner.classes)
 
 def _outputs(o):
     if isinstance(o, dict): return f'a dict of {list(o)}'

@@ -27,14 +27,6 @@ from ..predictions.store import Predictions, each, row_index
 if TYPE_CHECKING: from pandas import DataFrame
 
 # %% ../../nbs/interpret/010_base.ipynb #9e574678
-def _fetch_batch(dl, rows): # (inputs, targets), each a tuple of batched CPU tensors
-    "The batch of just these `rows`, in this order, without augmentation and without a trace in the random state."
-    if not len(rows): raise DataError("No rows were asked for: name at least one.")
-    loader = take_rows(dl, rows)
-    with kept_rng(), not_augmented(dl): batch = next(iter(loader))
-    batch = batch if isinstance(batch, (tuple, list)) else (batch,)
-    return split_batch(map_nested(lambda t: t.cpu() if isinstance(t, Tensor) else t, batch), dl)
-
 def decoded_samples(
     dl:'DataLoader', # the loader
     xs:tuple, # batched inputs
@@ -131,12 +123,19 @@ class Interpretation:
     def __repr__(self): return f'{type(self).__name__} of {self.predictions!r}'
 
     def _batch(self, rows):
-        "(inputs, targets) of table rows as batched tensors."
+        """(inputs, targets) of table rows, each a tuple of batched CPU tensors, in this order.
+
+        They come without augmentation and without a trace in the random state."""
         if self.inputs is not None:
             take = lambda o: each(lambda t: t[rows], o if isinstance(o, tuple) else (o,))
             return take(self.inputs), take(self.targs)
         if self.dl is None: raise DataError("There is no loader to fetch inputs from: pass dl=… to from_predictions.")
-        return _fetch_batch(self.dl, self.predictions.rows[rows])
+        rows = self.predictions.rows[rows]
+        if not len(rows): raise DataError("No rows were asked for: name at least one.")
+        loader = take_rows(self.dl, rows)
+        with kept_rng(), not_augmented(self.dl): batch = next(iter(loader))
+        batch = batch if isinstance(batch, (tuple, list)) else (batch,)
+        return split_batch(map_nested(lambda t: t.cpu() if isinstance(t, Tensor) else t, batch), self.dl)
 
     def __getitem__(self,
         rows:'int|slice|list|np.ndarray|Tensor', # int, slice, list, mask, array or tensor

@@ -61,6 +61,7 @@ def _plot_losses(interp):
     return ax
 
 _TOP = ('top_losses.png', 'The rows with the largest loss', lambda i: i.plot_top_losses(min(9, len(i))))
+_WHOLE = [('losses.png', 'How losses are distributed', _plot_losses), _TOP] # of what has no pictures of its own
 _CURVES = [('calibration.png', 'Does confidence mean what it says?', lambda i: i.plot_calibration()), ('roc.png', 'ROC curves, one class against the rest', lambda i: i.plot_roc()),
            ('pr.png', 'Precision and recall, one class against the rest', lambda i: i.plot_pr())]
 
@@ -92,14 +93,6 @@ def _offers(interp, listed, whole):
     if task in listed: return bound(interp, listed[task])
     parts = [e for i, n, o in _parts(interp) for e in bound(o, [e for e in listed.get(o.predictions.task, []) if e[0] != _TOP[0]], f'output{i}_', f'{n}: ')]
     return bound(interp, whole) + parts
-
-def _folder_pictures(interp): # of (file, what it shows, function that draws it)
-    "The pictures that a folder of this interpretation has: those of its task, those of each output, or the losses."
-    return _offers(interp, PICTURES, [('losses.png', 'How losses are distributed', _plot_losses), _TOP])
-
-def _folder_tables(interp): # of (file, what it shows, function that gives a DataFrame or None)
-    "The tables that a folder of this interpretation has, besides that of all rows."
-    return _offers(interp, TABLES, [])
 
 def _headline(interp, table, prefix=''): # `table` as of `metrics(ci=True)`
     "The most telling score with its 95 % interval in words, of each output where there are several."
@@ -176,7 +169,7 @@ def write_folder(
 
 def _fill(interp, folder, title, on_step):
     "Every file of the folder, the page last."
-    pictures, tables, done = _folder_pictures(interp), _folder_tables(interp), []
+    pictures, tables, done = _offers(interp, PICTURES, _WHOLE), _offers(interp, TABLES, []), []
     def step(name): on_step(name, len(done)/(len(pictures) + len(tables) + 3)); done.append(name)
     drawn = [] # what each picture shows, and why it is missing
     with one_font_warning():

@@ -126,17 +126,16 @@ def _unexpected_rates(e, most=5, least=.2):
         numbers = dict(labels=int(there), expected=thought, mean_labels=there/n, mean_expected=thought/n, p_value=p[0], n=n)
         res.append(Finding('probability_shift', title, _twofold(there, thought), 1 - p[0], numbers,
                            **wording(_WORDS, 'all_too_small' if thought < there else 'all_too_large')))
-    return res + [_unexpected_rate(e, c, int(seen[c]), float(expected[c]), p[c + 1]) for c in order]
+    for c in order:
+        name, seldom, given = e.names[c], expected[c] < seen[c], (e.p.targs[:, c] > 0).numpy()
+        kind = 'label_too_seldom' if seldom else 'label_too_often'
+        numbers = dict(support=int(seen[c]), expected=float(expected[c]), predicted=int(e.margins.predicted[c]), p_value=p[c + 1], n=n)
+        title = f"{name} is there in {int(seen[c]):,} of {n:,} rows; its probabilities expect {expected[c]:,.1f}"
+        res.append(Finding(kind, title, _twofold(seen[c], expected[c]), 1 - p[c + 1], numbers,
+                           e.worst_of(c, given if seldom else ~given), (name,), **wording(_WORDS, kind, name=name)))
+    return res
 
 def _twofold(a, b): return 'high' if max(a, b) >= 2*min(a, b) else 'medium'
-
-def _unexpected_rate(e, c, seen, expected, p):
-    name, n, there = e.names[c], len(e), (e.p.targs[:, c] > 0).numpy()
-    kind = 'label_too_seldom' if expected < seen else 'label_too_often'
-    numbers = dict(support=seen, expected=expected, predicted=int(e.margins.predicted[c]), p_value=p, n=n)
-    return Finding(kind, f"{name} is there in {seen:,} of {n:,} rows; its probabilities expect {expected:,.1f}",
-                   _twofold(seen, expected), 1 - p, numbers, e.worst_of(c, there if expected < seen else ~there), (name,),
-                   **wording(_WORDS, kind, name=name))
 
 # %% ../../nbs/interpret/070_multilabel_findings.ipynb #3262f462
 def _weak_labels(e, most=5):
@@ -149,7 +148,7 @@ def _weak_labels(e, most=5):
 # %% ../../nbs/interpret/070_multilabel_findings.ipynb #8a028b72
 def _missed_pairs(e, most=5):
     "Pairs of labels of which one is missed and the other wrongly given, in the same row, more often than the probabilities expect."
-    m, C = e.margins, len(e.names)
+    m, C, res = e.margins, len(e.names), []
     a, b = np.nonzero(e.pairs >= 3)
     if not len(a): return []
     seen, thought, n = e.pairs[a, b], e.expected_pairs[a, b], e.pair_rows[a, b]
@@ -160,17 +159,17 @@ def _missed_pairs(e, most=5):
     p = np.minimum(excess_p(seen, expected, n)*C*(C - 1), 1) # every pair was looked at, also those never seen (Bonferroni)
     rate = seen/m.actual[a]
     order = [i for i in np.lexsort((p, -seen)) if p[i] < ALPHA and rate[i] >= .02][:most]
-    return [_missed_pair(e, a[i], b[i], int(seen[i]), float(expected[i]), float(p[i])) for i in order]
-
-def _missed_pair(e, a, b, seen, expected, p):
-    a_name, b_name, n = e.names[a], e.names[b], int(e.margins.actual[a])
-    t, d = e.p.targs[:, [a, b]] > 0, e.p.decoded[:, [a, b]].bool()
-    title = (f"In {seen} of {n} rows with {a_name} it is missed and {b_name} given instead ({seen/n:.0%}); "
-             f"the model's own probabilities expect {expected:.1f}")
-    return Finding('missed_pair', title, 'high' if seen >= .2*n else 'medium' if seen >= .05*n else 'low', 1 - p,
-                   dict(count=seen, support=n, rate=seen/n, expected=expected, p_value=p),
-                   e.worst_of(a, (t[:, 0] & ~d[:, 0] & d[:, 1] & ~t[:, 1]).numpy()), (a_name, b_name),
-                   **wording(_WORDS, 'missed_pair', a=a_name, b=b_name))
+    for i in order:
+        pair, count, of = (e.names[a[i]], e.names[b[i]]), int(seen[i]), int(m.actual[a[i]])
+        t, d = e.p.targs[:, [a[i], b[i]]] > 0, e.p.decoded[:, [a[i], b[i]]].bool()
+        rows = e.worst_of(a[i], (t[:, 0] & ~d[:, 0] & d[:, 1] & ~t[:, 1]).numpy())
+        title = (f"In {count} of {of} rows with {pair[0]} it is missed and {pair[1]} given instead ({count/of:.0%}); "
+                 f"the model's own probabilities expect {expected[i]:.1f}")
+        numbers = dict(count=count, support=of, rate=count/of, expected=float(expected[i]), p_value=float(p[i]))
+        severity = 'high' if count >= .2*of else 'medium' if count >= .05*of else 'low'
+        res.append(Finding('missed_pair', title, severity, 1 - float(p[i]), numbers, rows, pair,
+                           **wording(_WORDS, 'missed_pair', a=pair[0], b=pair[1])))
+    return res
 
 # %% ../../nbs/interpret/070_multilabel_findings.ipynb #5a148b85
 def _miscalibration(e, least=.02):

@@ -20,16 +20,6 @@ from ..predictions.metrics.outputs import n_outputs
 # %% ../../nbs/interpret/120_outputs.ipynb #1ff6de66
 if TYPE_CHECKING: from pandas import DataFrame
 
-# %% ../../nbs/interpret/120_outputs.ipynb #1592b8e0
-def _hand_out(vocabs, sizes):
-    "For each number of classes (or None) the next vocabulary of that size, or None."
-    left, res = list(vocabs), []
-    for n in sizes:
-        v = next((v for v in left if len(v) == n), None)
-        if v is not None: left.remove(v)
-        res.append(v)
-    return res
-
 # %% ../../nbs/interpret/120_outputs.ipynb #46802f89
 class MultiOutputInterpretation(Interpretation):
     """What a model with several outputs gets wrong; make one with `MultiOutputInterpretation.from_learner(learn)`. No method runs the model again.
@@ -51,8 +41,11 @@ class MultiOutputInterpretation(Interpretation):
             v = vocab_of(self.dl)
             v = [] if v is None else v
             nested = all(not isinstance(o, str) and hasattr(o, '__len__') for o in v) # a vocabulary for each target
-            vocabs = _hand_out([list(o) for o in v] if nested else [list(v)], [p.n_classes if p.vocab is None else None for p in parts])
-            for p, v in zip(parts, vocabs): p.vocab = v if p.vocab is None else p.vocab
+            left = [list(o) for o in v] if nested else [list(v)]
+            for p in parts: # in order, each without a vocabulary gets the next of its number of classes
+                if p.vocab is not None: continue
+                p.vocab = next((o for o in left if len(o) == p.n_classes), None)
+                if p.vocab is not None: left.remove(p.vocab)
             self._outputs = [self.classes.get(p.task, Interpretation).from_predictions(p, self.learn, self.dl) for p in parts]
         return self._outputs
 

@@ -34,7 +34,15 @@ def _plot_cloud(x, y, ax=None, *, xlim=None, ylim=None, most=4000, bins=110, fig
     xlim, ylim = xlim or _frame_of(x), ylim or _frame_of(y)
     out = (x < xlim[0]) | (x > xlim[1]) | (y < ylim[0]) | (y > ylim[1])
     if len(x) <= most: ax.scatter(x[~out], y[~out], s=float(np.clip(4000/len(x), 5, 26)), color=RIGHT, alpha=float(np.clip(300/len(x), .25, .8)), lw=0)
-    else: _density(ax, x[~out], y[~out], xlim, ylim, bins)
+    else: # how many rows lie in each cell, on a logarithmic scale
+        from matplotlib.colors import LinearSegmentedColormap, LogNorm
+        cell = lambda v, lim: np.clip(((v[~out] - lim[0])/(lim[1] - lim[0])*bins).astype(int), 0, bins - 1)
+        n = np.bincount(cell(y, ylim)*bins + cell(x, xlim), minlength=bins*bins).reshape(bins, bins).astype(float)
+        n[n == 0] = np.nan
+        cmap = LinearSegmentedColormap.from_list('rows', ['#c5dbec', PALETTE[0], '#00213b'])
+        im = ax.imshow(n, origin='lower', extent=(*xlim, *ylim), aspect='auto', interpolation='nearest', cmap=cmap,
+                       norm=LogNorm(1, max(2, np.nanmax(n))))
+        ax.figure.colorbar(im, ax=ax, label='rows', fraction=.04, pad=.02)
     _at_edge(ax, np.clip(x[out], *xlim), np.clip(y[out], *ylim))
     ax.set(xlim=xlim, ylim=ylim)
     return ax, int(out.sum())
@@ -43,16 +51,6 @@ def _at_edge(ax, x, y, most=300):
     "Points beyond the frame, small where they are many."
     some = np.linspace(0, len(x) - 1, min(len(x), most)).astype(int)
     ax.scatter(x[some], y[some], s=26 if len(x) <= 20 else 7, marker='D', color=WRONG, alpha=1 if len(x) <= 20 else .5, lw=0, clip_on=False, zorder=4)
-
-def _density(ax, x, y, xlim, ylim, bins):
-    "How many rows lie in each cell, on a logarithmic scale."
-    from matplotlib.colors import LinearSegmentedColormap, LogNorm
-    cell = lambda v, lim: np.clip(((v - lim[0])/(lim[1] - lim[0])*bins).astype(int), 0, bins - 1)
-    n = np.bincount(cell(y, ylim)*bins + cell(x, xlim), minlength=bins*bins).reshape(bins, bins).astype(float)
-    n[n == 0] = np.nan
-    cmap = LinearSegmentedColormap.from_list('rows', ['#c5dbec', PALETTE[0], '#00213b'])
-    im = ax.imshow(n, origin='lower', extent=(*xlim, *ylim), aspect='auto', interpolation='nearest', cmap=cmap, norm=LogNorm(1, max(2, np.nanmax(n))))
-    ax.figure.colorbar(im, ax=ax, label='rows', fraction=.04, pad=.02)
 
 def _beyond(n): return f'{n:,} row{"s" if n > 1 else ""} beyond the frame, at its edge' if n else ''
 
@@ -78,24 +76,6 @@ def _groups(values, most=12):
     else: codes, cats = pd.factorize(s, sort=pd.api.types.is_numeric_dtype(s)); names = [str(c) for c in cats]
     if (codes < 0).any(): codes, names = np.where(codes < 0, len(names), codes), [*names, 'missing']
     return codes, names
-
-def _errors_by_group(values, residual):
-    "Errors in groups of rows: bins of a number, or each value of a name."
-    import pandas as pd
-    codes, names = _groups(values)
-    frame = pd.DataFrame(dict(group=codes, bias=residual, error=np.abs(residual))); g = frame.groupby('group')
-    q = g.error.quantile([.25, .5, .75]).unstack()
-    res = pd.DataFrame(dict(n=g.size(), bias=g.bias.mean(), mae=g.error.mean(), low=q[.25], median=q[.5], high=q[.75]))
-    res.index = pd.Index([names[i] for i in res.index], name='group')
-    return res if pd.api.types.is_numeric_dtype(pd.Series(values)) else res.sort_values('median', ascending=False, kind='stable')
-
-# %% ../../nbs/interpret/100_regression.ipynb #4be4718b
-def _value_lines(names, pred, targ, scale, most=3): # of str
-    "A line 'name: predicted / actual' for each target, those furthest off (in units of `scale`) if there are more than `most`."
-    off = np.abs(pred - targ)/np.where(scale > 0, scale, 1)
-    keep = np.sort(np.argsort(-np.nan_to_num(off, nan=np.inf), kind='stable')[:most])
-    lines = [f'{as_label(names[k], 14)}: {pred[k]:.4g} / {targ[k]:.4g}' for k in keep]
-    return lines + ([f'… {n_more(len(names) - most)}'] if len(names) > most else [])
 
 # %% ../../nbs/interpret/100_regression.ipynb #34539863
 def _loader_target_names(dl, k): # k names, or None where the loader does not say
@@ -180,10 +160,15 @@ class RegressionInterpretation(Interpretation):
         raise DataError(f"There is no column {by!r} here" + (f"; there are {listing(known, 12)}" if known else '') + ". Or pass its values, one a row.")
 
     def _caption(self, i):
+        "Prediction / actual, residual and loss; of several targets the three furthest off, in units of their spread."
         a, b = (o[i].double().numpy() for o in value_pairs(self.predictions)); loss = float(self.losses[i])
         if len(a) == 1: return f'{a[0]:.4g} / {b[0]:.4g}\n{a[0] - b[0]:+.3g} · {loss:.3g}', NEUTRAL
         scale = np.nan_to_num(value_pairs(self.predictions)[1][:10_000].double().numpy().std(0))
-        return '\n'.join([*_value_lines(self.names, a, b, scale), f'loss {loss:.3g}']), NEUTRAL
+        off = np.abs(a - b)/np.where(scale > 0, scale, 1)
+        keep = np.sort(np.argsort(-np.nan_to_num(off, nan=np.inf), kind='stable')[:3])
+        lines = [f'{as_label(self.names[k], 14)}: {a[k]:.4g} / {b[k]:.4g}' for k in keep]
+        if len(self.names) > 3: lines.append(f'… {n_more(len(self.names) - 3)}')
+        return '\n'.join([*lines, f'loss {loss:.3g}']), NEUTRAL
 
     def _draw(self, rows, *args, **kwargs):
         axs = super()._draw(rows, *args, **kwargs)
@@ -274,8 +259,15 @@ def errors_by(self:RegressionInterpretation,
     target:'int|str'=0, # number or name
 ) -> 'DataFrame': # group: n, bias, mae, low, median, high
     "Errors in groups of rows: bins of a number, or each value of a name."
+    import pandas as pd
     a, b, ok = self._values(self._target(target))
-    return _errors_by_group(np.asarray(self._column(by))[ok], a - b)
+    values = np.asarray(self._column(by))[ok]
+    codes, names = _groups(values)
+    g = pd.DataFrame(dict(group=codes, bias=a - b, error=np.abs(a - b))).groupby('group')
+    q = g.error.quantile([.25, .5, .75]).unstack()
+    res = pd.DataFrame(dict(n=g.size(), bias=g.bias.mean(), mae=g.error.mean(), low=q[.25], median=q[.5], high=q[.75]))
+    res.index = pd.Index([names[i] for i in res.index], name='group')
+    return res if pd.api.types.is_numeric_dtype(pd.Series(values)) else res.sort_values('median', ascending=False, kind='stable')
 
 @patch
 def plot_errors_by(self:RegressionInterpretation,

@@ -113,18 +113,20 @@ def _weak_classes(e, most=5):
     p = holm([betting_p(*share(c)) for c in range(len(n))])
     low = [c for c in np.argsort(recall, kind='stable') if n[c] > 0 and p[c] < ALPHA and recall[c] <= rest[c] - .05]
     order = [c for c in low if share(c)[0].sum() >= 1.25*share(c)[1].sum()][:most]
-    cm = pixel_confusion(e.p).numpy() if order else None
-    return [_weak_class(e, c, cm[c], recall[c], rest[c], float(p[c]), np.subtract(*share(c))) for c in order]
-
-def _weak_class(e, c, row, recall, rest, p, excess):
-    name, n, images = e.names[c], int(row.sum()), int((e.actual[:, c] > 0).sum())
-    gone, taken = recall < .1, int(np.argmax(np.where(np.arange(len(row)) == c, -1, row)))
-    title = f"{'Almost no' if gone else f'Only {recall:.0%} of the'} pixels of {name} are found (other classes {rest:.0%})"
-    numbers = dict(support=n, images=images, recall=recall, recall_of_others=rest, missed=n - int(row[c]),
-                   expected_missed=float(e.missable(c).sum()), taken_for_most=int(row[taken]), p_value=p)
-    return Finding('collapsed_class' if gone else 'weak_class', title,
-                   'critical' if gone else 'high' if recall < .5*rest else 'medium', 1 - p, numbers, e.worst(excess), (name,),
-                   **wording(_WORDS, 'weak_class', name=name, taken=e.names[taken]))
+    cm, res = pixel_confusion(e.p).numpy() if order else None, []
+    for c in order:
+        row, name, gone = cm[c], e.names[c], recall[c] < .1
+        taken, support = int(np.argmax(np.where(np.arange(len(row)) == c, -1, row))), int(row.sum())
+        title = (f"{'Almost no' if gone else f'Only {recall[c]:.0%} of the'} pixels of {name} are found "
+                 f"(other classes {rest[c]:.0%})")
+        numbers = dict(support=support, images=int((e.actual[:, c] > 0).sum()), recall=recall[c], recall_of_others=rest[c],
+                       missed=support - int(row[c]), expected_missed=float(e.missable(c).sum()),
+                       taken_for_most=int(row[taken]), p_value=float(p[c]))
+        res.append(Finding('collapsed_class' if gone else 'weak_class', title,
+                           'critical' if gone else 'high' if recall[c] < .5*rest[c] else 'medium', 1 - float(p[c]), numbers,
+                           e.worst(np.subtract(*share(c))), (name,),
+                           **wording(_WORDS, 'weak_class', name=name, taken=e.names[taken])))
+    return res
 
 # %% ../../nbs/interpret/090_segmentation_findings.ipynb #80655226
 def _imbalance(e, tiny=.1):

@@ -7,16 +7,16 @@ from helpers import needs
 from interp_kit.attribution.result import Attribution
 from interp_kit.attribution.curves import (
     _area as area, _baseline_of as baseline_of, _blurred as blurred, _curve as curve,
-    _image_scores as image_scores, _infidelity as infidelity, _losses_without as losses_without,
-    _pixel_ranks as pixel_ranks, _random_squares as random_squares, _step_sizes as step_sizes)
-from interp_kit.attribution.inputs import _image_input as image_input
+    _Changes, _image_scores as image_scores, _pixel_ranks as pixel_ranks, _random_squares as random_squares,
+    _step_sizes as step_sizes)
 from interp_kit.attribution.explain import explain
-from interp_kit.attribution.faithfulness import CONTROLS, MEASURES, Faithfulness, faithfulness, _interval as interval, judge, plot_curves, plot_measures, plot_methods
+from interp_kit.attribution.faithfulness import (
+    CONTROLS, MEASURES, Faithfulness, _frozen, faithfulness, _interval as interval, judge, plot_curves, plot_measures, plot_methods)
 from interp_kit.attribution.measures import (
-    _completeness_error as completeness_error, _noisy_copies as noisy_copies, _pointing as pointing,
+    _noisy_copies as noisy_copies, _pointing as pointing,
     _rank_correlation as rank_correlation, _region_masks as region_masks, _relative_change as relative_change,
     _shuffled_weights as shuffled_weights)
-from interp_kit.attribution.targets import in_region, of_output
+from interp_kit.attribution.targets import in_region, of_output, resolve
 from interp_kit.attribution.probe import probing
 from interp_kit.core import DataError, TaskError
 from interp_kit.demo import demo_learner
@@ -54,11 +54,13 @@ def test_curves_equal_a_slow_literal_loop(way):
 def test_infidelity_is_that_of_captum():
     needs("captum"); from captum.metrics import infidelity as theirs
     net, x = small_net(1), torch.rand(4, 1, 10, 8, generator=gen())
-    squares, base = random_squares((10, 8), 20, side=3, seed=5), torch.zeros_like(x)
-    with probing(net, x, 1) as probe:
-        s = image_scores(probe); lost = losses_without(s, squares, x, base, s(x, torch.arange(4)), batch_size=7)
+    squares = random_squares((10, 8), 20, side=3, seed=5)
+    with torch.no_grad(): lost = torch.stack([(net(x) - net(torch.where(gone, 0., x)))[:, 1] for gone in squares], 1)
     maps = lost @ squares.float().flatten(1); maps = maps.view(4, 10, 8) + .2*maps.std()*torch.randn(4, 10, 8, generator=gen(2))
-    got = infidelity(maps, squares, lost)
+    with probing(net, x, 1) as probe:
+        changes = _Changes(probe, batch_size=7)
+        changes.squares = squares
+        got, = changes.infidelities([maps])
     turn = iter(range(10_000))
     def perturb(x): # captum repeats each row for the perturbations of a batch of them
         n = len(x)//4; at = squares[[i % 20 for i in range(n)]].repeat(4, 1, 1)[:, None]
@@ -260,3 +262,15 @@ def test_pictures_show_every_method_and_the_controls(judged):
     two = plot_curves(r); assert all(len(a.lines) == 5 == len(a.collections) for a in two) and f"· {r.values['deletion'][r.names.index('rise')].mean():.3f}" in " ".join(o.get_text() for o in two[0].figure.legends[0].get_texts())
     measures = plot_measures(r); assert len(measures) == 6 and [o.get_text() for o in measures[0].get_yticklabels()][:3] == [m.replace("_", " ") for m in r.order]
     with pytest.raises(DataError, match="name at least one of 30"): plot_methods(r, [30])
+
+
+@pytest.mark.parametrize("spec", [None, 1, of_output(0), of_output(1, of_output(1)), of_output(1, of_output(0, 2))], ids=str)
+def test_a_target_is_frozen_however_deep_its_output_lies(spec):
+    class Heads(nn.Module):
+        def __init__(self): super().__init__(); self.a, self.b, self.c = (nn.Linear(12, n) for n in (3, 4, 5))
+        def forward(self, x): return self.a(x), (self.b(x), self.c(x))
+    torch.manual_seed(3)
+    with probing(Heads(), torch.randn(6, 12), spec) as probe:
+        want, rows = probe.target(probe.output), torch.arange(6)
+        again = resolve(probe.output, _frozen(probe.output, probe.target, spec)(rows))
+        assert torch.equal(again(probe.output), want)
