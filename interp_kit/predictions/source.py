@@ -31,7 +31,7 @@ class Source:
     dls:object # the Learner's DataLoaders, which may know the names of the classes
     task:str|None=None # as the Learner declares it; None: to be inferred
     act:Callable|None=None # raw outputs -> probabilities; None: as the loss has it
-    learn:'Learner|None'=None # runs the loop of a pass; used by `run_shard` alone
+    learn:'Learner|None'=None # runs the loop of a pass, and is shown to observers
 
     @classmethod
     def of(cls,

@@ -129,7 +129,7 @@ class Predictions:
         items:'np.ndarray|list|Callable|None'=None, # (N,) what each row was read from (a path, an index of a frame), or a function that gives it when asked
         columns:dict|None=None, # name -> (N, …) Tensor of further facts a row, e.g. features
         meta:dict|None=None, # how it was made: loss, activation, versions; JSON
-        derived:dict|None=None, # name -> (N,) array of what was computed from the rest before, see `scores.derived_columns`
+        derived:dict|None=None, # name -> (N,) array of what was computed from the rest before, see `scores`
     ):
         n = len(losses)
         self._preds, self.targs, self.losses, self.decoded = preds, targs, losses, decoded

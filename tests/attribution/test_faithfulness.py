@@ -7,8 +7,7 @@ from helpers import needs
 from interp_kit.attribution.result import Attribution
 from interp_kit.attribution.curves import (
     _area as area, _baseline_of as baseline_of, _blurred as blurred, _curve as curve,
-    _Changes, _image_scores as image_scores, _pixel_ranks as pixel_ranks, _random_squares as random_squares,
-    _step_sizes as step_sizes)
+    _Changes, _image_scores as image_scores, _pixel_ranks as pixel_ranks, _random_squares as random_squares)
 from interp_kit.attribution.explain import explain
 from interp_kit.attribution.faithfulness import (
     CONTROLS, MEASURES, Faithfulness, _frozen, faithfulness, _interval as interval, judge, plot_curves, plot_measures, plot_methods)
