@@ -43,7 +43,7 @@ LIMITS = { # what is more than shall be: lower a number with whatever is taken a
     "lines over 120 columns in interp_kit": 1660,
     "joined statements in interp_kit": 234,
     "lines over 120 columns in tests": 1267,
-    "joined statements in tests": 1476,
+    "joined statements in tests": 1471,
     "lines over 120 columns in bench": 360,
     "joined statements in bench": 289,
     "exported cells over 40 lines": 128,
