@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'has_names', 'logits_of', 'first_output', 'loss_chain', 'loss_name', 'loss_kind', 'loss_setting',
-           'infer_task', 'ProbabilityLoss', 'are_probabilities', 'guess_activation', 'pick_activation']
+           'infer_task', 'ProbabilityLoss', 'two_columns', 'are_probabilities', 'guess_activation', 'pick_activation']
 
 # %% ../../nbs/core/20_tasks.ipynb #6d39cb22
 import re, torch
@@ -135,6 +135,14 @@ class ProbabilityLoss(nn.Module):
     ) -> Tensor:
         "Nothing to do."
         return x
+
+def two_columns(
+    scores:Tensor, # (B,), (B, 1) or (B, 1, …): of the second of two classes
+    logits:bool=False, # whether they are logits; else probabilities
+) -> Tensor: # (B, 2, …)
+    "A column for each of two classes where the model has one for the second: −z beside a logit z, 1 − p beside a probability p."
+    if scores.ndim == 1: scores = scores[:, None]
+    return torch.cat([-scores if logits else 1 - scores, scores], 1)
 
 def are_probabilities(
     x:Tensor, # (B, C, …)
