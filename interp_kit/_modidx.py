@@ -783,6 +783,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'interp_kit.core.layers._guess_input': ( 'core/layers.html#_guess_input',
                                                                                  'interp_kit/core/layers.py'),
                                         'interp_kit.core.layers._image_size': ('core/layers.html#_image_size', 'interp_kit/core/layers.py'),
+                                        'interp_kit.core.layers._is_attention': ( 'core/layers.html#_is_attention',
+                                                                                  'interp_kit/core/layers.py'),
                                         'interp_kit.core.layers._last_spatial': ( 'core/layers.html#_last_spatial',
                                                                                   'interp_kit/core/layers.py'),
                                         'interp_kit.core.layers._positions': ('core/layers.html#_positions', 'interp_kit/core/layers.py'),

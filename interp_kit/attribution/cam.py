@@ -217,6 +217,10 @@ class GradCAM(Method):
         if len(pictures) > 1 and calls is None: probe.image, calls = next(iter(self._calls(probe, pictures).items()))
         size = tuple(probe.xs[probe.image].shape[2:]) if pictures else None
         maps = self._raw(probe, size, calls)
+        empty = [n for (n, _), m in zip(self._layers(probe), maps) if not m.any()] if calls is None else []
+        if empty and len(empty) == len(maps):
+            warnings.warn(f"The map of {listing(empty)} is zero everywhere, before its negative part is left out: nothing of what that layer gives "
+                          "out reaches the answer, or the answer does not change. Name another layer.", stacklevel=4)
         if relu and self.method != 'opticam': maps = [m.clamp_min(0) for m in maps]
         if not full or not size: size = tuple(np.max([m.shape[1:] for m in maps], 0))
         maps = [m if tuple(m.shape[1:]) == tuple(size) else upsample(m, size) for m in maps]
