@@ -1083,6 +1083,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                            'interp_kit/features/importance_findings.py'),
                                                          'interp_kit.features.importance_findings._leaks': ( 'features/importance_findings.html#_leaks',
                                                                                                              'interp_kit/features/importance_findings.py'),
+                                                         'interp_kit.features.importance_findings._together': ( 'features/importance_findings.html#_together',
+                                                                                                                'interp_kit/features/importance_findings.py'),
                                                          'interp_kit.features.importance_findings._useless': ( 'features/importance_findings.html#_useless',
                                                                                                                'interp_kit/features/importance_findings.py')},
             'interp_kit.features.scores': { 'interp_kit.features.scores._Score': ( 'features/scores.html#_score',
