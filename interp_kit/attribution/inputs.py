@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 from ..core import (
     DataError, InterpKitError, NotFoundError, TaskError, error_text, get_model, is_learner, listing, loaders_of,
-    model_device, shortened, split_batch)
+    model_device, row_dims, shortened, split_batch)
 
 # %% ../../nbs/attribution/010_inputs.ipynb #198f5eb1
 def _loader_of(learn, items):
@@ -66,16 +66,22 @@ def _is_tensors(x):
     if isinstance(x, np.ndarray): return x.dtype.kind in 'fb'
     return isinstance(x, Tensor) or isinstance(x, (tuple, list)) and len(x) > 0 and all(isinstance(t, Tensor) for t in x)
 
+def _is_row(learn, x):
+    "Whether a tensor is one input rather than a batch: it has as many dimensions as a row of the data, or 1 or 3 where nothing tells."
+    known = row_dims(learn) if isinstance(x, Tensor) and x.is_floating_point() or isinstance(x, np.ndarray) else None
+    return x.ndim in (1, 3) if known is None or x.ndim not in (known, known + 1) else x.ndim == known
+
 def _batched(learn, x):
     "(tuple of batched tensors, whether one input was given)."
-    if isinstance(x, list) and x and all(_is_tensors(o) and getattr(o, 'ndim', 0) == 3 for o in x):
+    if isinstance(x, list) and x and all(_is_tensors(o) and hasattr(o, 'ndim') for o in x) and _is_row(learn, x[0]):
         _check_sizes([tuple(o.shape) for o in x], len(x))
         return (torch.stack([torch.as_tensor(o) for o in x]),), False
     if _is_tensors(x):
         if isinstance(x, np.ndarray): x = torch.from_numpy(np.ascontiguousarray(x))
         if not isinstance(x, Tensor): return tuple(x), False
         if x.ndim == 0: raise DataError("A tensor without dimensions is no input: pass (C, H, W) or (B, …).")
-        return (x[None] if x.ndim in (1, 3) else x,), x.ndim in (1, 3)
+        single = _is_row(learn, x)
+        return (x[None] if single else x,), single
     if hasattr(x, 'iterrows'): x = [r for _, r in x.iterrows()]
     single = not (isinstance(x, list) or type(x).__name__ == 'L')
     items = [x] if single else list(x)
