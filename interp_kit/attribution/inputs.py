@@ -16,6 +16,13 @@ from ..core import (
     model_device, row_dims, shortened, split_batch)
 
 # %% ../../nbs/attribution/010_inputs.ipynb #198f5eb1
+def _are_rows_of(table, rows):
+    "Whether `rows` are some of a table's, processed as they are there: their numbers and codes are the same."
+    cols, held = [*table.cat_names, *table.cont_names], table.items
+    if not set(cols) <= set(rows.columns) or held.index.has_duplicates or not rows.index.isin(held.index).all(): return False
+    mine, there = (f[cols].to_numpy(object) for f in (rows, held.loc[rows.index]))
+    return bool((mine == there).all())
+
 def _loader_of(learn, items):
     "A loader of `items` through the validation transforms of the Learner."
     dls = loaders_of(learn)
@@ -33,7 +40,8 @@ def _loader_of(learn, items):
             files.append(o)
         return dls.test_dl(files, rm_type_tfms=None, num_workers=0)
     import pandas as pd
-    dl = dls.test_dl(pd.DataFrame(items).infer_objects(), num_workers=0)
+    rows = pd.DataFrame(items).infer_objects()
+    dl = dls.test_dl(rows, process=not any(_are_rows_of(d.dataset, rows) for d in dls.loaders), num_workers=0)
     dl.dataset.conts = dl.dataset.conts.astype(np.float32)
     return dl
 
