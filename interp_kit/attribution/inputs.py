@@ -111,7 +111,8 @@ def as_inputs(
         if t.ndim >= 3 and t.dtype == torch.uint8:
             raise DataError(f"The input is uint8 of shape {shape}, but the model was trained on floats. "
                             "Divide by 255 and normalise as in training, or pass the file or picture to a Learner.")
-        if 0 in shape: raise DataError(f"The input of shape {shape} is empty.")
+        if 0 in shape and not (len(xs) > 1 and len(t) and any(o.numel() for o in xs)): # a table may have no columns of a kind
+            raise DataError(f"The input of shape {shape} is empty.")
         if t.is_floating_point() and not torch.isfinite(t).all():
             raise DataError(f"The input of shape {shape} holds NaN or infinite values.")
         if t.is_complex(): raise DataError("Complex inputs are not supported.")

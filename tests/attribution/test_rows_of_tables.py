@@ -2,6 +2,7 @@
 import numpy as np, pandas as pd, pytest, torch
 from fastai.tabular.all import (Categorify, FillMissing, Normalize, TabularDataLoaders, tabular_learner)
 from interp_kit.attribution import explain
+from interp_kit.core import DataError
 from interp_kit.interpret import interpret
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -55,3 +56,22 @@ def test_rows_with_a_familiar_label_but_other_values_are_raw(shop):
     raw = df.iloc[[700, 701]].assign(visits=[3, 35])
     a = explain(learn, raw)
     assert not torch.allclose(a.scores, explain(learn, df.iloc[[700, 701]]).scores)
+
+
+@pytest.mark.parametrize("cats,conts", [(["town", "sort"], []), ([], ["visits"])], ids=["categories", "numbers"])
+@pytest.mark.parametrize("method", ["auto", "saliency", "deep_lift", "gradient_shap"])
+def test_tables_of_one_kind_of_columns(shop, cats, conts, method):
+    _, df = shop
+    dls = TabularDataLoaders.from_df(df, procs=[Categorify, Normalize], cat_names=cats, cont_names=conts, y_names="bought", valid_idx=list(range(600, 900)), bs=64, num_workers=0)
+    torch.manual_seed(1)
+    learn = tabular_learner(dls, layers=[8])
+    a = explain(learn, df.iloc[[3, 600]], method)
+    given = a.values[0 if cats else 1]
+    assert given.shape == (2, len(cats) + len(conts)) and torch.isfinite(given).all() and given.abs().sum() > 0
+    a.show()
+    if method == "auto": assert float(a.delta.abs().max()) < 1e-2*max(1., float(a.scores.abs().max()))
+
+
+def test_an_empty_input_is_refused():
+    with pytest.raises(DataError, match="is empty"): explain(torch.nn.Linear(3, 2), torch.zeros(0, 3))
+    with pytest.raises(DataError, match="is empty"): explain(torch.nn.Linear(3, 2), torch.zeros(2, 0))
