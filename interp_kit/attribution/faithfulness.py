@@ -182,7 +182,7 @@ def judge(
     masks:'Tensor|np.ndarray|None'=None, # where the thing is: (B, H, W)
     options:dict|None=None, # method -> its options, e.g. dict(rise=dict(n_masks=500))
     n_steps:int=28, # steps of a curve
-    baseline:'float|str|Tensor'=0., # what pixels that are taken away become, see `baseline_of`
+    baseline:'float|str|Tensor'=0., # what pixels that are taken away become: a number, 'mean', 'blur', or a tensor like the images
     sigma:'float|None'=None, # of the blur that insertion starts from, in pixels; None: an eighth of the shorter side
     n_squares:int=64, # regions taken away for the infidelity
     n_noise:int=4, # noisy copies for the max-sensitivity; 0 leaves it out

@@ -47,16 +47,16 @@ def _loader_of(learn, items):
 
 def _from_items(learn, items):
     "Batched inputs of `items`, in their order."
-    text = listing([shortened(str(o), 120) for o in items], 1, quote=True)
+    text = lambda: listing([shortened(str(o), 120) for o in items], 1, quote=True)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore') # pandas on categories of rows that are not in the table
             dl = _loader_of(learn, items)
         order, batches = list(dl.get_idxs()), [split_batch(b if isinstance(b, (tuple, list)) else (b,), dl)[0] for b in dl]
     except InterpKitError: raise
-    except FileNotFoundError as e: raise NotFoundError(f"There is no file {e.filename or text}: pass the path of a picture, or a tensor.") from e
+    except FileNotFoundError as e: raise NotFoundError(f"There is no file {e.filename or text()}: pass the path of a picture, or a tensor.") from e
     except Exception as e:
-        raise DataError(f"{text} cannot be turned into an input by the Learner's transforms: {error_text(e)}.") from e
+        raise DataError(f"{text()} cannot be turned into an input by the Learner's transforms: {error_text(e)}.") from e
     _check_sizes([tuple(t.shape[1:] for t in b) for b in batches], len(items))
     back = np.argsort(order)
     return tuple(torch.cat([t.as_subclass(Tensor) for t in ts])[back] for ts in zip(*batches))

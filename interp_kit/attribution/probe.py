@@ -52,12 +52,17 @@ def _check_count(n, name):
 
 def _detached(out): return map_nested(lambda o: o.detach() if isinstance(o, Tensor) else o, out)
 
+def _can_join(out):
+    "Whether outputs of this kind hold their rows in tensors that are seen."
+    if isinstance(out, dict): return all(map(_can_join, out.values()))
+    return isinstance(out, Tensor) or isinstance(out, (tuple, list)) and all(map(_can_join, out))
+
 def _joined(parts):
     "The outputs of several passes as one."
+    if len(parts) == 1: return parts[0]
     first = parts[0]
     if isinstance(first, Tensor): return torch.cat(parts)
     if isinstance(first, dict): return {k: _joined([p[k] for p in parts]) for k in first}
-    if not isinstance(first, (tuple, list)): return first
     many = [_joined(list(p)) for p in zip(*parts)]
     return type(first)(*many) if hasattr(first, '_fields') else type(first)(many)
 
@@ -88,7 +93,11 @@ class _Probe:
         "(output, lookups) of the first run, eight rows at a time where nothing is looked up."
         kept = [x.clone() if x.is_floating_point() else x for x in self.xs] # a model may change its input in place
         n = 8 if len(self.floats) == len(self.xs) else self.n
-        with torch.no_grad(), _Lookups(kept) as watch: out = _joined([self.run(*(x[i:i+n] for x in kept)) for i in range(0, self.n, n)])
+        with torch.no_grad(), _Lookups(kept) as watch:
+            parts = [self.run(*(x[:n] for x in kept))]
+            if n < self.n and not _can_join(parts[0]): parts = [self.run(*kept)]
+            else: parts += [self.run(*(x[i:i+n] for x in kept)) for i in range(n, self.n, n)]
+        out = _joined(parts)
         for i, _, found in watch.seen:
             if len(found) != self.n:
                 raise ModelError(f"Input {i} is looked up in a table with its rows not first ({tuple(found.shape)} for {self.n} rows): "

@@ -16,6 +16,7 @@ from ..core import (
 from ..files import storage_errors, write_atomic
 from ..plots import (
     NEUTRAL, PALETTE, as_label, bare, font_family, ink_on, name_ticks, new_axes, _room, show_image)
+from ..findings import plain
 
 # %% ../../nbs/attribution/040_result.ipynb #59d885ee
 def upsample(
@@ -32,14 +33,6 @@ def _scaled(maps):
 
 # %% ../../nbs/attribution/040_result.ipynb #ea246326
 _KEEP = ('target', 'method', 'labels', 'names', 'of', 'meta')
-
-def _plain(o):
-    "JSON of what a target, a name or a remark may be; what is not a number is text, NaN is None."
-    if isinstance(o, (Tensor, np.ndarray, np.generic)): o = o.tolist()
-    if isinstance(o, dict): return {str(k): _plain(v) for k, v in o.items()}
-    if isinstance(o, (list, tuple)): return [_plain(v) for v in o]
-    if isinstance(o, float): return o if np.isfinite(o) else None
-    return o if o is None or isinstance(o, (str, int, bool)) else str(o)
 
 @dataclass(repr=False)
 class Attribution:
@@ -128,10 +121,10 @@ class Attribution:
         "What it is and how large, as JSON without the values themselves (those are in `save`)."
         shape = [None if v is None else list(v.shape) for v in self._parts]
         flat = [torch.cat([v[i].flatten().double() for v in self._parts if v is not None]) for i in range(len(self))]
-        rows = [dict(target=None if self.target is None else _plain(self.target[i]), label=None if self.labels is None else str(self.labels[i]),
+        rows = [dict(target=None if self.target is None else plain(self.target[i]), label=None if self.labels is None else str(self.labels[i]),
                      score=None if self.scores is None else float(self.scores[i]), delta=None if self.delta is None else float(self.delta[i]),
                      sum=float(v.sum()), min=float(v.min()), max=float(v.max())) for i, v in enumerate(flat)]
-        return _plain(dict(method=self.method, shape=shape if isinstance(self.values, tuple) else shape[0], rows=rows, meta=self.meta))
+        return plain(dict(method=self.method, shape=shape if isinstance(self.values, tuple) else shape[0], rows=rows, meta=self.meta))
 
     def save(self,
         path:'str|Path', # file to write; '.npz' is added if it has no ending
@@ -142,7 +135,7 @@ class Attribution:
                   for k in ('values', 'inputs') for j, v in enumerate(_tuple(getattr(self, k))) if v is not None}
         arrays |= {k: getattr(self, k).numpy() for k in ('delta', 'scores') if getattr(self, k) is not None}
         if self.pictures is not None: arrays |= {f'picture.{j}': np.asarray(p) for j, p in enumerate(self.pictures)}
-        facts = {k: _plain(getattr(self, k)) for k in _KEEP} | dict(several=isinstance(self.values, tuple), n_values=len(self._parts), n_inputs=len(_tuple(self.inputs)))
+        facts = {k: plain(getattr(self, k)) for k in _KEEP} | dict(several=isinstance(self.values, tuple), n_values=len(self._parts), n_inputs=len(_tuple(self.inputs)))
         box = io.BytesIO(); np.savez_compressed(box, **arrays, facts=np.array(json.dumps(facts)))
         with storage_errors(path): path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, box.getbuffer())

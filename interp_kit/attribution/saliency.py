@@ -144,14 +144,19 @@ def _layer_grad_cam(probe, o):
     return dict(values=torch.cat(maps), meta=dict(layer=name))
 
 # %% ../../nbs/attribution/100_saliency.ipynb #730afb47
+def _indices(neuron):
+    "A neuron's index as a tuple of integers and slices."
+    idx = tuple(neuron) if isinstance(neuron, (tuple, list)) else (neuron,)
+    if not idx or not all(isinstance(k, (int, np.integer, slice)) and not isinstance(k, bool) for k in idx):
+        raise TaskError(f"neuron_index={neuron!r}: an integer, or a tuple of integers and slices.")
+    return idx
+
 def _neuron_of(neuron, t, g):
     "The neuron as an index into the layer's output `t` for a row; None: the channel whose gradient `g` times activation is largest."
     if neuron is None:
         share = (_wide(g)*_wide(t.detach()))[0]
         return (int((share.flatten(1).sum(1) if share.ndim > 1 else share).abs().argmax()),)
-    idx, shape = tuple(neuron) if isinstance(neuron, (tuple, list)) else (neuron,), tuple(t.shape[1:])
-    if not idx or not all(isinstance(k, (int, np.integer, slice)) and not isinstance(k, bool) for k in idx):
-        raise TaskError(f"neuron_index={neuron!r}: an integer, or a tuple of integers and slices.")
+    idx, shape = _indices(neuron), tuple(t.shape[1:])
     if len(idx) > len(shape): raise DataError(f"neuron_index={idx} has {len(idx)} numbers, the layer gives out {shape}.")
     bad = any(not isinstance(k, slice) and not -n <= k < n for k, n in zip(idx, shape))
     if bad: raise DataError(f"neuron_index={idx}, but the layer gives out {shape}.")
@@ -236,6 +241,7 @@ class SaliencyMap(Method):
         _check_count(internal_batch_size, 'internal_batch_size')
         _check_count(n_samples, 'n_samples')
         _path_steps('gausslegendre', n_steps)
+        if neuron_index is not None: _indices(neuron_index)
         o = SimpleNamespace(baseline=baseline, n_samples=n_samples, n_steps=n_steps, chunk=internal_batch_size, stdevs=stdevs,
                             neuron=neuron_index, layer=layer)
         return SALIENCY_METHODS[self.method](probe, o)

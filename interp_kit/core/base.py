@@ -73,7 +73,7 @@ def _keep_buffers(m):
     def restore():
         for k, b, old in saved:
             m._buffers[k] = b
-            if b is not None and not torch.equal(b, old): b.copy_(old)
+            if b is not None and not b.is_meta and not torch.equal(b, old): b.copy_(old)
     return restore
 
 def _keep_params(m):

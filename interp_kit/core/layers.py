@@ -292,8 +292,8 @@ def _chosen(model, layers):
         if not found:
             near = difflib.get_close_matches(str(o), mods, 3, .3)
             hint = f': did you mean {listing(near)}?' if near else '.'
-            said = o if isinstance(o, str) else type(o).__name__ if isinstance(o, nn.Module) else repr(o.__name__)
-            raise ModelError(f"{type(model).__name__} has no layer {said}{hint} Names are those of model.named_modules().")
+            said = o if isinstance(o, str) else type(o).__name__ if isinstance(o, nn.Module) else o.__name__
+            raise ModelError(f"{type(model).__name__} has no layer {said!r}{hint} Names are those of model.named_modules().")
         res.update(found)
     return res
 

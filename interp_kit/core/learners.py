@@ -310,7 +310,9 @@ def _slices(tensors, bs=64):
     "Batches of equally long arrays in a tuple or a dict."
     sizes = {len(t) for t in (tensors.values() if isinstance(tensors, dict) else tensors)}
     if len(sizes) != 1: raise DataError(f"Inputs of one model must have as many rows each, got {sorted(sizes)}.")
-    for i in range(0, sizes.pop(), bs): yield map_nested(lambda t: torch.as_tensor(t[i:i+bs]), tensors)
+    for i in range(0, sizes.pop(), bs):
+        if isinstance(tensors, dict): yield {k: torch.as_tensor(t[i:i+bs]) for k, t in tensors.items()}
+        else: yield tuple(torch.as_tensor(t[i:i+bs]) for t in tensors)
 
 # %% ../../nbs/core/30_learners.ipynb #84e27370
 def run_model(

@@ -7,7 +7,7 @@ __all__ = []
 
 # %% ../../nbs/internals/130_activation_findings.ipynb #feb0d222
 import numpy as np
-from ..findings import Finding, Findings, rank_findings
+from ..findings import Finding, Findings, rank_findings, wording
 
 # %% ../../nbs/internals/130_activation_findings.ipynb #b4600987
 _LEVEL, _FEWEST_ROWS, _FEWEST_SILENT = .01, 100, 16 # of the test over all rectifiers; rows that it needs; rows that make a dead layer sure
@@ -42,9 +42,7 @@ _WORDS = dict( # what is seen: interpretation, action, source
         _SCHOENHOLZ))
 
 def _finding(type, title, severity, numbers, *, word=None, confidence=1., id=None):
-    interpretation, action, source = (o.format(**numbers) for o in _WORDS[word or type])
-    return Finding(type, title, severity, confidence, numbers, id=id or type, interpretation=interpretation,
-                   action=action, source=source)
+    return Finding(type, title, severity, confidence, numbers, id=id or type, **wording(_WORDS, word or type, **numbers))
 
 def _dead_units(table, level=_LEVEL):
     """Rectifiers of which more channels were never positive than random weights explain, and those without a positive value.

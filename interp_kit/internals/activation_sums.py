@@ -12,7 +12,7 @@ import numpy as np, torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-from ..core import Accumulator, DataError, ModelError, get_model, hooked, run_batches, watching
+from ..core import Accumulator, DataError, ModelError, get_model, hooked, listing, run_batches, watching
 from ..findings import plain
 from .channel_sums import ChannelSums
 
@@ -284,8 +284,7 @@ class ActivationSums:
         n = len(self.calls)
         if isinstance(layer, (int, np.integer)) and -n <= layer < n: return self.ordered()[layer]
         if layer in self.calls: return self.calls[layer]
-        more = ', …' if n > 8 else ''
-        raise ModelError(f"No call {layer!r} was seen. There are {n}: {', '.join(list(self.calls)[:8])}{more}.")
+        raise ModelError(f"No call {layer!r} was seen. There are {n}: {listing(self.calls, 8)}.")
 
     def ordered(self) -> list:
         "The statistics of all calls in the order of the pass."

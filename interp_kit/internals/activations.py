@@ -12,7 +12,7 @@ import numpy as np, torch
 from fastai.callback.core import Callback
 from fastcore.foundation import L
 from torch import Tensor
-from ..core import DataError, TaskError, get_model, hooked, watching
+from ..core import DataError, TaskError, get_model, hooked, listing, watching
 from ..findings import Findings
 from .activation_charts import _draw_hists, _plot_layers, _wide_scale
 from .activation_findings import _LEVEL, _activation_findings
@@ -66,9 +66,9 @@ def _as_observer(name):
     "The method of this name of an observer, which `ActivationSums` is."
     method = getattr(ActivationSums, name)
     @functools.wraps(method)
-    def delegate(self, *args):
+    def delegate(self, *args, **kwargs):
         if name in ('attach', 'merge'): self.__dict__['observed'] = True
-        return method(self.seen, *args)
+        return method(self.seen, *args, **kwargs)
     return delegate
 
 class ActivationStats(Callback):
@@ -190,7 +190,7 @@ class ActivationStats(Callback):
         if isinstance(idx, str):
             if idx not in self.steps.names:
                 raise DataError(f"No call {idx!r} was seen in training. There are "
-                                f"{', '.join(self.steps.names[:8])}{', …' if len(self.steps.names) > 8 else ''}.")
+                                f"{listing(self.steps.names, 8)}.")
             return self.steps.names.index(idx)
         n = len(self.steps.names)
         if not isinstance(idx, (int, np.integer)) or not -n <= idx < n:

@@ -192,7 +192,7 @@ def _check_loss(case):
             return _verdict('fail', f"The loss is {loss}.", "Look at logarithms and divisions in the loss, at targets "
                             "outside the classes, and at half precision.")
         y, rows = case.ys[0], _row_losses(case, out)
-    if rows is None or abs(rows - loss) <= 1e-5*max(abs(rows), abs(loss)):
+    if rows is None or not abs(rows - loss) > 1e-5*max(abs(rows), abs(loss)): # NaN says nothing
         return _verdict('pass', f"{name} gives {loss:.4g}.", loss=loss)
     return _verdict('fail', f"Outputs {_text(out.shape)} and targets {_text(y.shape)} are broadcast against each "
                     f"other: the loss is {loss:.4g}, that of the rows one by one {rows:.4g}.",

@@ -7,7 +7,7 @@ __all__ = []
 
 # %% ../../nbs/internals/240_flow_findings.ipynb #a53ca3dd
 import numpy as np
-from ..findings import Finding
+from ..findings import Finding, wording
 
 # %% ../../nbs/internals/240_flow_findings.ipynb #f81335bf
 _DEGREE = 'Roy and Vetterli 2007'
@@ -29,8 +29,7 @@ _WORDS = dict( # what is seen: interpretation, action, source
         'Roy and Vetterli 2007; Daneshmand et al. 2020 (rank collapse with depth)'))
 
 def _finding(type, word, title, severity, numbers):
-    interpretation, action, source = (o.format(**numbers) for o in _WORDS[word])
-    return Finding(type, title, severity, 1., numbers, interpretation=interpretation, action=action, source=source)
+    return Finding(type, title, severity, 1., numbers, **wording(_WORDS, word, **numbers))
 
 def _runs(flags):
     "(start, stop) of the runs of true values."

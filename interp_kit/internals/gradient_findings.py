@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np, pandas as pd
 from torch import nn
 from ..core import get_model, listing
-from ..findings import Finding, Findings, rank_findings
+from ..findings import Finding, Findings, rank_findings, wording
 
 # %% ../../nbs/internals/280_gradient_findings.ipynb #7ad51222
 _LIMITS = dict(vanishing=1e-5, exploding=1e4) # of the largest relative gradient; times the signal at the last layer
@@ -53,9 +53,7 @@ _WORDS = dict( # what is seen: interpretation, action, source
         'before it.', 'Call learn.unfreeze() or set requires_grad of these parameters, if that was not meant.', _FASTAI))
 
 def _finding(type, word, title, severity, numbers, classes=()):
-    interpretation, action, source = _WORDS[word]
-    return Finding(type, title, severity, 1., numbers, classes=tuple(classes),
-                   interpretation=interpretation.format(**numbers), action=action, source=source)
+    return Finding(type, title, severity, 1., numbers, classes=tuple(classes), **wording(_WORDS, word, **numbers))
 
 # %% ../../nbs/internals/280_gradient_findings.ipynb #1b52889f
 def _owner(name): return name.rpartition('.')[0]

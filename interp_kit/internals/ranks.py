@@ -138,11 +138,6 @@ class _StreamedCovariance:
         if self.scatter is None: return self._held().double().mean(0)
         return self.center + (self.total + (self._held().double() - self.center).sum(0))/self.n
 
-    @property
-    def covariance(self):
-        "Covariance of the rows, divided by n − 1."
-        return self._centred()/(self.n - 1)
-
     def _centred(self):
         "The scatter matrix around the mean."
         if self.scatter is None or self.rows: self._sum_up(self._held())

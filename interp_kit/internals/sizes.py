@@ -47,7 +47,7 @@ def _example_inputs(learn_or_model, input_size=None):
     data = input_size
     if data is None and not isinstance(learn_or_model, nn.Module): data = next((dl for dl in (learn_or_model.dls[i] for i in (1, 0) if len(learn_or_model.dls.loaders) > i) if len(dl)), None)
     if data is None: raise DataError(f"{type(learn_or_model).__name__} brings no data: pass the shape of a sample as input_size, e.g. (3, 224, 224), or the inputs themselves.")
-    if isinstance(data, list): data = tuple(data)
+    if isinstance(input_size, list): data = tuple(input_size)
     with untouched(learn_or_model): xs = next(input_batches(learn_or_model, data, 1))
     return map_nested(lambda t: t[:1] if isinstance(t, Tensor) else t, xs)
 

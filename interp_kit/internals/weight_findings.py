@@ -9,7 +9,7 @@ __all__ = ['weight_findings']
 import math
 import numpy as np
 from ..core import DataError, listing, plural
-from ..findings import Finding, Findings, rank_findings
+from ..findings import Finding, Findings, rank_findings, wording
 from .weights import weight_table
 from ..plots import elide
 
@@ -35,9 +35,8 @@ _WORDS = dict( # type: interpretation, action, source
 
 def _about(type, t, severity, title, confidence=1., **numbers):
     "A finding about the weights in the rows `t`."
-    interpretation, action, source = _WORDS[type]
-    return Finding(type, title, severity, confidence, dict(n_weights=len(t), weights=list(t.name[:50])) | numbers,
-                   interpretation=interpretation, action=action, source=source, id=f'{type}-weights')
+    numbers = dict(n_weights=len(t), weights=list(t.name[:50])) | numbers
+    return Finding(type, title, severity, confidence, numbers, id=f'{type}-weights', **wording(_WORDS, type))
 
 def _listed(t): return listing((elide(x, 48) for x in t.name), 4)
 

@@ -12,8 +12,9 @@ from numbers import Integral
 from typing import TYPE_CHECKING
 import numpy as np, torch
 from torch import Tensor
-from ..core import (
-    DataError, TaskError, class_names, infer_task, is_learner, kept_rng, map_nested, mean_interval, split_batch)
+from interp_kit.core import (
+    DataError, TaskError, class_names, infer_task, is_learner, kept_rng, map_nested, mean_interval, split_batch,
+    vocab_of)
 from ..findings import Findings, rank_findings
 from .loss_findings import loss_findings
 from ..plots import (
@@ -88,7 +89,8 @@ class Interpretation:
         preds, targs, decoded, losses, inputs = (None if o is None else each(torch.as_tensor, tuple(o) if isinstance(o, (tuple, list)) else o)
                                                  for o in (preds, targs, decoded, losses, inputs))
         task = self.task or infer_task(preds, targs)
-        self._keep(Predictions(preds, targs, losses, decoded, task=task, vocab=class_names(dl=dl)), dl, learn, inputs, act)
+        names = vocab_of(dl) if task == 'multi_output' else class_names(dl=dl)
+        self._keep(Predictions(preds, targs, losses, decoded, task=task, vocab=names), dl, learn, inputs, act)
 
     def _keep(self, p, dl=None, learn=None, inputs=None, act=None):
         if self.task is not None and (p.task != self.task or p.has_preds and isinstance(p.preds, tuple)):

@@ -24,7 +24,7 @@ if TYPE_CHECKING: from pandas import DataFrame
 class MultiOutputInterpretation(Interpretation):
     """What a model with several outputs gets wrong; make one with `MultiOutputInterpretation.from_learner(learn)`. No method runs the model again.
 
-    Where outputs and targets do not pair up (see `pair_outputs`), `outputs` raises `DataError`; losses, top losses and the table of rows remain."""
+    Where outputs and targets do not pair up, `outputs` raises `DataError`; losses, top losses and the table of rows remain."""
     classes = dict(classification=ClassificationInterpretation, regression=RegressionInterpretation) # task -> class of an output's interpretation
 
     def _keep(self, p, *args, **kwargs):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np, torch
 from fastcore.meta import delegates
 from torch import Tensor
-from ..core import DataError, class_names, loss_setting, n_more
+from ..core import DataError, ignored_index, n_more
 from .base import Interpretation, _at_least_one, decoded_samples
 from .classification import _most_confused, _plot_confusion
 from .segmentation_findings import segmentation_findings
@@ -141,9 +141,8 @@ class SegmentationInterpretation(Interpretation):
         **kwargs
     ):
         super().__init__(dl, *args, **kwargs)
-        if ignore_index is None: ignore_index = loss_setting(getattr(self.learn, 'loss_func', None), 'ignore_index')
+        if ignore_index is None: ignore_index = ignored_index(getattr(self.learn, 'loss_func', None))
         if ignore_index is not None: self.predictions.meta['ignore_index'] = ignore_index
-        if self.predictions.vocab is None: self.predictions.vocab = class_names(dl=dl)
 
     def _keep(self, p, *args, **kwargs):
         self._cm, self._drawn, self._warned = None, None, False

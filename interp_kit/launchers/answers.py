@@ -9,7 +9,7 @@ __all__ = []
 import numbers
 import numpy as np, torch
 from torch import Tensor
-from ..core import DataError, LabelError, TaskError, logits_of
+from ..core import DataError, LabelError, TaskError, has_names, logits_of
 
 # %% ../../nbs/launchers/40_answers.ipynb #55b13240
 def _get(o, name):
@@ -92,7 +92,8 @@ def _as_answer(outputs, n, classes=None):
 
     Raises `TaskError` if it is neither, `DataError` and `LabelError` for annotations that do not fit."""
     if _is_detection(outputs) and n == 1: outputs = [outputs]
-    if not isinstance(outputs, (tuple, list)) or len(outputs) == 1 and isinstance(outputs[0], (Tensor, np.ndarray)): outputs = logits_of(outputs)
+    alone = isinstance(outputs, (tuple, list)) and len(outputs) == 1 and isinstance(outputs[0], (Tensor, np.ndarray))
+    if alone or has_names(outputs): outputs = logits_of(outputs)
     if isinstance(outputs, (list, tuple)) and len(outputs) == n and n and all(_is_detection(o) for o in outputs): return [_tensors(o) for o in outputs]
     if isinstance(outputs, (list, tuple)) and not any(isinstance(o, (Tensor, np.ndarray)) and np.ndim(o) > 1 for o in outputs):
         in_rows = len(outputs) == n and all(

@@ -368,7 +368,7 @@ def explain_files(
     Errors of a target are results; `TaskError` (the method does not fit the model) is raised."""
     pictures, errors = _find_pictures(targets, save_dir)
     for e in errors: yield _FileResult('', error=e)
-    folder, taken, complained = Path(save_dir), set(), set()
+    folder, taken, complained, unwritten = Path(save_dir), set(), set(), set()
     for i, path in enumerate(pictures):
         started, report = time.time(), (lambda done, n, i=i,
                                         path=path: tell(i, len(pictures), path.name, done, n)) if tell else False
@@ -386,7 +386,7 @@ def explain_files(
                          options=_given(options))
             def write(e, notes):
                 about = dict(facts, notes=notes, seconds=round(time.time() - started, 3))
-                with one_font_warning(complained):
+                with one_font_warning(unwritten):
                     return _write_explained(e, path, picture, tuple(x.shape[1:]), folder, stem, about)
             steps = _explain_picture(launcher, x, method, classes=chosen, options=options, tell=report)
             for e, files, notes in _written(steps, write, progressive):

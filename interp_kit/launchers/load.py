@@ -83,12 +83,7 @@ class Launcher:
         picture = _read_picture(path)
         if self.prepare is not None: return self.prepare(picture), picture
         x = _by_learner(self.model, path)
-        from fastai.torch_core import TensorImage
-        from interp_kit.plots import to_image
-        from PIL import Image
-        raw = self.model.dls.after_batch.decode((TensorImage(x[None]),))[0][0].as_subclass(Tensor).float()
-        shown = to_image((raw/255 if raw.max() > 1.5 else raw).clamp(0, 1))
-        return x, Image.fromarray((shown*255).round().astype(np.uint8)).convert('RGB')
+        return x, _seen(self.model, x)
 
     def class_name(self,
         i:int, # class

@@ -11,7 +11,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 from ..core import (
-    ACTIVATIONS, ModelError, are_probabilities, guess_activation, infer_task, loss_setting, output_names,
+    ACTIVATIONS, ModelError, are_probabilities, guess_activation, ignored_index, infer_task, output_names,
     pick_activation, two_columns)
 from .losses import is_as_written
 from .masks import _image_counts, _image_mass
@@ -59,7 +59,7 @@ def _decide(source, task, outs, targs):
                              "pass one like softmax.")
     if task in ('classification', 'segmentation') and columns == 1:
         decision.complement = targs.is_floating_point() or bool((targs > 0).any()) or bool((preds != 1).any())
-    if task == 'segmentation': decision.ignore_index = loss_setting(source.loss_func, 'ignore_index')
+    if task == 'segmentation': decision.ignore_index = ignored_index(source.loss_func)
     if task in ('classification', 'segmentation', 'multilabel'):
         decision.n_classes = 2 if decision.complement else columns
         decision.vocab = source.class_names(decision.n_classes)

@@ -8,7 +8,7 @@ __all__ = []
 # %% ../../nbs/training/100_cartography_findings.ipynb #04354e51
 from dataclasses import dataclass
 import numpy as np
-from ..findings import Finding
+from ..findings import Finding, wording
 from .cartography import _LEVEL, _learned_classes, _low_group
 
 # %% ../../nbs/training/100_cartography_findings.ipynb #d87178d3
@@ -41,11 +41,11 @@ def _check_mislabelled(table, *, note=''):
     evidence = dict(rows=len(low), n=n, share=share, threshold=g.threshold, largest_aum=float(aum[low].max()),
                     p_value=g.p_value,
                     expected_of_hard_rows=g.expected, test=g.how)
-    interpretation, action, source = _WORDS['mislabelled']
+    words = wording(_WORDS, 'mislabelled')
+    words['interpretation'] = f"{words['interpretation']} {note}".strip()
     return [Finding('mislabelled_rows', f"The model argued against the labels of {rows} while it learned the rest",
                     'high' if share >= .02 else 'medium', 1 - g.p_value, evidence,
-                    table.row.to_numpy()[low[:_MOST]], interpretation=f'{interpretation} {note}'.strip(),
-                    action=action, source=source)]
+                    table.row.to_numpy()[low[:_MOST]], **words)]
 
 # %% ../../nbs/training/100_cartography_findings.ipynb #f631fe0c
 @dataclass
@@ -85,10 +85,8 @@ def _forgotten(l, classes, what, epochs):
     evidence = dict(lost=k, won=l.won, n=l.n, best_epoch=best,
                     accuracy_then=float(l.acc[l.best:l.best+l.width].mean()),
                     accuracy_now=float(l.acc[-l.width:].mean()), p_value=l.p)
-    interpretation, action, source = _WORDS['forgotten']
     return Finding('forgotten_rows', title, 'high' if k - l.won >= .1*l.n else 'medium', 1 - l.p, evidence,
-                   l.lost[:_MOST], classes,
-                   interpretation, action.format(**evidence), source)
+                   l.lost[:_MOST], classes, **wording(_WORDS, 'forgotten', **evidence))
 
 def _most_lost(names, l):
     "Classes that hold more than half of the lost rows together, at most three."

@@ -32,7 +32,7 @@ def _oriented(values, directions):
     return v*np.where(np.array(d) == 'max', 1., -1.) + 0. # no −0
 
 def _on_front(v, block=256):
-    "(n,) whether no earlier row of `v`, distinct and best first, is as high in every column."
+    "(n,) whether no earlier row of `v`, distinct and best first, is as high in every column; time O(n²): a second for 20,000 rows."
     res = np.zeros(len(v), dtype=bool)
     for lo in range(0, len(v), block):
         rows, hi = np.arange(lo, min(lo + block, len(v))), lo + block

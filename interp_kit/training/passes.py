@@ -15,7 +15,7 @@ import numpy as np, torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core import (
-    DataError, ModelError, items_of, kept_rng, logits_of, loss_chain, loss_setting, map_nested, untouched)
+    DataError, ModelError, ignored_index, items_of, kept_rng, logits_of, loss_chain, map_nested, untouched)
 from ..predictions.cache import assemble
 from ..predictions.decide import Keeper, kept_masks
 from ..predictions.losses import PerSampleLoss, is_as_written, is_pixelwise
@@ -131,7 +131,7 @@ class _Pass:
         "What an earlier pass decided, if it holds still."
         if before is None or before.decision is None: return None
         if before.dl is not self.dl or before.watched_loss is not self.watched_loss: return None
-        same = before.decision.task != 'segmentation' or before.decision.ignore_index == loss_setting(self.source.loss_func, 'ignore_index')
+        same = before.decision.task != 'segmentation' or before.decision.ignore_index == ignored_index(self.source.loss_func)
         return before.decision if same else None
 
     def __len__(self): return 0 if self.rows is None else len(self.rows)

@@ -6,7 +6,7 @@ from tests.helpers import needs
 from interp_kit.internals.matrices import _as_blocks, _weights_of
 from interp_kit.internals.noise import _find_spikes, _fit_power_law
 from interp_kit.internals.spectra import entropy_rank, _gini, operator_norm, _singular_values
-from interp_kit.internals.weights import critical_weights, _weight_moments, _weight_quantiles, weight_table
+from interp_kit.internals.weights import critical_weights, _weight_moments, weight_quantiles, weight_table
 
 
 @pytest.fixture(autouse=True)
@@ -192,7 +192,7 @@ def test_critical_weights_are_those_of_a_full_decomposition():
 
 def test_quantiles_and_moments_of_known_distributions():
     torch.manual_seed(0)
-    v = _weight_quantiles({"a": torch.randn(400, 300)*.03, "b": torch.rand(9, 9).double()}, (.05, .5))
+    v = weight_quantiles({"a": torch.randn(400, 300)*.03, "b": torch.rand(9, 9).double()}, (.05, .5))
     np.testing.assert_allclose(v.loc["a"].astype(float), [0, np.log10(.03), -1.645, 0], atol=.02)
     assert v.loc["b", "depth"] == 1
     m = _weight_moments(torch.tensor([1., -1., 3., 0.])); assert (m["l1"], m["max"], m["median"], m["zeros"]) == (5, 3, .5, .25)

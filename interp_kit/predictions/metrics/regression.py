@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Iterator, TYPE_CHECKING
 import numpy as np
 from torch import Tensor
-from ...core import DataError, TaskError, block_rows, mean_interval, quantile_interval
+from ...core import DataError, TaskError, block_rows, mean_interval, plural, quantile_interval
 from .counts import Scores, average_defined, _ratio
 from .resampling import group_sums, _resampled_sums, _row_groups
 from ..scores import as_predictions
@@ -133,22 +133,20 @@ def _by_target(a, b):
     s['mape'] = np.where(mid.zeros > 0, np.nan, s['mape'])
     return s, mid
 
-def _count(n, one, many): return f'{n:,} {one if n == 1 else many}'
-
 def _remarks(mid, small, losses):
     "What to say about scores that are undefined, or say little."
     res, K = {}, len(mid.bad)
-    some = lambda n, what: what if n == K else f"{_count(n, 'target', 'targets')} ({what}) left out of the mean"
+    some = lambda n, what: what if n == K else f"{plural(n, 'target', 'targets')} ({what}) left out of the mean"
     flat, flat_either, zeros = mid.flat_target.sum(), (mid.flat_target | mid.flat_pred).sum(), (mid.zeros > 0).sum()
     equal = 'there is one row' if mid.n == 1 else 'all targets are equal'
     if flat: res['r2'] = res['explained_variance'] = some(flat, equal)
     if flat_either: res['pearson'] = res['spearman'] = some(flat_either, equal if flat == flat_either else 'all predictions, or all targets, are equal')
-    if zeros: res['mape'] = some(zeros, f"{_count(int(mid.zeros.sum()), 'row has', 'rows have')} a target of 0: no percentage")
-    elif small.sum(): res['mape'] = f"{_count(int(small.sum()), 'target is', 'targets are')} nearer to 0 than the mean error: a percentage of them says little"
+    if zeros: res['mape'] = some(zeros, f"{plural(int(mid.zeros.sum()), 'row has', 'rows have')} a target of 0: no percentage")
+    elif small.sum(): res['mape'] = f"{plural(int(small.sum()), 'target is', 'targets are')} nearer to 0 than the mean error: a percentage of them says little"
     n_bad = int(mid.bad.max())
-    if n_bad: res.update(dict.fromkeys(_NAMES, f"{_count(n_bad, 'row has', 'rows have') if K == 1 else f'up to {n_bad:,} rows of a target have'} predictions or targets that are not finite (first: row {mid.first_bad}); leave them out, p[rows]"))
+    if n_bad: res.update(dict.fromkeys(_NAMES, f"{plural(n_bad, 'row has', 'rows have') if K == 1 else f'up to {n_bad:,} rows of a target have'} predictions or targets that are not finite (first: row {mid.first_bad}); leave them out, p[rows]"))
     wrong = int((~losses.isfinite()).sum())
-    if wrong: res['loss'] = _count(wrong, 'loss is', 'losses are') + ' not finite'
+    if wrong: res['loss'] = plural(wrong, 'loss is', 'losses are') + ' not finite'
     return res
 
 # %% ../../../nbs/predictions/metrics/60_regression.ipynb #89906ad0
