@@ -898,6 +898,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'interp_kit/core/tasks.py'),
                                        'interp_kit.core.tasks._activation_name': ( 'core/tasks.html#_activation_name',
                                                                                    'interp_kit/core/tasks.py'),
+                                       'interp_kit.core.tasks._are_shares': ('core/tasks.html#_are_shares', 'interp_kit/core/tasks.py'),
                                        'interp_kit.core.tasks._binary_valued': ( 'core/tasks.html#_binary_valued',
                                                                                  'interp_kit/core/tasks.py'),
                                        'interp_kit.core.tasks._logits_entry': ('core/tasks.html#_logits_entry', 'interp_kit/core/tasks.py'),

@@ -102,11 +102,20 @@ def loss_setting(
 # %% ../../nbs/core/20_tasks.ipynb #e68226b9
 def _binary_valued(t): return bool(((t == 0) | (t == 1)).all())
 
+def _are_shares(t):
+    "Whether the rows of float targets (B, C, …) are one-hot, or soft labels: not negative, 1 together."
+    return t.ndim > 1 and t.shape[1] > 1 and bool((t >= 0).all()) and bool(((t.sum(1) - 1).abs() < 1e-3).all())
+
 def _task_by_shape(out, targ):
     "The task that integer, binary or real targets of this shape speak of."
     same = out.squeeze(-1).shape == targ.squeeze(-1).shape if targ.ndim and out.ndim else False
-    if same and targ.is_floating_point() and _binary_valued(targ):
-        return 'multilabel' if out.ndim == 2 and out.shape[1] > 1 else 'classification'
+    if targ.is_floating_point() and targ.ndim and out.ndim:
+        known = targ[~targ.isnan()]
+        dense = out.ndim >= 4 and (out.shape == targ.shape or out.shape == (len(targ), 1, *targ.shape[1:]))
+        if dense and (_binary_valued(known) and out.shape[1] == 1 or _are_shares(targ)): return 'segmentation'
+        if same and out.ndim == 2 and out.shape[1] > 1 and _are_shares(targ): return 'classification'
+        if same and not dense and _binary_valued(known):
+            return 'multilabel' if out.ndim == 2 and out.shape[1] > 1 else 'classification'
     if not targ.is_floating_point():
         if targ.ndim == 2 and out.shape == targ.shape and _binary_valued(targ): return 'multilabel'
         if out.ndim >= 4: return 'segmentation'

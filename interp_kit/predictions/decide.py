@@ -100,7 +100,7 @@ def _as_classes(decision, preds, targs):
     "Two columns for a single probability, one integer target a row (or pixel)."
     if preds.ndim == 1: preds = preds[:, None]
     if decision.complement: preds = two_columns(preds)
-    if targs.is_floating_point() and targs.shape == preds.shape and preds.ndim == 2: targs = targs.argmax(1)
+    if targs.is_floating_point() and targs.shape == preds.shape and preds.shape[1] > 1: targs = targs.argmax(1)
     if targs.is_floating_point() and not bool((targs == targs.round()).all()):
         raise ModelError("Targets between 0 and 1 are no classes: name the task, as_learner(…, task='regression'), or "
                          "set learn.task.")
