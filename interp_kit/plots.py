@@ -174,15 +174,28 @@ def name_ticks(
                       rotation_mode='anchor' if turn else 'default', family=font_family())
 
 # %% ../nbs/10_plots.ipynb #852857c5
+def _channels_first(x):
+    "Whether the first axis of three is that of the channels."
+    if np.ndim(x) != 3: return False
+    first, last = np.shape(x)[0], np.shape(x)[2]
+    if isinstance(x, Tensor): return last not in (1, 3, 4) or first in (1, 2, 3, 4)
+    return first in (1, 2, 3, 4) and last not in (3, 4) or last > 4 and first < min(last, np.shape(x)[1])
+
+def _left_out(x):
+    "What is said of channels that are not drawn, '' if all are."
+    n = 1 if np.ndim(x) != 3 else np.shape(x)[0 if _channels_first(x) else 2]
+    return '' if n in (1, 3, 4) else f"{1 if n < 3 else 3} of {n} bands"
+
 def to_image(
     x:'Tensor|np.ndarray|Image', # PIL image, (H, W), (H, W, C), (C, H, W) or (1, H, W) array or tensor
 ) -> np.ndarray: # (H, W) or (H, W, 3 or 4) float in [0, 1]
     """`x` as matplotlib draws it: bytes are divided by 255, floats outside [0, 1] stretched to it, extra channels left out.
 
+    Tensors have their channels first, arrays last, unless only the other axis can be that of colours.
     Raises `DataError` if `x` has no shape of an image."""
     a = x.detach().cpu().float().numpy() if isinstance(x, Tensor) else np.asarray(x)
     is_bytes = a.dtype == np.uint8 or isinstance(x, Tensor) and not x.is_floating_point()
-    if a.ndim == 3 and a.shape[0] in (1, 2, 3, 4) and a.shape[2] not in (3, 4): a = a.transpose(1, 2, 0)
+    if _channels_first(x): a = a.transpose(1, 2, 0)
     if a.ndim == 3: a = a[..., 0] if a.shape[2] < 3 else a[..., :4 if a.shape[2] == 4 else 3]
     if a.ndim != 2 and a.ndim != 3: raise DataError(f"An array of shape {tuple(np.shape(x))} is not an image: (H, W), (C, H, W) or (H, W, C) is needed.")
     a = a.astype(np.float32) / (255 if is_bytes else 1)
@@ -203,6 +216,7 @@ def show_image(
     ax = new_axes(ax, figsize)
     ax.imshow(to_image(x), cmap=cmap, vmin=0, vmax=1)
     bare(ax, frame)
+    ax.set_xlabel(_left_out(x), fontsize=7)
     ax.set_title(title, fontsize=9, family=font_family())
     return ax
 

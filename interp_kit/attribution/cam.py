@@ -6,7 +6,7 @@
 __all__ = ['CAM_METHODS', 'GradCAM']
 
 # %% ../../nbs/attribution/080_cam.ipynb #6a68815b
-import copy
+import copy, warnings
 from contextlib import ExitStack
 import numpy as np, torch
 from torch import Tensor
@@ -33,13 +33,15 @@ def _swap(out, f):
 
 class _Cut:
     "A hook that keeps a layer's output and, with `graph`, starts the graph there; of several only the first does (`whole`: there is one)."
-    def __init__(self, n, size, graph, whole): self.n, self.size, self.graph, self.whole, self.out, self.shape = n, size, graph, whole, None, None
+    def __init__(self, n, size, graph, whole):
+        self.n, self.size, self.graph, self.whole, self.outs, self.shape = n, size, graph, whole, [], None
     def __call__(self, module, inputs, out): return _swap(out, self.take)
     def take(self, t):
         self.shape = tuple(t.shape)
         if t.shape[:1] != (self.n,) or not t.is_floating_point() or np.prod(grid_of(t.shape, self.size) or 0) < 2: return None
-        self.out = t if self.graph and not self.whole and t.requires_grad else t.detach().clone().requires_grad_(self.graph)
-        return self.out.clone() if self.graph else t
+        if self.whole: self.outs = [] # one call is enough: the last
+        self.outs.append(t if self.graph and not self.whole and t.requires_grad else t.detach().clone().requires_grad_(self.graph))
+        return self.outs[-1].clone() if self.graph else t
     def missing(self, name):
         "Why there is no map of layer `name`."
         shape, n = self.shape, self.n
@@ -48,6 +50,20 @@ class _Cut:
         seen = 'has a single place left' if np.prod(grid_of(shape, self.size) or 0) == 1 else 'is no map over places'
         return (f"The output {shape} of layer {name!r} {seen}. Name an earlier layer, or pass a larger image; "
                 "layer=None takes the last one with places.")
+
+def _pictures_seen(probe, layers, pictures):
+    "For each layer a list with the positions of the `pictures` that each of its calls depends on."
+    xs = [x.clone().requires_grad_(k in pictures) if x.is_floating_point() else x for k, x in enumerate(probe.xs)]
+    size, res = tuple(xs[pictures[0]].shape[2:]), []
+    with ExitStack() as stack, torch.enable_grad():
+        cuts = [_Cut(probe.n, size, True, False) for _ in layers]
+        for layer, cut in zip(layers, cuts): stack.enter_context(hooked([layer], after=cut))
+        probe.run(*xs)
+    for cut in cuts:
+        grads = [torch.autograd.grad(t.sum(), [xs[k] for k in pictures], allow_unused=True, retain_graph=True)
+                 if t.requires_grad else () for t in cut.outs]
+        res.append([{k for k, g in zip(pictures, gs) if g is not None} for gs in grads])
+    return res
 
 def _as_maps(t, size):
     "The output (or gradient) of a layer as (B, K, h, w) maps, at least float32; tokens put on their grid, those that are not of the image left out."
@@ -145,22 +161,26 @@ class GradCAM(Method):
             self._found = key, spec, [named_layer(probe.model, find_layer(probe.model, x=probe.xs, target=target))]
         return self._note(self._found[2])
 
-    def _outputs(self, probe, size, graph):
-        "(outputs of the layers, scores) of one run; with `graph` the scores lead back to the outputs."
+    def _outputs(self, probe, size, graph, calls=None):
+        """(outputs of the layers, scores) of one run; with `graph` the scores lead back to the outputs.
+
+        `calls`: of each layer which of its calls, None for a layer without one; None: the last of each."""
         layers = self._layers(probe)
-        cuts = [_Cut(probe.n, size, graph, len(layers) == 1) for _ in layers]
+        cuts = [_Cut(probe.n, size, graph, len(layers) == 1 and calls is None) for _ in layers]
         with ExitStack() as stack:
             for (_, layer), cut in zip(layers, cuts): stack.enter_context(hooked([layer], after=cut))
             out = probe.run(*[x.clone() for x in probe.xs])
         for (name, _), cut in zip(layers, cuts):
-            if cut.out is None: raise ModelError(cut.missing(name))
+            if not cut.outs: raise ModelError(cut.missing(name))
         probe.settle(out)
-        return [cut.out for cut in cuts], probe.target(out) if graph else None
+        outs = [cut.outs[k] for cut, k in zip(cuts, calls or [-1]*len(cuts)) if k is not None]
+        return outs, probe.target(out) if graph else None
 
-    def _raw(self, probe, size):
+    def _raw(self, probe, size, calls=None):
         "(B, h, w) map of each layer, signed."
         by_gradient = _BY_GRADIENT.get(self.method)
-        with torch.set_grad_enabled(by_gradient is not None): outs, scores = self._outputs(probe, size, by_gradient is not None)
+        with torch.set_grad_enabled(by_gradient is not None):
+            outs, scores = self._outputs(probe, size, by_gradient is not None, calls)
         maps = [_as_maps(t, size) for t in outs]
         if by_gradient is not None: return [by_gradient(a, _as_maps(g, size)) for a, g in zip(maps, grads_of(scores, tuple(outs)))]
         if self.method == 'eigencam': return [_eigencam(m) for m in maps]
@@ -175,13 +195,32 @@ class GradCAM(Method):
             return res
         return [torch.einsum('bk,bkhw->bhw', _score_weights(m, probe, self.batch_size), m) for m in maps]
 
-    def _maps(self, probe, full=True, relu=True, normalize=False):
+    def _calls(self, probe, pictures):
+        "For each of several pictures, of each layer the last call that saw it: alone if there is one, else with others; None: none did."
+        seen, res = _pictures_seen(probe, [layer for _, layer in self._layers(probe)], pictures), {}
+        for k in pictures:
+            found = [[j for j, saw in enumerate(calls) if saw == {k}] or [j for j, saw in enumerate(calls) if k in saw] for calls in seen]
+            res[k] = [js[-1] if js else None for js in found]
+        if not any(any(j is not None for j in js) for js in res.values()): return {pictures[0]: None} # no gradient leads back
+        blind = [k for k, js in res.items() if all(j is None for j in js)]
+        if blind:
+            warnings.warn(f"Input {listing(blind)} is a picture that {listing(name for name, _ in self._layers(probe))} does not see: it gets "
+                          "no map. Name a layer for each picture, layer=[…].", stacklevel=3)
+        return {k: js for k, js in res.items() if k not in blind}
+
+    def _maps(self, probe, full=True, relu=True, normalize=False, calls=None):
         """(B, H, W): one map for each row of a probe, `full` in the size of the image, see `__call__`.
 
         Those of several layers are each divided by their largest strength and averaged."""
-        size = next((tuple(t.shape[2:]) for t in probe.xs if t.ndim == 4 and t.is_floating_point()), None)
+        pictures = [k for k, t in enumerate(probe.xs) if t.ndim == 4 and t.is_floating_point()]
         if full: probe.image
-        maps = self._raw(probe, size)
+        if len(pictures) > 1 and calls is None: probe.image, calls = next(iter(self._calls(probe, pictures).items()))
+        size = tuple(probe.xs[probe.image].shape[2:]) if pictures else None
+        maps = self._raw(probe, size, calls)
+        empty = [n for (n, _), m in zip(self._layers(probe), maps) if not m.any()] if calls is None else []
+        if empty and len(empty) == len(maps):
+            warnings.warn(f"The map of {listing(empty)} is zero everywhere, before its negative part is left out: nothing of what that layer gives "
+                          "out reaches the answer, or the answer does not change. Name another layer.", stacklevel=4)
         if relu and self.method != 'opticam': maps = [m.clamp_min(0) for m in maps]
         if not full or not size: size = tuple(np.max([m.shape[1:] for m in maps], 0))
         maps = [m if tuple(m.shape[1:]) == tuple(size) else upsample(m, size) for m in maps]
@@ -193,10 +232,16 @@ class GradCAM(Method):
         return _scaled(res) if normalize else res
 
     def _explain(self, probe, *, relu=True):
-        maps = self._maps(probe, relu=relu)
+        pictures = [k for k, t in enumerate(probe.xs) if t.ndim == 4 and t.is_floating_point()]
+        if len(pictures) < 2: values = probe.on_image(self._maps(probe, relu=relu))
+        else:
+            values = [None]*len(probe.xs)
+            for probe.image, calls in self._calls(probe, pictures).items():
+                values[probe.image] = self._maps(probe, relu=relu, calls=calls)
+            values = tuple(values)
         own = dict(n_steps=self.n_steps, lr=self.lr) if self.method == 'opticam' else {}
         if self.batch_size is not None: own['batch_size'] = self.batch_size
-        return dict(values=probe.on_image(maps), meta=dict(layer=self.layer_name, relu=relu, **own))
+        return dict(values=values, meta=dict(layer=self.layer_name, relu=relu, **own))
 
     def __call__(self,
         x:'Tensor|tuple|str|Path|Image|list', # image(s), see `as_inputs`

@@ -9,7 +9,7 @@ __all__ = []
 import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor, nn
 from .probe import _activation_of
-from ..core import DataError, TaskError, first_output
+from ..core import DataError, TaskError, first_output, two_columns
 
 # %% ../../nbs/attribution/150_curves.ipynb #711adbbc
 def _image_scores(probe, activation=None):
@@ -25,7 +25,8 @@ def _image_scores(probe, activation=None):
         xs[k] = images.to(xs[k]).contiguous(memory_format=probe.layout)
         with torch.no_grad():
             out = probe.run(*xs)
-            return probe.target(out if act is None else act(out), rows).float().cpu()
+            if act is not None: out = act(out) if probe.both is None else two_columns(act(out))
+            return probe.target(out, rows).float().cpu()
     return scores
 
 # %% ../../nbs/attribution/150_curves.ipynb #3f0763e6

@@ -151,7 +151,7 @@ def _frozen(output, target, spec):
         inner = _frozen(output if isinstance(output, Tensor) else output[spec.i], target, spec.target)
         return lambda rows: of_output(spec.i, inner(rows))
     if target.classes is None: return lambda rows: spec
-    out, classes = first_output(output), target.classes.cpu()
+    out, classes = target.columns(output), target.classes.cpu()
     if out.ndim < 3: return lambda rows: classes[rows].tolist()
     masks = _target_masks(out, classes, spec.mask if isinstance(spec, in_region) else None)
     return lambda rows: in_region(classes[rows].tolist(), masks[rows])

@@ -13,9 +13,16 @@ from PIL import Image
 from torch import Tensor, nn
 from ..core import (
     DataError, InterpKitError, NotFoundError, TaskError, error_text, get_model, is_learner, listing, loaders_of,
-    model_device, shortened, split_batch)
+    model_device, row_dims, shortened, split_batch)
 
 # %% ../../nbs/attribution/010_inputs.ipynb #198f5eb1
+def _are_rows_of(table, rows):
+    "Whether `rows` are some of a table's, processed as they are there: their numbers and codes are the same."
+    cols, held = [*table.cat_names, *table.cont_names], table.items
+    if not set(cols) <= set(rows.columns) or held.index.has_duplicates or not rows.index.isin(held.index).all(): return False
+    mine, there = (f[cols].to_numpy(object) for f in (rows, held.loc[rows.index]))
+    return bool((mine == there).all())
+
 def _loader_of(learn, items):
     "A loader of `items` through the validation transforms of the Learner."
     dls = loaders_of(learn)
@@ -33,7 +40,8 @@ def _loader_of(learn, items):
             files.append(o)
         return dls.test_dl(files, rm_type_tfms=None, num_workers=0)
     import pandas as pd
-    dl = dls.test_dl(pd.DataFrame(items).infer_objects(), num_workers=0)
+    rows = pd.DataFrame(items).infer_objects()
+    dl = dls.test_dl(rows, process=not any(_are_rows_of(d.dataset, rows) for d in dls.loaders), num_workers=0)
     dl.dataset.conts = dl.dataset.conts.astype(np.float32)
     return dl
 
@@ -66,16 +74,22 @@ def _is_tensors(x):
     if isinstance(x, np.ndarray): return x.dtype.kind in 'fb'
     return isinstance(x, Tensor) or isinstance(x, (tuple, list)) and len(x) > 0 and all(isinstance(t, Tensor) for t in x)
 
+def _is_row(learn, x):
+    "Whether a tensor is one input rather than a batch: it has as many dimensions as a row of the data, or 1 or 3 where nothing tells."
+    known = row_dims(learn) if isinstance(x, Tensor) and x.is_floating_point() or isinstance(x, np.ndarray) else None
+    return x.ndim in (1, 3) if known is None or x.ndim not in (known, known + 1) else x.ndim == known
+
 def _batched(learn, x):
     "(tuple of batched tensors, whether one input was given)."
-    if isinstance(x, list) and x and all(_is_tensors(o) and getattr(o, 'ndim', 0) == 3 for o in x):
+    if isinstance(x, list) and x and all(_is_tensors(o) and hasattr(o, 'ndim') for o in x) and _is_row(learn, x[0]):
         _check_sizes([tuple(o.shape) for o in x], len(x))
         return (torch.stack([torch.as_tensor(o) for o in x]),), False
     if _is_tensors(x):
         if isinstance(x, np.ndarray): x = torch.from_numpy(np.ascontiguousarray(x))
         if not isinstance(x, Tensor): return tuple(x), False
         if x.ndim == 0: raise DataError("A tensor without dimensions is no input: pass (C, H, W) or (B, …).")
-        return (x[None] if x.ndim in (1, 3) else x,), x.ndim in (1, 3)
+        single = _is_row(learn, x)
+        return (x[None] if single else x,), single
     if hasattr(x, 'iterrows'): x = [r for _, r in x.iterrows()]
     single = not (isinstance(x, list) or type(x).__name__ == 'L')
     items = [x] if single else list(x)
@@ -97,7 +111,8 @@ def as_inputs(
         if t.ndim >= 3 and t.dtype == torch.uint8:
             raise DataError(f"The input is uint8 of shape {shape}, but the model was trained on floats. "
                             "Divide by 255 and normalise as in training, or pass the file or picture to a Learner.")
-        if 0 in shape: raise DataError(f"The input of shape {shape} is empty.")
+        if 0 in shape and not (len(xs) > 1 and len(t) and any(o.numel() for o in xs)): # a table may have no columns of a kind
+            raise DataError(f"The input of shape {shape} is empty.")
         if t.is_floating_point() and not torch.isfinite(t).all():
             raise DataError(f"The input of shape {shape} holds NaN or infinite values.")
         if t.is_complex(): raise DataError("Complex inputs are not supported.")

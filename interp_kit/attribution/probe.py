@@ -8,16 +8,17 @@ __all__ = ['grads_of', 'probing', 'named_layer']
 # %% ../../nbs/attribution/030_probe.ipynb #3f40c4ef
 import difflib, warnings
 from contextlib import contextmanager, nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from numbers import Number
 import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from .inputs import Inputs, _image_input, as_inputs
 from .targets import of_output, resolve
-from ..core import (
+from interp_kit.core import (
     ACTIVATIONS, DataError, InterpKitError, ModelError, TaskError, class_names, error_text, first_output, get_model,
-    infer_task, is_learner, listing, logits_of, map_nested, pick_activation, token_names, untouched)
+    infer_task, is_learner, listing, logits_of, loss_kind, map_nested, pick_activation, token_names, two_columns,
+    untouched)
 
 # %% ../../nbs/attribution/030_probe.ipynb #ad640a27
 class _Lookups(TorchFunctionMode):
@@ -109,9 +110,14 @@ class _Probe:
         return self._first[0]
 
     @cached_property
+    def both(self):
+        "What makes two columns of the output, where it is one that stands for two classes; else None."
+        return _both_classes(self.learn, self.output)
+
+    @cached_property
     def target(self):
         "The target, settled on `output`; raises `ModelError` if the scores to follow are not finite."
-        target = resolve(self.output, self.spec, class_names(self.learn))
+        target = resolve(self.output, self.spec, class_names(self.learn), self.both)
         with torch.no_grad(): bad = int((~torch.isfinite(target(self.output))).sum())
         if bad:
             raise ModelError(f"{type(self.model).__name__} answers NaN or infinity for {bad} of {self.n} inputs, so there is nothing to explain. "
@@ -273,6 +279,13 @@ def _activation_of(learn, out):
     task = getattr(learn, 'task', None) or infer_task(out, torch.zeros(len(out), dtype=torch.long), loss)
     return pick_activation(loss, task, out)[1] or ACTIVATIONS['none']
 
+def _both_classes(learn, out):
+    "What makes two columns of the one that a Learner's model has for two classes, see `two_columns`; None where it has not."
+    loss, names = getattr(learn, 'loss_func', None), class_names(learn)
+    if loss is None or not isinstance(out, Tensor) or out.ndim > 1 and out.shape[1] != 1: return None
+    if (loss_kind(loss) in ('binary_logits', 'binary') if names is None else len(names) == 2):
+        return partial(two_columns, logits=_activation_of(learn, out) is not ACTIVATIONS['none'])
+
 def _as_scores(out, n):
     out = first_output(torch.from_numpy(out) if isinstance(out, np.ndarray) else out).detach().float().cpu()
     if out.ndim == 1: out = out[:, None]
@@ -301,6 +314,8 @@ def _scoring(model, *, activation=None):
             "(n, K) scores of (n, …) inputs, or of a tuple of them."
             xs = batch if isinstance(batch, tuple) else (batch,)
             out = _Probe(module, Inputs(xs, False)).run(*(x.clone() for x in xs)) # a model may change its input in place
-            act = activation or (_activation_of(model, first_output(out)) if learner else None)
-            return _as_scores(out if act is None else act(out), len(xs[0]))
+            if activation or not learner: return _as_scores(out if activation is None else activation(out), len(xs[0]))
+            first = first_output(out)
+            act = _activation_of(model, first)(out)
+            return _as_scores(two_columns(first_output(act)) if _both_classes(model, first) else act, len(xs[0]))
         yield scores

@@ -27,7 +27,9 @@ class of_output:
 
 class _Target:
     "What is followed: `target(output, rows) -> (n,)` scores. Made by `resolve`."
-    def __init__(self, func, labels, classes=None): self.func, self.labels, self.classes = func, labels, classes # (B,) int64 where classes are followed
+    def __init__(self, func, labels, classes=None, columns=None):
+        self.func, self.labels = func, labels
+        self.classes, self.columns = classes, columns # (B,) int64 and output -> (B, C, …), where classes are followed
 
     def __call__(self, output, rows=None):
         "(n,) scores of a raw output for n rows; `rows` says which of the B inputs each belongs to, None: all in order."
@@ -43,8 +45,10 @@ def _class_index(c, n, names):
     if not 0 <= c < n: raise LabelError(f"target {c}, but the model has {n} outputs (0 to {n - 1}).")
     return c
 
+def _n_columns(out): return 1 if out.ndim == 1 else out.shape[1]
+
 def _classes(out, target, names):
-    n = 1 if out.ndim == 1 else out.shape[1]
+    n = _n_columns(out)
     if target is None: # the class predicted, of a dense output the one of most pixels
         if n == 1: return torch.zeros(len(out), dtype=torch.long)
         if out.ndim == 2: return out.argmax(1).cpu()
@@ -70,7 +74,7 @@ def _region_masks(out, classes, mask):
         if m.shape != (len(out), *out.shape[2:]): raise DataError(f"The mask is {tuple(m.shape)}, but the output has {tuple(out.shape[2:])} positions for {len(out)} inputs.")
         if not m.flatten(1).any(1).all(): raise DataError("The mask has no True in it: there is no region to follow.")
         return m.clone()
-    m = out.argmax(1).cpu() == classes.view(-1, *[1]*(out.ndim - 2))
+    m = (out[:, 0] > 0).cpu() if out.shape[1] == 1 else out.argmax(1).cpu() == classes.view(-1, *[1]*(out.ndim - 2))
     empty = ~m.flatten(1).any(1)
     m[empty] = True
     return m
@@ -79,9 +83,11 @@ def resolve(
     output:'Tensor|tuple', # raw output for the B inputs
     target:'object'=None, # a class by number or name, one a row, a function of the output, `in_region`, `of_output`; None: the predicted class
     names:list|None=None, # C names of classes
+    both:'Callable|None'=None, # makes two columns of one that stands for the second of two classes
 ) -> _Target:
     """The target to follow, settled on this output.
 
+    One column of a model of two classes speaks for the second; for the first its score counts the other way (`both`).
     Raises `LabelError` for a class that is not there, `DataError` for a wrong number of targets, `TaskError` for what is no target."""
     if isinstance(target, of_output):
         def part(o):
@@ -89,31 +95,31 @@ def resolve(
             try: return o[target.i]
             except (KeyError, IndexError, TypeError):
                 raise LabelError(f"There is no output {target.i!r}: the model returned {_outputs(o)}.") from None
-        inner = resolve(part(output), target.target, names)
+        inner = resolve(part(output), target.target, names, both)
         labels = [f'output {target.i}: {l}' for l in inner.labels]
-        return _Target(lambda o, rows=None: inner(part(o), rows), labels, inner.classes)
-    if isinstance(target, in_region): return _dense(first_output(output), target.class_idx, target.mask, names)
+        return _Target(lambda o, rows=None: inner(part(o), rows), labels, inner.classes, inner.columns)
     if callable(target) and not isinstance(target, Tensor): return _of_function(output, target)
-    out = first_output(output).detach()
-    if out.ndim == 0: raise ModelError("The model returned a number without dimensions: return one row of outputs for each input.")
-    if out.ndim > 2: return _dense(out, target, None, names)
+    columns = lambda o: first_output(o) if both is None or _n_columns(first_output(o)) > 1 else both(first_output(o))
+    if isinstance(target, in_region): return _dense(columns, columns(output).detach(), target.class_idx, target.mask, names)
+    if first_output(output).ndim == 0: raise ModelError("The model returned a number without dimensions: return one row of outputs for each input.")
+    out = columns(output).detach()
+    if out.ndim > 2: return _dense(columns, out, target, None, names)
     classes = _classes(out, target, names)
-    return _Target(lambda o, rows=None: _pick(first_output(o), classes, rows), _labels(classes, names, out), classes)
+    return _Target(lambda o, rows=None: _pick(columns(o), classes, rows), _labels(classes, names, out), classes, columns)
 
 def _labels(classes, names, out):
-    n = 1 if out.ndim == 1 else out.shape[1]
+    n = _n_columns(out)
     return [str(names[c]) if names is not None and len(names) == n else 'output' if n == 1 else f'class {c}' for c in classes.tolist()]
 
-def _dense(out, target, mask, names):
-    out = out.detach()
+def _dense(columns, out, target, mask, names):
     if out.ndim < 3: raise TaskError(f"in_region is for outputs with positions, (B, C, …); this one is {tuple(out.shape)}.")
     classes = _classes(out, target, names)
     masks = _region_masks(out, classes, mask)
     def mean(o, rows=None):
-        maps = _pick(first_output(o), classes, rows)
+        maps = _pick(columns(o), classes, rows)
         at = (masks if rows is None else masks[rows.to(masks.device)]).to(maps.device, maps.dtype)
         return (maps*at).flatten(1).sum(1)/at.flatten(1).sum(1)
-    return _Target(mean, _labels(classes, names, out), classes)
+    return _Target(mean, _labels(classes, names, out), classes, columns)
 
 def _outputs(o):
     if isinstance(o, dict): return f'a dict of {list(o)}'

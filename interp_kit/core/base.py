@@ -10,6 +10,7 @@ __all__ = ['InterpKitError', 'DataError', 'LabelError', 'TaskError', 'ModelError
 import copy, random
 from contextlib import contextmanager
 import numpy as np, torch
+from fastcore.foundation import L
 from torch import nn
 
 # %% ../../nbs/core/10_base.ipynb #a10873b5
@@ -42,20 +43,20 @@ def map_nested(
 # %% ../../nbs/core/10_base.ipynb #18104334
 def _refill(box, saved):
     "Give the container `box` (list, dict, set or L) the contents of `saved`, keeping its identity."
-    if hasattr(box, 'items') and isinstance(box.items, list): box, saved = box.items, saved.items
+    if isinstance(box, L): box, saved = box.items, saved.items
     if isinstance(box, list): box[:] = saved
     else:
         box.clear()
         box.update(saved)
 
-def _is_box(o): return isinstance(o, (list, dict, set)) or isinstance(getattr(o, 'items', None), list)
+def _is_box(o): return isinstance(o, (list, dict, set, L)) # a loader has items too, and is none
 
 def _keep_attrs(o):
     "A function that gives `o` back its attributes, and the containers among them their contents."
     attrs = dict(vars(o))
     boxes = {k: copy.copy(v) for k, v in attrs.items() if _is_box(v)}
     for box in boxes.values():
-        if isinstance(getattr(box, 'items', None), list): box.items = list(box.items)
+        if isinstance(box, L): box.items = copy.copy(box.items)
     def restore():
         vars(o).clear()
         vars(o).update(attrs)

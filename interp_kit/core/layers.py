@@ -84,13 +84,18 @@ def grid_of(
 
 # %% ../../nbs/core/40_layers.ipynb #bde68aa4
 def _positions(t, size):
-    "How many grid positions of the gradient tensor `t` are not zero."
+    "How many grid positions of the gradient tensor `t` are not zero; tokens before those of the image have none."
     if t is None: return 0
-    dim = -1 if t.ndim == 3 or grid_of(t.shape, size) != tuple(t.shape[2:]) else 1
+    if t.ndim == 3: return int((t[0].abs().sum(-1)[-_area(t, size):] > 0).sum())
+    dim = -1 if grid_of(t.shape, size) != tuple(t.shape[2:]) else 1
     return int((t[0].abs().sum(dim if dim < 0 else 0) > 0).sum())
 
 def _area(t, size=None): return int(np.prod(grid_of(t.shape, size) or 0))
 def _image_size(x): return next((tuple(t.shape[2:]) for t in x if isinstance(t, Tensor) and t.ndim == 4), None)
+
+def _is_attention(t, tokens):
+    "Whether a tensor of four dimensions is about pairs of tokens, or about tokens in heads: (B, heads, T, …)."
+    return t.ndim == 4 and not tokens.isdisjoint(t.shape[2:])
 
 def _record_outputs(model, x):
     "Run `x`; modules in order of completion with their output and input's area, without poolings and what ends in one."
@@ -160,7 +165,10 @@ def _reaching(score, found, size, n):
 def _last_spatial(model, seen, out, target, size):
     "Choose among the modules `seen`: see `find_layer`."
     dense = first_output(out).ndim == 4 and min(first_output(out).shape[2:]) > 1
-    found = [o for o in seen if _area(o[1], size) > 1]
+    tokens = {o.shape[1] for _, o, _ in seen if o.ndim == 3 and _area(o, size) > 1}
+    found = [o for o in seen if _area(o[1], size) > 1 and not _is_attention(o[1], tokens)]
+    found = [o for o in found if len(o[1]) == len(first_output(out))] or found # windows and parts of the image have more rows
+    found = [o for o in found if o[1].ndim > 3 or not isinstance(o[0], nn.Linear)] or found # queries, keys and values of tokens
     found = [o for o in found if o[1].requires_grad] or found
     if not found: raise ModelError(f"No layer of {type(model).__name__} has a spatial extent above 1×1 for this input. "
                                    "Pass a larger input as x, or name the layer yourself.")

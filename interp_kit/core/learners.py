@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['TARGET_KEYS', 'clone_loader', 'kept_order', 'model_device', 'as_learner', 'is_learner', 'is_fastai', 'loaders_of',
-           'vocab_of', 'token_names', 'class_names', 'output_names', 'items_of', 'n_inputs', 'split_batch',
+           'vocab_of', 'token_names', 'class_names', 'output_names', 'items_of', 'n_inputs', 'split_batch', 'row_dims',
            'count_rows', 'moved_to', 'input_batches', 'run_model', 'run_batches']
 
 # %% ../../nbs/core/30_learners.ipynb #fb9ca057
 import inspect, warnings
 from contextlib import contextmanager
+from operator import length_hint
 import numpy as np, torch
 from torch import Tensor, nn
-from .base import DataError, ModelError, TaskError, get_model, map_nested, untouched
+from .base import DataError, ModelError, TaskError, get_model, kept_rng, map_nested, untouched
 from .tasks import infer_task, logits_of, loss_name, _standard_loss
 from .words import listing, shapes_of
 
@@ -236,6 +237,29 @@ def split_batch(
     return tuple(batch[:n]), tuple(batch[n:])
 
 # %% ../../nbs/core/30_learners.ipynb #8a038a81
+_ROW_DIMS = (((nn.Conv1d, nn.ConvTranspose1d, nn.RNNBase, nn.TransformerEncoderLayer), 2), ((nn.Conv2d, nn.ConvTranspose2d), 3),
+             ((nn.Conv3d, nn.ConvTranspose3d), 4)) # of the first such layer
+
+def _one_row(dl):
+    "A batch of one row, or the first batch where rows cannot be asked for."
+    if is_fastai(dl): return next(iter(dl.new(bs=1, shuffle=False, drop_last=False, num_workers=0)))
+    if isinstance(dl, torch.utils.data.DataLoader) and not isinstance(dl.dataset, torch.utils.data.IterableDataset):
+        return dl.collate_fn([dl.dataset[0]])
+    return _first_batch(dl)
+
+def row_dims(
+    learn_or_model:'Learner|nn.Module', # a Learner, whose data is asked for a row, or a module, whose first layer tells
+) -> int|None: # None where there are several inputs, or nothing tells
+    "How many dimensions one float input has: 1 for columns, 2 for signals and sequences, 3 for images, 4 for volumes."
+    dl = next((o for o in reversed(getattr(loaders_of(learn_or_model), 'loaders', ())) if length_hint(o, 1)), None)
+    if dl is None:
+        model = get_model(learn_or_model) if is_learner(learn_or_model) else learn_or_model
+        modules = model.modules() if isinstance(model, nn.Module) else ()
+        return next((n for m in modules for kinds, n in _ROW_DIMS if isinstance(m, kinds)), None)
+    with kept_rng(): xs, _ = split_batch(_one_row(dl), dl, learn_or_model)
+    xs = list(xs.values()) if isinstance(xs, dict) else xs
+    return xs[0].ndim - 1 if len(xs) == 1 and isinstance(xs[0], Tensor) and xs[0].is_floating_point() else None
+
 def count_rows(
     *args, # what a model is given: tensors, also in tuples, lists and dicts
 ) -> int: # 0 without a tensor that has rows

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'has_names', 'logits_of', 'first_output', 'loss_chain', 'loss_name', 'loss_kind', 'ignored_index',
-           'loss_setting', 'infer_task', 'ProbabilityLoss', 'are_probabilities', 'guess_activation', 'pick_activation']
+           'loss_setting', 'infer_task', 'ProbabilityLoss', 'two_columns', 'are_probabilities', 'guess_activation',
+           'pick_activation']
 
 # %% ../../nbs/core/20_tasks.ipynb #6d39cb22
 import re, torch
@@ -101,11 +102,20 @@ def loss_setting(
 # %% ../../nbs/core/20_tasks.ipynb #e68226b9
 def _binary_valued(t): return bool(((t == 0) | (t == 1)).all())
 
+def _are_shares(t):
+    "Whether the rows of float targets (B, C, …) are one-hot, or soft labels: not negative, 1 together."
+    return t.ndim > 1 and t.shape[1] > 1 and bool((t >= 0).all()) and bool(((t.sum(1) - 1).abs() < 1e-3).all())
+
 def _task_by_shape(out, targ):
     "The task that integer, binary or real targets of this shape speak of."
     same = out.squeeze(-1).shape == targ.squeeze(-1).shape if targ.ndim and out.ndim else False
-    if same and targ.is_floating_point() and _binary_valued(targ):
-        return 'multilabel' if out.ndim == 2 and out.shape[1] > 1 else 'classification'
+    if targ.is_floating_point() and targ.ndim and out.ndim:
+        known = targ[~targ.isnan()]
+        dense = out.ndim >= 4 and (out.shape == targ.shape or out.shape == (len(targ), 1, *targ.shape[1:]))
+        if dense and (_binary_valued(known) and out.shape[1] == 1 or _are_shares(targ)): return 'segmentation'
+        if same and out.ndim == 2 and out.shape[1] > 1 and _are_shares(targ): return 'classification'
+        if same and not dense and _binary_valued(known):
+            return 'multilabel' if out.ndim == 2 and out.shape[1] > 1 else 'classification'
     if not targ.is_floating_point():
         if targ.ndim == 2 and out.shape == targ.shape and _binary_valued(targ): return 'multilabel'
         if out.ndim >= 4: return 'segmentation'
@@ -143,6 +153,14 @@ class ProbabilityLoss(nn.Module):
     ) -> Tensor:
         "Nothing to do."
         return x
+
+def two_columns(
+    scores:Tensor, # (B,), (B, 1) or (B, 1, …): of the second of two classes
+    logits:bool=False, # whether they are logits; else probabilities
+) -> Tensor: # (B, 2, …)
+    "A column for each of two classes where the model has one for the second: −z beside a logit z, 1 − p beside a probability p."
+    if scores.ndim == 1: scores = scores[:, None]
+    return torch.cat([-scores if logits else 1 - scores, scores], 1)
 
 def are_probabilities(
     x:Tensor, # (B, C, …)

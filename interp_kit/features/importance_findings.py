@@ -54,18 +54,32 @@ def _leaks(table, score, frame, chance, skill):
         yield Finding('leaking_column', title, 'critical', min(1, kept), numbers, classes=(r.feature,),
                       **wording(_WORDS, 'leaking_column', name=r.feature))
 
+def _together(table, score, found, limit):
+    "Places of the columns, the least important first, that may be permuted all at once for less than `limit` of the score."
+    order, base, groups = np.argsort(found.importance.abs().to_numpy(), kind='stable'), score.of(table, table.base), found.attrs['groups']
+    donors = _draw_donors(len(table), 5, 2)
+    def drop(k):
+        names = tuple(c for f in found.feature.iloc[order[:k]] for c in groups[f])
+        with table.running(): return base - float(np.mean([score.of(table, o) for o in table.answers([(names, d) for d in donors])]))
+    kept, beyond = 0, len(found) + 1
+    while beyond - kept > 1: # by halves: how many may go together
+        k = len(found) if beyond > len(found) else (kept + beyond)//2
+        kept, beyond = (k, beyond) if drop(k) <= limit else (kept, k)
+    return np.sort(order[:kept])
+
 def _useless(table, score, frame, skill):
     "One finding for all columns whose importance is within 2 % of the skill."
     from scipy.stats import norm
     se = np.maximum(frame.se, 1.8/len(table) if score.name == 'accuracy' else 1e-12)
     limit, given = _USELESS*skill, frame.attrs['conditional']
     p = holm(np.maximum(norm.sf((limit - frame.importance)/se), norm.sf((limit + frame.importance)/se)))
-    found = frame[p < _ALPHA]
+    found = frame[(p < _ALPHA) & (frame.low <= 0) & (frame.high >= 0)]
+    if not given: found = found.iloc[_together(table, score, found, limit)]
     if not len(found): return
     share = 100*max(found.high.abs().max(), found.low.abs().max())/skill
     title = (f"{listing(found.feature, 4, rest='others')}: {'the others tell all that is in' if given else 'nothing hangs on'} "
              f"{'it' if len(found) == 1 else 'them'} ({score.name} changes by at most {share:.1f} % of the skill)")
-    yield Finding('useless_columns', title, 'low', 1 - p[p < _ALPHA].max(),
+    yield Finding('useless_columns', title, 'low', 1 - p[found.index].max(),
                   dict(columns=len(found), limit=limit, largest_high=found.high.max()), classes=tuple(found.feature),
                   **wording(_WORDS, 'unused_besides' if given else 'unused'))
 
@@ -89,6 +103,7 @@ def _importance_findings(table:TableModel, frame:pd.DataFrame, *, metric:'str|Ca
     if len(table) < _FEWEST: return Findings()
     score = _pick_score(table, metric)
     chance, spread = _chance(table, score)
+    if score.name == 'r2': chance = max(0., chance) # what the mean of the targets has
     skill = frame.attrs['base_score'] - chance
     if not skill > 3*spread: return Findings()
     if table.task == 'regression': # it must err less than the mean of its targets would

@@ -64,6 +64,12 @@ def _at_least_one(k):
     if k < 1: raise DataError(f"k={k}: at least one row must be drawn.")
     return int(k)
 
+def _raw_rows(table):
+    "The frame of a processed table as it was before: names instead of codes, numbers unscaled, gaps that were filled open again."
+    frame, filled = table.decode().items, [c for c in table.cont_names if f'{c}_na' in table.cat_names]
+    for c in filled: frame[c] = frame[c].mask(frame[f'{c}_na'].astype(str) == 'True')
+    return frame.drop(columns=[f'{c}_na' for c in filled])
+
 class Interpretation:
     "Predictions with the loader and the learner they came from; make one with `from_learner`."
     task = None # the only task a subclass takes; None takes any
@@ -165,7 +171,7 @@ class Interpretation:
     def _items(self, rows):
         its = getattr(self.dl, 'items', None)
         at = self.predictions.rows[rows]
-        if hasattr(its, 'iloc'): return its.iloc[at]
+        if hasattr(its, 'iloc'): return _raw_rows(self.dl.dataset.iloc[at]) if hasattr(self.dl.dataset, 'procs') else its.iloc[at]
         if its is not None: return [its[i] for i in at]
         return list(at if self.predictions.items is None else self.predictions.items[rows])
 

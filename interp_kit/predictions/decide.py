@@ -12,7 +12,7 @@ from fastcore.basics import patch
 from torch import Tensor
 from ..core import (
     ACTIVATIONS, ModelError, are_probabilities, guess_activation, ignored_index, infer_task, output_names,
-    pick_activation)
+    pick_activation, two_columns)
 from .losses import is_as_written
 from .masks import _image_counts, _image_mass
 from .source import Source
@@ -77,17 +77,13 @@ def _decide_parts(decision, source, outs, targs):
     return decision
 
 # %% ../../nbs/predictions/30_decide.ipynb #5f6121f6
-def _two_columns(p):
-    p = p[:, None] if p.ndim == 1 else p
-    return torch.cat([1 - p, p], 1)
-
 def _activate(decision, source, outs):
     "Outputs after the activation that was decided on; raises `ModelError` if it no longer gives probabilities."
     own = getattr(source.loss_func, 'activation', None)
     preds = to_cpu((source.act if source.act is not None else ACTIVATIONS.get(decision.activation, own))(outs))
     if decision.tasks is not None:
         parts = [to_cpu(ACTIVATIONS[a](o)) for a, o in zip(decision.activations, preds if isinstance(preds, tuple) else (preds,))]
-        return tuple(_two_columns(o) if two else o for o, two in zip(parts, decision.complements))
+        return tuple(two_columns(o) if two else o for o, two in zip(parts, decision.complements))
     if decision.softmax: return preds.softmax(1)
     wrong = False # are these no probabilities, as those were by which the activation was chosen?
     if decision.activation == 'none' and (decision.task == 'multilabel' or decision.complement):
@@ -103,8 +99,8 @@ def _activate(decision, source, outs):
 def _as_classes(decision, preds, targs):
     "Two columns for a single probability, one integer target a row (or pixel)."
     if preds.ndim == 1: preds = preds[:, None]
-    if decision.complement: preds = _two_columns(preds)
-    if targs.is_floating_point() and targs.shape == preds.shape and preds.ndim == 2: targs = targs.argmax(1)
+    if decision.complement: preds = two_columns(preds)
+    if targs.is_floating_point() and targs.shape == preds.shape and preds.shape[1] > 1: targs = targs.argmax(1)
     if targs.is_floating_point() and not bool((targs == targs.round()).all()):
         raise ModelError("Targets between 0 and 1 are no classes: name the task, as_learner(…, task='regression'), or "
                          "set learn.task.")
