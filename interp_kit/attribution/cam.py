@@ -31,6 +31,7 @@ def _swap(out, f):
     if hasattr(out, '_fields'): return out._replace(**{out._fields[k]: new})
     return type(out)([*out[:k], new, *out[k+1:]])
 
+# %% ../../nbs/attribution/080_cam.ipynb #a8ac30a8
 class _Cut:
     "A hook that keeps a layer's output and, with `graph`, starts the graph there; of several only the first does (`whole`: there is one)."
     def __init__(self, n, size, graph, whole):
@@ -40,7 +41,8 @@ class _Cut:
         self.shape = tuple(t.shape)
         if t.shape[:1] != (self.n,) or not t.is_floating_point() or np.prod(grid_of(t.shape, self.size) or 0) < 2: return None
         if self.whole: self.outs = [] # one call is enough: the last
-        self.outs.append(t if self.graph and not self.whole and t.requires_grad else t.detach().clone().requires_grad_(self.graph))
+        is_part = self.graph and not self.whole and t.requires_grad # of a graph that began earlier
+        self.outs.append(t if is_part else t.detach().clone().requires_grad_(self.graph))
         return self.outs[-1].clone() if self.graph else t
     def missing(self, name):
         "Why there is no map of layer `name`."
@@ -51,6 +53,7 @@ class _Cut:
         return (f"The output {shape} of layer {name!r} {seen}. Name an earlier layer, or pass a larger image; "
                 "layer=None takes the last one with places.")
 
+# %% ../../nbs/attribution/080_cam.ipynb #e3d5f2a2
 def _pictures_seen(probe, layers, pictures):
     "For each layer a list with the positions of the `pictures` that each of its calls depends on."
     xs = [x.clone().requires_grad_(k in pictures) if x.is_floating_point() else x for k, x in enumerate(probe.xs)]
@@ -196,16 +199,19 @@ class GradCAM(Method):
         return [torch.einsum('bk,bkhw->bhw', _score_weights(m, probe, self.batch_size), m) for m in maps]
 
     def _calls(self, probe, pictures):
-        "For each of several pictures, of each layer the last call that saw it: alone if there is one, else with others; None: none did."
-        seen, res = _pictures_seen(probe, [layer for _, layer in self._layers(probe)], pictures), {}
+        "For each of several pictures the call of each layer that saw it: the last that saw it alone, else with others, or None."
+        layers, res = self._layers(probe), {}
+        seen = _pictures_seen(probe, [layer for _, layer in layers], pictures)
         for k in pictures:
-            found = [[j for j, saw in enumerate(calls) if saw == {k}] or [j for j, saw in enumerate(calls) if k in saw] for calls in seen]
+            alone = [[j for j, saw in enumerate(calls) if saw == {k}] for calls in seen]
+            found = [js or [j for j, saw in enumerate(calls) if k in saw] for js, calls in zip(alone, seen)]
             res[k] = [js[-1] if js else None for js in found]
-        if not any(any(j is not None for j in js) for js in res.values()): return {pictures[0]: None} # no gradient leads back
         blind = [k for k, js in res.items() if all(j is None for j in js)]
+        if len(blind) == len(pictures): return {pictures[0]: None} # no gradient leads back
         if blind:
-            warnings.warn(f"Input {listing(blind)} is a picture that {listing(name for name, _ in self._layers(probe))} does not see: it gets "
-                          "no map. Name a layer for each picture, layer=[…].", stacklevel=3)
+            names = listing(name for name, _ in layers)
+            warnings.warn(f"Input {listing(blind)} is a picture that {names} does not see: it gets no map. "
+                          "Name a layer for each picture, layer=[…].", stacklevel=3)
         return {k: js for k, js in res.items() if k not in blind}
 
     def _maps(self, probe, full=True, relu=True, normalize=False, calls=None):
@@ -219,8 +225,9 @@ class GradCAM(Method):
         maps = self._raw(probe, size, calls)
         empty = [n for (n, _), m in zip(self._layers(probe), maps) if not m.any()] if calls is None else []
         if empty and len(empty) == len(maps):
-            warnings.warn(f"The map of {listing(empty)} is zero everywhere, before its negative part is left out: nothing of what that layer gives "
-                          "out reaches the answer, or the answer does not change. Name another layer.", stacklevel=4)
+            warnings.warn(f"The map of {listing(empty)} is zero everywhere, before its negative part is left out: "
+                          "nothing of what that layer gives out reaches the answer, or the answer does not change. "
+                          "Name another layer.", stacklevel=4)
         if relu and self.method != 'opticam': maps = [m.clamp_min(0) for m in maps]
         if not full or not size: size = tuple(np.max([m.shape[1:] for m in maps], 0))
         maps = [m if tuple(m.shape[1:]) == tuple(size) else upsample(m, size) for m in maps]

@@ -19,10 +19,12 @@ from ..core import (
 def _are_rows_of(table, rows):
     "Whether `rows` are some of a table's, processed as they are there: their numbers and codes are the same."
     cols, held = [*table.cat_names, *table.cont_names], table.items
-    if not set(cols) <= set(rows.columns) or held.index.has_duplicates or not rows.index.isin(held.index).all(): return False
+    if not set(cols) <= set(rows.columns): return False
+    if held.index.has_duplicates or not rows.index.isin(held.index).all(): return False
     mine, there = (f[cols].to_numpy(object) for f in (rows, held.loc[rows.index]))
     return bool((mine == there).all())
 
+# %% ../../nbs/attribution/010_inputs.ipynb #e7f2d8fc
 def _loader_of(learn, items):
     "A loader of `items` through the validation transforms of the Learner."
     dls = loaders_of(learn)
@@ -45,6 +47,7 @@ def _loader_of(learn, items):
     dl.dataset.conts = dl.dataset.conts.astype(np.float32)
     return dl
 
+# %% ../../nbs/attribution/010_inputs.ipynb #7d153af0
 def _from_items(learn, items):
     "Batched inputs of `items`, in their order."
     text = lambda: listing([shortened(str(o), 120) for o in items], 1, quote=True)
@@ -75,13 +78,14 @@ def _is_tensors(x):
     return isinstance(x, Tensor) or isinstance(x, (tuple, list)) and len(x) > 0 and all(isinstance(t, Tensor) for t in x)
 
 def _is_row(learn, x):
-    "Whether a tensor is one input rather than a batch: it has as many dimensions as a row of the data, or 1 or 3 where nothing tells."
-    known = row_dims(learn) if isinstance(x, Tensor) and x.is_floating_point() or isinstance(x, np.ndarray) else None
+    "Whether a tensor is one input, not a batch: by the dimensions of a row of the data; 1 or 3 where nothing tells."
+    known = row_dims(learn) if isinstance(x, np.ndarray) or x.is_floating_point() else None
     return x.ndim in (1, 3) if known is None or x.ndim not in (known, known + 1) else x.ndim == known
 
 def _batched(learn, x):
     "(tuple of batched tensors, whether one input was given)."
-    if isinstance(x, list) and x and all(_is_tensors(o) and hasattr(o, 'ndim') for o in x) and _is_row(learn, x[0]):
+    are_tensors = isinstance(x, list) and all(_is_tensors(o) and hasattr(o, 'ndim') for o in x)
+    if are_tensors and x and _is_row(learn, x[0]):
         _check_sizes([tuple(o.shape) for o in x], len(x))
         return (torch.stack([torch.as_tensor(o) for o in x]),), False
     if _is_tensors(x):
@@ -111,7 +115,7 @@ def as_inputs(
         if t.ndim >= 3 and t.dtype == torch.uint8:
             raise DataError(f"The input is uint8 of shape {shape}, but the model was trained on floats. "
                             "Divide by 255 and normalise as in training, or pass the file or picture to a Learner.")
-        if 0 in shape and not (len(xs) > 1 and len(t) and any(o.numel() for o in xs)): # a table may have no columns of a kind
+        if 0 in shape and (not len(t) or not any(o.numel() for o in xs)): # a table may have no columns of a kind
             raise DataError(f"The input of shape {shape} is empty.")
         if t.is_floating_point() and not torch.isfinite(t).all():
             raise DataError(f"The input of shape {shape} holds NaN or infinite values.")

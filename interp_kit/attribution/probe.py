@@ -279,13 +279,15 @@ def _activation_of(learn, out):
     task = getattr(learn, 'task', None) or infer_task(out, torch.zeros(len(out), dtype=torch.long), loss)
     return pick_activation(loss, task, out)[1] or ACTIVATIONS['none']
 
+# %% ../../nbs/attribution/030_probe.ipynb #e1064f33
 def _both_classes(learn, out):
-    "What makes two columns of the one that a Learner's model has for two classes, see `two_columns`; None where it has not."
+    "What makes two columns of the one that a Learner's model has for two classes; None where it has not."
     loss, names = getattr(learn, 'loss_func', None), class_names(learn)
-    if loss is None or not isinstance(out, Tensor) or out.ndim > 1 and out.shape[1] != 1: return None
+    if loss is None or not isinstance(out, Tensor) or out.shape[1:2] not in ((), (1,)): return None
     if (loss_kind(loss) in ('binary_logits', 'binary') if names is None else len(names) == 2):
         return partial(two_columns, logits=_activation_of(learn, out) is not ACTIVATIONS['none'])
 
+# %% ../../nbs/attribution/030_probe.ipynb #4eb8109b
 def _as_scores(out, n):
     out = first_output(torch.from_numpy(out) if isinstance(out, np.ndarray) else out).detach().float().cpu()
     if out.ndim == 1: out = out[:, None]

@@ -100,12 +100,14 @@ def resolve(
         return _Target(lambda o, rows=None: inner(part(o), rows), labels, inner.classes, inner.columns)
     if callable(target) and not isinstance(target, Tensor): return _of_function(output, target)
     columns = lambda o: first_output(o) if both is None or _n_columns(first_output(o)) > 1 else both(first_output(o))
-    if isinstance(target, in_region): return _dense(columns, columns(output).detach(), target.class_idx, target.mask, names)
-    if first_output(output).ndim == 0: raise ModelError("The model returned a number without dimensions: return one row of outputs for each input.")
+    if first_output(output).ndim == 0:
+        raise ModelError("The model returned a number without dimensions: return one row of outputs for each input.")
     out = columns(output).detach()
+    if isinstance(target, in_region): return _dense(columns, out, target.class_idx, target.mask, names)
     if out.ndim > 2: return _dense(columns, out, target, None, names)
     classes = _classes(out, target, names)
-    return _Target(lambda o, rows=None: _pick(columns(o), classes, rows), _labels(classes, names, out), classes, columns)
+    scores = lambda o, rows=None: _pick(columns(o), classes, rows)
+    return _Target(scores, _labels(classes, names, out), classes, columns)
 
 def _labels(classes, names, out):
     n = _n_columns(out)

@@ -97,6 +97,7 @@ def _is_attention(t, tokens):
     "Whether a tensor of four dimensions is about pairs of tokens, or about tokens in heads: (B, heads, T, …)."
     return t.ndim == 4 and not tokens.isdisjoint(t.shape[2:])
 
+# %% ../../nbs/core/40_layers.ipynb #927be7f8
 def _record_outputs(model, x):
     "Run `x`; modules in order of completion with their output and input's area, without poolings and what ends in one."
     seen, pooled, size = [], [], _image_size(x)
@@ -167,8 +168,8 @@ def _last_spatial(model, seen, out, target, size):
     dense = first_output(out).ndim == 4 and min(first_output(out).shape[2:]) > 1
     tokens = {o.shape[1] for _, o, _ in seen if o.ndim == 3 and _area(o, size) > 1}
     found = [o for o in seen if _area(o[1], size) > 1 and not _is_attention(o[1], tokens)]
-    found = [o for o in found if len(o[1]) == len(first_output(out))] or found # windows and parts of the image have more rows
-    found = [o for o in found if o[1].ndim > 3 or not isinstance(o[0], nn.Linear)] or found # queries, keys and values of tokens
+    found = [o for o in found if len(o[1]) == len(first_output(out))] or found # windows of the image have more rows
+    found = [o for o in found if o[1].ndim > 3 or not isinstance(o[0], nn.Linear)] or found # queries, keys and values
     found = [o for o in found if o[1].requires_grad] or found
     if not found: raise ModelError(f"No layer of {type(model).__name__} has a spatial extent above 1×1 for this input. "
                                    "Pass a larger input as x, or name the layer yourself.")

@@ -237,8 +237,8 @@ def split_batch(
     return tuple(batch[:n]), tuple(batch[n:])
 
 # %% ../../nbs/core/30_learners.ipynb #8a038a81
-_ROW_DIMS = (((nn.Conv1d, nn.ConvTranspose1d, nn.RNNBase, nn.TransformerEncoderLayer), 2), ((nn.Conv2d, nn.ConvTranspose2d), 3),
-             ((nn.Conv3d, nn.ConvTranspose3d), 4)) # of the first such layer
+_ROW_DIMS = (((nn.Conv1d, nn.ConvTranspose1d, nn.RNNBase, nn.TransformerEncoderLayer), 2),
+             ((nn.Conv2d, nn.ConvTranspose2d), 3), ((nn.Conv3d, nn.ConvTranspose3d), 4)) # of the first such layer
 
 def _one_row(dl):
     "A batch of one row, or the first batch where rows cannot be asked for."
@@ -260,6 +260,7 @@ def row_dims(
     xs = list(xs.values()) if isinstance(xs, dict) else xs
     return xs[0].ndim - 1 if len(xs) == 1 and isinstance(xs[0], Tensor) and xs[0].is_floating_point() else None
 
+# %% ../../nbs/core/30_learners.ipynb #97f81baf
 def count_rows(
     *args, # what a model is given: tensors, also in tuples, lists and dicts
 ) -> int: # 0 without a tensor that has rows

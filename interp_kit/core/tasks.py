@@ -104,18 +104,20 @@ def _binary_valued(t): return bool(((t == 0) | (t == 1)).all())
 
 def _are_shares(t):
     "Whether the rows of float targets (B, C, …) are one-hot, or soft labels: not negative, 1 together."
-    return t.ndim > 1 and t.shape[1] > 1 and bool((t >= 0).all()) and bool(((t.sum(1) - 1).abs() < 1e-3).all())
+    if t.ndim < 2 or t.shape[1] < 2: return False
+    return bool((t >= 0).all()) and bool(((t.sum(1) - 1).abs() < 1e-3).all())
 
 def _task_by_shape(out, targ):
     "The task that integer, binary or real targets of this shape speak of."
     same = out.squeeze(-1).shape == targ.squeeze(-1).shape if targ.ndim and out.ndim else False
     if targ.is_floating_point() and targ.ndim and out.ndim:
-        known = targ[~targ.isnan()]
-        dense = out.ndim >= 4 and (out.shape == targ.shape or out.shape == (len(targ), 1, *targ.shape[1:]))
-        if dense and (_binary_valued(known) and out.shape[1] == 1 or _are_shares(targ)): return 'segmentation'
-        if same and out.ndim == 2 and out.shape[1] > 1 and _are_shares(targ): return 'classification'
-        if same and not dense and _binary_valued(known):
-            return 'multilabel' if out.ndim == 2 and out.shape[1] > 1 else 'classification'
+        binary, many = _binary_valued(targ[~targ.isnan()]), out.ndim == 2 and out.shape[1] > 1
+        dense = out.ndim >= 4 and out.shape in (targ.shape, (len(targ), 1, *targ.shape[1:]))
+        shares = _are_shares(targ)
+        mask = shares or binary and out.shape[1:2] == (1,)
+        if dense and mask: return 'segmentation'
+        if same and many and shares: return 'classification'
+        if same and binary and not dense: return 'multilabel' if many else 'classification'
     if not targ.is_floating_point():
         if targ.ndim == 2 and out.shape == targ.shape and _binary_valued(targ): return 'multilabel'
         if out.ndim >= 4: return 'segmentation'
@@ -158,7 +160,7 @@ def two_columns(
     scores:Tensor, # (B,), (B, 1) or (B, 1, …): of the second of two classes
     logits:bool=False, # whether they are logits; else probabilities
 ) -> Tensor: # (B, 2, …)
-    "A column for each of two classes where the model has one for the second: −z beside a logit z, 1 − p beside a probability p."
+    "A column for each of two classes: −z beside a logit z of the second, or 1 − p beside its probability p."
     if scores.ndim == 1: scores = scores[:, None]
     return torch.cat([-scores if logits else 1 - scores, scores], 1)
 

@@ -55,12 +55,13 @@ def _leaks(table, score, frame, chance, skill):
                       **wording(_WORDS, 'leaking_column', name=r.feature))
 
 def _together(table, score, found, limit):
-    "Places of the columns, the least important first, that may be permuted all at once for less than `limit` of the score."
-    order, base, groups = np.argsort(found.importance.abs().to_numpy(), kind='stable'), score.of(table, table.base), found.attrs['groups']
-    donors = _draw_donors(len(table), 5, 2)
+    "Places of the columns, the least important first, that may be permuted all at once for `limit` of the score."
+    order, donors = np.argsort(found.importance.abs().to_numpy(), kind='stable'), _draw_donors(len(table), 5, 2)
+    base = score.of(table, table.base)
     def drop(k):
-        names = tuple(c for f in found.feature.iloc[order[:k]] for c in groups[f])
-        with table.running(): return base - float(np.mean([score.of(table, o) for o in table.answers([(names, d) for d in donors])]))
+        names = tuple(c for f in found.feature.iloc[order[:k]] for c in found.attrs['groups'][f])
+        with table.running(): after = [score.of(table, o) for o in table.answers([(names, d) for d in donors])]
+        return base - float(np.mean(after))
     kept, beyond = 0, len(found) + 1
     while beyond - kept > 1: # by halves: how many may go together
         k = len(found) if beyond > len(found) else (kept + beyond)//2

@@ -65,7 +65,7 @@ def _at_least_one(k):
     return int(k)
 
 def _raw_rows(table):
-    "The frame of a processed table as it was before: names instead of codes, numbers unscaled, gaps that were filled open again."
+    "The frame of a processed table as it was before: names for codes, numbers unscaled, filled gaps open again."
     frame, filled = table.decode().items, [c for c in table.cont_names if f'{c}_na' in table.cat_names]
     for c in filled: frame[c] = frame[c].mask(frame[f'{c}_na'].astype(str) == 'True')
     return frame.drop(columns=[f'{c}_na' for c in filled])
@@ -171,7 +171,8 @@ class Interpretation:
     def _items(self, rows):
         its = getattr(self.dl, 'items', None)
         at = self.predictions.rows[rows]
-        if hasattr(its, 'iloc'): return _raw_rows(self.dl.dataset.iloc[at]) if hasattr(self.dl.dataset, 'procs') else its.iloc[at]
+        if hasattr(its, 'iloc'):
+            return _raw_rows(self.dl.dataset.iloc[at]) if hasattr(self.dl.dataset, 'procs') else its.iloc[at]
         if its is not None: return [its[i] for i in at]
         return list(at if self.predictions.items is None else self.predictions.items[rows])
 

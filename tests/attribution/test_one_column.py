@@ -16,7 +16,8 @@ class Net(nn.Module):
     def __init__(self, dense=False, sigmoid=False):
         super().__init__()
         self.c = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 4, 3, padding=1), nn.ReLU())
-        self.head = nn.Conv2d(4, 1, 1) if dense else nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1))
+        pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1))
+        self.head = nn.Conv2d(4, 1, 1) if dense else pooled
         self.sigmoid = sigmoid
     def forward(self, x):
         z = self.head(self.c(x))
@@ -25,7 +26,9 @@ class Net(nn.Module):
 
 class Pair(nn.Module):
     "The same with two columns."
-    def __init__(self, net): super().__init__(); self.net = net
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
     def forward(self, x): return two_columns(self.net(x), logits=not self.net.sigmoid)
 
 

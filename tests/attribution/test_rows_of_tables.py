@@ -12,13 +12,15 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def shop():
     rng = np.random.default_rng(4)
     n = 900
-    df = pd.DataFrame(dict(price=rng.gamma(2., 30., n), visits=rng.integers(0, 40, n), town=rng.choice(["Ås", "Bø", "Ål"], n), sort=rng.choice(["new", "old"], n)))
+    df = pd.DataFrame(dict(price=rng.gamma(2., 30., n), visits=rng.integers(0, 40, n)))
+    df["town"], df["sort"] = rng.choice(["Ås", "Bø", "Ål"], n), rng.choice(["new", "old"], n)
     df.loc[rng.choice(n, 90, replace=False), "price"] = np.nan
     score = df.price.fillna(60)/30 - df.visits/20 + df.town.map({"Ås": -1, "Bø": 0, "Ål": 1})
     df["bought"] = np.where(score + rng.normal(size=n) > 1, "yes", "no")
     df.index = df.index*3 + 7 # labels that are no positions
-    dls = TabularDataLoaders.from_df(df, procs=[Categorify, FillMissing, Normalize], cat_names=["town", "sort"], cont_names=["price", "visits"],
-                                     y_names="bought", valid_idx=list(range(600, n)), bs=64, num_workers=0)
+    dls = TabularDataLoaders.from_df(
+        df, procs=[Categorify, FillMissing, Normalize], cat_names=["town", "sort"], cont_names=["price", "visits"],
+        y_names="bought", valid_idx=list(range(600, n)), bs=64, num_workers=0)
     torch.manual_seed(0)
     learn = tabular_learner(dls, layers=[12])
     with learn.no_bar(), learn.no_logging(): learn.fit(2, 1e-2)
@@ -62,7 +64,9 @@ def test_rows_with_a_familiar_label_but_other_values_are_raw(shop):
 @pytest.mark.parametrize("method", ["auto", "saliency", "deep_lift", "gradient_shap"])
 def test_tables_of_one_kind_of_columns(shop, cats, conts, method):
     _, df = shop
-    dls = TabularDataLoaders.from_df(df, procs=[Categorify, Normalize], cat_names=cats, cont_names=conts, y_names="bought", valid_idx=list(range(600, 900)), bs=64, num_workers=0)
+    dls = TabularDataLoaders.from_df(
+        df, procs=[Categorify, Normalize], cat_names=cats, cont_names=conts, y_names="bought",
+        valid_idx=list(range(600, 900)), bs=64, num_workers=0)
     torch.manual_seed(1)
     learn = tabular_learner(dls, layers=[8])
     a = explain(learn, df.iloc[[3, 600]], method)

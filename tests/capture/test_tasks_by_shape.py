@@ -1,5 +1,5 @@
 "Losses of one's own say nothing of the task: targets do."
-import numpy as np, pytest, torch
+import pytest, torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -12,10 +12,13 @@ X = torch.randn(9, 2, 12, 10, generator=G)
 M = (X[:, 0] + .3*torch.randn(9, 12, 10, generator=G) > .2).long()
 
 
-def pass_of(model, x, y, loss, **kw): return capture(as_learner(model, DataLoader(TensorDataset(x, y), 4), loss, **kw), progress=False)
+def pass_of(model, x, y, loss):
+    return capture(as_learner(model, DataLoader(TensorDataset(x, y), 4), loss), progress=False)
 
 
-def net(*sizes): torch.manual_seed(7); return nn.Conv2d(*sizes, 3, padding=1)
+def net(*sizes):
+    torch.manual_seed(7)
+    return nn.Conv2d(*sizes, 3, padding=1)
 
 
 def tversky(o, t):
@@ -50,7 +53,8 @@ def test_soft_labels_are_classes():
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(5, 4), nn.LogSoftmax(1))
     p = pass_of(model, x, soft, nn.KLDivLoss(reduction="batchmean"))
-    assert p.task == "classification" and torch.equal(p.targs, soft.argmax(1)) and torch.equal(p.decoded, model(x).argmax(1))
+    assert p.task == "classification"
+    assert torch.equal(p.targs, soft.argmax(1)) and torch.equal(p.decoded, model(x).argmax(1))
 
 
 def test_labels_that_are_not_known_do_not_hide_the_task():

@@ -6,7 +6,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from interp_kit.attribution import SaliencyMap, explain
 from interp_kit.core import (
-    ModelError, TaskError, as_learner, ignored_index, input_batches, loss_name, untouched, watching)
+    ModelError, TaskError, as_learner, ignored_index, input_batches, loss_name, row_dims, untouched, watching)
+from interp_kit.demo import demo_learner
 from interp_kit.internals import ActivationStats, check_model, summary, weight_table
 from interp_kit.interpret import MultiOutputInterpretation
 from interp_kit.launchers.answers import _as_answer
@@ -84,3 +85,12 @@ def test_lists_are_inputs_and_batches():
     assert torch.equal(next(input_batches(net, ([[1., 2.], [3., 4.]],)))[0], torch.tensor([[1., 2.], [3., 4.]]))
     learn = as_learner(nn.Linear(4, 3), [(X[:8], Y[:8]), (X[8:], Y[8:])], nn.CrossEntropyLoss())
     assert "Linear" in repr(summary(learn)) and len(capture(learn, progress=False)) == 12
+
+
+def test_a_row_of_the_data_tells_its_dimensions():
+    signals = DataLoader(TensorDataset(torch.randn(6, 3, 20), Y[:6]), 2)
+    assert row_dims(as_learner(nn.Sequential(nn.Flatten(), nn.Linear(60, 3)), signals, nn.CrossEntropyLoss())) == 2
+    assert row_dims(as_learner(nn.Linear(4, 3), [(X, Y)], nn.CrossEntropyLoss())) == 1
+    assert row_dims(demo_learner()) == 3 and row_dims(demo_learner("text")) is None
+    models = nn.Conv1d(1, 1, 1), nn.Conv3d(1, 1, 1), nn.LSTM(2, 2), nn.Linear(2, 2)
+    assert [row_dims(m) for m in models] == [2, 4, 2, None]

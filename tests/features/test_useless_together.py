@@ -11,7 +11,8 @@ def looked_at(columns, noise, kind, seed):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(2400, columns + noise))
     y = x[:, :columns].sum(1) + rng.normal(size=2400)
-    model, y = (LinearRegression(), y) if kind == "regression" else (LogisticRegression(max_iter=500), (y > 0).astype(int))
+    model = LinearRegression() if kind == "regression" else LogisticRegression(max_iter=500)
+    if kind == "classification": y = (y > 0).astype(int)
     names = [f"x{i}" for i in range(columns)] + [f"noise{i}" for i in range(noise)]
     frame = pd.DataFrame(x, columns=names)
     model.fit(frame[:1200], y[:1200])

@@ -40,7 +40,7 @@ ONE_PLACE = [ # what it is, how one sees it in a line, and the files where it ma
     ("word an error", r"type\(e\)\.__name__", CORE)]
 
 LIMITS = { # what is more than shall be: lower a number with whatever is taken away, never raise one
-    "lines over 120 columns in interp_kit": 1660,
+    "lines over 120 columns in interp_kit": 1656,
     "joined statements in interp_kit": 234,
     "lines over 120 columns in tests": 1267,
     "joined statements in tests": 1471,
