@@ -2858,6 +2858,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'interp_kit.plots._left_out': ('plots.html#_left_out', 'interp_kit/plots.py'),
                                   'interp_kit.plots._overlay': ('plots.html#_overlay', 'interp_kit/plots.py'),
                                   'interp_kit.plots._room': ('plots.html#_room', 'interp_kit/plots.py'),
+                                  'interp_kit.plots._shape_of': ('plots.html#_shape_of', 'interp_kit/plots.py'),
                                   'interp_kit.plots._write_cells': ('plots.html#_write_cells', 'interp_kit/plots.py'),
                                   'interp_kit.plots.as_label': ('plots.html#as_label', 'interp_kit/plots.py'),
                                   'interp_kit.plots.bare': ('plots.html#bare', 'interp_kit/plots.py'),

@@ -174,16 +174,22 @@ def name_ticks(
                       rotation_mode='anchor' if turn else 'default', family=font_family())
 
 # %% ../nbs/10_plots.ipynb #852857c5
+def _shape_of(x):
+    "The shape as an array: a picture's own may be (H, W)."
+    return tuple(x.shape) if isinstance(x, Tensor) else np.asarray(x).shape
+
 def _channels_first(x):
     "Whether the first axis of three is that of the channels."
-    if np.ndim(x) != 3: return False
-    first, last = np.shape(x)[0], np.shape(x)[2]
+    shape = _shape_of(x)
+    if len(shape) != 3: return False
+    first, last = shape[0], shape[2]
     if isinstance(x, Tensor): return last not in (1, 3, 4) or first in (1, 2, 3, 4)
-    return first in (1, 2, 3, 4) and last not in (3, 4) or last > 4 and first < min(last, np.shape(x)[1])
+    return first in (1, 2, 3, 4) and last not in (3, 4) or last > 4 and first < min(last, shape[1])
 
 def _left_out(x):
     "What is said of channels that are not drawn, '' if all are."
-    n = 1 if np.ndim(x) != 3 else np.shape(x)[0 if _channels_first(x) else 2]
+    shape = _shape_of(x)
+    n = 1 if len(shape) != 3 else shape[0 if _channels_first(x) else 2]
     return '' if n in (1, 3, 4) else f"{1 if n < 3 else 3} of {n} bands"
 
 def to_image(

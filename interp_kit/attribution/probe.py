@@ -42,6 +42,22 @@ class _Lookups(TorchFunctionMode):
         self.seen.append((i, flat.as_strided(idx.shape, idx.stride(), idx.storage_offset() - x.storage_offset()), out.detach()))
         return out
 
+# %% ../../nbs/attribution/030_probe.ipynb #daeee630
+def _activation_of(learn, out):
+    "What turns a Learner's raw output into scores."
+    loss = getattr(learn, 'loss_func', None)
+    if loss is None: return ACTIVATIONS['none']
+    task = getattr(learn, 'task', None) or infer_task(out, torch.zeros(len(out), dtype=torch.long), loss)
+    return pick_activation(loss, task, out)[1] or ACTIVATIONS['none']
+
+# %% ../../nbs/attribution/030_probe.ipynb #e1064f33
+def _both_classes(learn, out):
+    "What makes two columns of the one that a Learner's model has for two classes; None where it has not."
+    loss, names = getattr(learn, 'loss_func', None), class_names(learn)
+    if loss is None or not isinstance(out, Tensor) or out.shape[1:2] not in ((), (1,)): return None
+    if (loss_kind(loss) in ('binary_logits', 'binary') if names is None else len(names) == 2):
+        return partial(two_columns, logits=_activation_of(learn, out) is not ACTIVATIONS['none'])
+
 # %% ../../nbs/attribution/030_probe.ipynb #753adb44
 def _wide(t): return t if t.dtype == torch.float64 else t.float()
 
@@ -270,22 +286,6 @@ def named_layer(
         raise TaskError(f"The layer ({type(layer).__name__}) is no part of this {type(model).__name__}. "
                         "Pass a module of the same object, or its dotted name.")
     return name, layer
-
-# %% ../../nbs/attribution/030_probe.ipynb #daeee630
-def _activation_of(learn, out):
-    "What turns a Learner's raw output into scores."
-    loss = getattr(learn, 'loss_func', None)
-    if loss is None: return ACTIVATIONS['none']
-    task = getattr(learn, 'task', None) or infer_task(out, torch.zeros(len(out), dtype=torch.long), loss)
-    return pick_activation(loss, task, out)[1] or ACTIVATIONS['none']
-
-# %% ../../nbs/attribution/030_probe.ipynb #e1064f33
-def _both_classes(learn, out):
-    "What makes two columns of the one that a Learner's model has for two classes; None where it has not."
-    loss, names = getattr(learn, 'loss_func', None), class_names(learn)
-    if loss is None or not isinstance(out, Tensor) or out.shape[1:2] not in ((), (1,)): return None
-    if (loss_kind(loss) in ('binary_logits', 'binary') if names is None else len(names) == 2):
-        return partial(two_columns, logits=_activation_of(learn, out) is not ACTIVATIONS['none'])
 
 # %% ../../nbs/attribution/030_probe.ipynb #4eb8109b
 def _as_scores(out, n):

@@ -116,7 +116,8 @@ def _task_by_shape(out, targ):
         shares = _are_shares(targ)
         mask = shares or binary and out.shape[1:2] == (1,)
         if dense and mask: return 'segmentation'
-        if same and many and shares: return 'classification'
+        soft = shares and not binary
+        if same and many and soft: return 'classification'
         if same and binary and not dense: return 'multilabel' if many else 'classification'
     if not targ.is_floating_point():
         if targ.ndim == 2 and out.shape == targ.shape and _binary_valued(targ): return 'multilabel'
@@ -124,6 +125,7 @@ def _task_by_shape(out, targ):
         return 'classification' if not same or _binary_valued(targ) else 'regression'
     return 'regression'
 
+# %% ../../nbs/core/20_tasks.ipynb #62bfdb83
 def infer_task(
     output:'Tensor|tuple', # raw output of the model for a batch: (B, C, …) Tensor, or a tuple of them
     targets:'Tensor|tuple', # the batch's targets, a Tensor or a tuple of them
