@@ -78,7 +78,8 @@ def coverage(classes, metric, n, n_repeats=5, sets=400):
     from interp_kit.features.tables import as_table
     model = Linear([1, .6, .15], classes)
     def measured(t, n_repeats, seed, n_boot):
-        d = _draw_donors(len(t), n_repeats, seed); box = DropIntervals(t, _pick_score(t, metric), n_repeats=n_repeats, n_boot=n_boot, seed=seed)
+        d = _draw_donors(len(t), n_repeats, seed)
+        box = DropIntervals(t, _pick_score(t, metric), n_repeats=n_repeats, n_boot=n_boot, seed=seed)
         outs = t.answers([((c,), o) for c in t.names for o in d])
         return [box.of([next(outs) for _ in d], d) for _ in t.names]
     truth = [m[0].mean() for m in measured(as_table(model, _rows(np.random.RandomState(10**6), 300_000, classes)), 1, 0, 0)]

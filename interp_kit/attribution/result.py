@@ -194,7 +194,9 @@ def _show_columns(one, sign, ax, title, max_n=20):
     ax = new_axes(ax, (5.5, 1.2 + .26*len(top)))
     ax.barh(range(len(top)), w, color=[PALETTE[1] if o > 0 else PALETTE[0] for o in w])
     name_ticks(ax, [names[j] for j in top], axis='y', width=wide); ax.invert_yaxis(); ax.axvline(0, color=NEUTRAL, lw=.8); ax.tick_params(labelsize=size); ax.locator_params(axis='x', nbins=5)
-    ax.set_xlabel(('against ← 0 → for' if given else 'attribution (against ← 0 → for the target)') + (f'; {n_more(more)}' if more else ''), fontsize=size); ax.set_title(title, fontsize=9, family=font_family())
+    label = 'against ← 0 → for' if given else 'attribution (against ← 0 → for the target)'
+    ax.set_xlabel(f'{label}; {n_more(more)}' if more else label, fontsize=size)
+    ax.set_title(title, fontsize=9, family=font_family())
     return ax
 
 def _show_tokens(one, cmap, sign, ax, title):

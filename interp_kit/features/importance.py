@@ -106,7 +106,8 @@ def plot_importance(self:FeatureImportance,
     ax.plot(top[repeats].to_numpy().ravel(), np.repeat(at, len(repeats)) + np.tile(np.linspace(-.2, .2, len(repeats)) if len(repeats) > 1 else [0.], len(top)), 'o', ms=2.6, color=PALETTE[1], alpha=.8, zorder=3)
     names = [as_label(c, 34) for c in top.feature]
     if len(rest):
-        names.append(n_more(len(rest), 'others')); ax.plot(rest.importance, np.full(len(rest), len(top)), '|', ms=9, color=NEUTRAL, zorder=3)
+        names.append(n_more(len(rest), 'others'))
+        ax.plot(rest.importance, np.full(len(rest), len(top)), '|', ms=9, color=NEUTRAL, zorder=3)
     ax.set_yticks(range(len(names)), names, fontsize=size, family=font_family()); ax.set_ylim(len(names) - .4, -.6)
     ax.axvline(0, color='black', lw=.8, zorder=5)
     _say(ax, frame, sure, len(repeats))

@@ -184,7 +184,9 @@ def _fill(interp, folder, title, on_step):
         step(file)
         t.to_csv(folder/file)
     step('predictions.csv'); frame = interp.to_frame(); frame.to_csv(folder/'predictions.csv', index=False)
-    step('metrics.json'); table, findings = interp.metrics(ci=True), interp.findings(); said = _headline(interp, table)
+    step('metrics.json')
+    table, findings = interp.metrics(ci=True), interp.findings()
+    said = _headline(interp, table)
     intervals = {k: [r.low, r.high] for k, r in table.iterrows()}
     facts = dict(interp.metrics().to_dict(), headline=said, intervals=intervals, findings=findings.to_dict(), meta=interp.predictions.meta)
     (folder/'metrics.json').write_text(json.dumps(plain(facts), indent=1, ensure_ascii=False, allow_nan=False), encoding='utf-8')

@@ -266,7 +266,9 @@ def test_pictures_show_every_method_and_the_controls(judged):
 @pytest.mark.parametrize("spec", [None, 1, of_output(0), of_output(1, of_output(1)), of_output(1, of_output(0, 2))], ids=str)
 def test_a_target_is_frozen_however_deep_its_output_lies(spec):
     class Heads(nn.Module):
-        def __init__(self): super().__init__(); self.a, self.b, self.c = (nn.Linear(12, n) for n in (3, 4, 5))
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = (nn.Linear(12, n) for n in (3, 4, 5))
         def forward(self, x): return self.a(x), (self.b(x), self.c(x))
     torch.manual_seed(3)
     with probing(Heads(), torch.randn(6, 12), spec) as probe:

@@ -103,7 +103,10 @@ def test_training_again_gives_equal_weights_on_any_number_of_threads(task, tmp_p
     threads, made = torch.get_num_threads(), []
     for n in (1, 2):
         monkeypatch.setenv("INTERP_KIT_CACHE", str(tmp_path/str(n)))
-        random.seed(7 + n); np.random.seed(8 + n); torch.manual_seed(9 + n); torch.set_num_threads(n)
+        random.seed(7 + n)
+        np.random.seed(8 + n)
+        torch.manual_seed(9 + n)
+        torch.set_num_threads(n)
         try:
             before = states()
             made.append(demo_learner(task).model.state_dict())
@@ -134,7 +137,8 @@ def test_the_detector_again_gives_equal_weights(empty_cache):
 
 
 def test_pictures_again_are_equal_files(tmp_path, monkeypatch):
-    makers = (_collage_folder, _scene_folder, _turned_folder); first = [f() for f in makers]
+    makers = (_collage_folder, _scene_folder, _turned_folder)
+    first = [f() for f in makers]
     monkeypatch.setenv("INTERP_KIT_CACHE", str(tmp_path))
     before = states(); again = [f() for f in makers]; assert states() == before
     for a, b in zip(first, again):

@@ -40,12 +40,12 @@ ONE_PLACE = [ # what it is, how one sees it in a line, and the files where it ma
     ("word an error", r"type\(e\)\.__name__", CORE)]
 
 LIMITS = { # what is more than shall be: lower a number with whatever is taken away, never raise one
-    "lines over 120 columns in interp_kit": 1656,
-    "joined statements in interp_kit": 234,
+    "lines over 120 columns in interp_kit": 1654,
+    "joined statements in interp_kit": 230,
     "lines over 120 columns in tests": 1267,
-    "joined statements in tests": 1471,
-    "lines over 120 columns in bench": 360,
-    "joined statements in bench": 289,
+    "joined statements in tests": 1464,
+    "lines over 120 columns in bench": 359,
+    "joined statements in bench": 288,
     "exported cells over 40 lines": 128,
     "conditions of more than three terms": 34,
     "ternaries in ternaries": 49,

@@ -220,7 +220,8 @@ def test_a_layer_with_nan_is_named_and_the_others_are_measured():
     assert [f.type for f in _gradient_flow(learn).findings()] == ["exploding_gradients"]
     result = check_model(learn)
     assert result["weights"].status == result["loss"].status == "fail" and result["frozen"].status == "pass"
-    json.dumps(result.to_dict(), allow_nan=False); json.dumps(_gradient_flow(learn).to_dict(), allow_nan=False)
+    json.dumps(result.to_dict(), allow_nan=False)
+    json.dumps(_gradient_flow(learn).to_dict(), allow_nan=False)
 
 
 @pytest.mark.parametrize("kind", ["half", "bfloat16", "weight_norm", "tied", "empty", "sparse", "scalar", "complex"])
@@ -314,7 +315,8 @@ def test_a_loss_with_parameters_is_left_alone_too():
         def __init__(self): super().__init__(); self.log_scale = nn.Parameter(torch.zeros(1))
         def forward(self, out, y): return nn.functional.cross_entropy(out*self.log_scale.exp(), y)
     loss = Weighted(); learn = learner(nn.Sequential(nn.Linear(4, 3)), loss=loss)
-    check_model(learn); _gradient_flow(learn)
+    check_model(learn)
+    _gradient_flow(learn)
     assert loss.log_scale.grad is None and float(loss.log_scale.detach()) == 0
 
 
